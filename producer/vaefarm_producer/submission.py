@@ -1,0 +1,106 @@
+"""From a tensor and options to a checked job; nothing is sent here, so a refusal queues nothing."""
+
+from dataclasses import dataclass
+from typing import Any, Final, TypedDict
+
+from pydantic import ValidationError
+
+from vaefarm_shared import checks, latents
+from vaefarm_shared.catalogue import Contract
+from vaefarm_shared.errors import InvalidLatents, InvalidOption
+from vaefarm_shared.job import JobSpec, check_job_id, new_job_id, request_hash
+
+#: Characters that a job's metadata may have in all.
+MAX_METADATA_CHARACTERS: Final[int] = 16 * 1024
+
+
+class SubmitOptions(TypedDict, total=False):
+    """What a submit may say besides latents, VAE and id."""
+
+    height: int | None
+    """Pixels; needed for packed latents, checked for others."""
+    width: int | None
+    """Pixels; needed for packed latents, checked for others."""
+    image_format: str
+    """'png' (default, lossless), 'jpeg' or 'webp'."""
+    quality: int | None
+    """1 to 100, for JPEG and lossy WebP; 90 unless given."""
+    lossless: bool
+    """WebP without loss."""
+    reproducible: bool
+    """Decode alone, with no switch that changes bits: the diffusers pipeline's own picture, bit for bit."""
+    producer: str
+    """The producer's lane: within a priority, producers take turns."""
+    priority: str
+    """'high', 'normal' (default) or 'low'."""
+    deadline_seconds: float | None
+    """The job expires unless its decode begins within so many seconds."""
+    metadata: dict[str, str]
+    """Kept in the record: prompt, seed, whatever belongs to the picture."""
+    traceparent: str | None
+    """W3C trace context, kept with the job."""
+    result_seconds: int
+    """How long the pictures are kept; a day unless given."""
+    failure_seconds: int
+    """How long a failed job is kept; a week unless given."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedJob:
+    """A job that passed every check: its spec and its latents' safetensors bytes."""
+
+    spec: JobSpec
+    packed: bytes
+
+
+def prepare(tensor: Any, vae: str, contract: Contract, job_id: str | None, options: SubmitOptions) -> PreparedJob:
+    """Check latents and options against a VAE's contract, and pack them.
+
+    Raises:
+        InvalidLatents, InvalidJobId, InvalidOption: the first thing that is wrong, and what was expected.
+    """
+    given: dict[str, Any] = dict(options)
+    job_id = new_job_id() if job_id is None else check_job_id(job_id)
+    held = tensor if isinstance(tensor, latents.Latents) else latents.from_tensor(tensor)
+    pictures = checks.check_shape(vae, contract, held.shape, given.pop("height", None), given.pop("width", None))
+    checks.check_bytes(held.shape, held.array.itemsize)
+    if not held.is_finite():
+        raise InvalidLatents(
+            f"latents of shape {held.shape} hold NaN or Inf; expected finite values: the generation went wrong"
+        )
+    _check_options(given)
+    wanted = {
+        "vae": vae,
+        "dtype": held.dtype,
+        "shape": held.shape,
+        "layout": pictures.layout,
+        "count": pictures.count,
+        "height": pictures.height,
+        "width": pictures.width,
+        **given,
+    }
+    packed = latents.pack(held)
+    try:
+        spec = JobSpec(id=job_id, request_hash=request_hash(packed, wanted), **wanted)
+    except ValidationError as error:
+        raise _invalid_option(error) from error
+    return PreparedJob(spec, packed)
+
+
+def _check_options(given: dict[str, Any]) -> None:
+    unknown = sorted(set(given) - set(SubmitOptions.__annotations__))
+    if unknown:
+        raise InvalidOption(
+            f"option {unknown[0]!r} is not known; expected some of {', '.join(SubmitOptions.__annotations__)}"
+        )
+    metadata = given.get("metadata") or {}
+    if isinstance(metadata, dict) and sum(len(f"{k}{v}") for k, v in metadata.items()) > MAX_METADATA_CHARACTERS:
+        raise InvalidOption(f"metadata has more than {MAX_METADATA_CHARACTERS} characters; expected fewer")
+    if given.get("lossless") and given.get("image_format") != "webp":
+        raise InvalidOption("lossless is for image_format='webp'; PNG always is, JPEG never")
+
+
+def _invalid_option(error: ValidationError) -> InvalidOption:
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return InvalidOption(f"{place}={first['input']!r}: {first['msg']}")

@@ -1,0 +1,137 @@
+"""Waiting for jobs without asking again and again: one subscriber connection for all ids of a process.
+
+The settle of a job publishes on `done:{id}`. A message can be missed, while the connection is down or before the
+subscription stands, so the status is read after subscribing, after each reconnect, and every few seconds besides.
+"""
+
+import logging
+import os
+import threading
+import time
+from concurrent.futures import Future
+from typing import Any, Final
+from uuid import uuid4
+
+import redis
+
+from vaefarm_shared import keys
+from vaefarm_shared.connection import AWAY
+from vaefarm_shared.job import TERMINAL_STATUSES, JobStatus
+from vaefarm_shared.reading import not_found, read_statuses
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks at the status of every job waited for.
+LOOK_SECONDS: Final[float] = 3.0
+
+#: Seconds before another try when Redis is away.
+RECONNECT_SECONDS: Final[float] = 0.5
+
+
+class Watcher:
+    """Futures of jobs' ends, resolved by one thread that owns one subscription."""
+
+    def __init__(self, connection: redis.Redis) -> None:
+        self._connection = connection
+        self._wake_channel = keys.wake(uuid4().hex)
+        self._lock = threading.Lock()
+        self._waiting: dict[str, list[Future[JobStatus]]] = {}
+        self._thread: threading.Thread | None = None
+        self._pid = 0
+        self._closing = False
+
+    def ended(self, job_id: str) -> "Future[JobStatus]":
+        """A future of the job's final status, or of JobNotFound."""
+        future: Future[JobStatus] = Future()
+        with self._lock:
+            if self._pid != os.getpid():
+                # A forked child has the futures' memory but not the thread.
+                self._waiting, self._thread, self._pid = {}, None, os.getpid()
+            self._waiting.setdefault(job_id, []).append(future)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="vaefarm-watcher", daemon=True)
+                self._thread.start()
+        try:
+            self._connection.publish(self._wake_channel, "")
+        except AWAY:
+            logger.debug("Redis is away; the watcher looks again by itself")
+        return future
+
+    def close(self) -> None:
+        """Stop the thread; futures that still wait are canceled."""
+        with self._lock:
+            self._closing = True
+            thread, waiting = self._thread, self._waiting
+            self._waiting = {}
+        if thread is not None and self._pid == os.getpid():
+            try:
+                self._connection.publish(self._wake_channel, "")
+            except AWAY:
+                logger.debug("Redis is away while the watcher closes")
+            thread.join(LOOK_SECONDS)
+        for futures in waiting.values():
+            for future in futures:
+                future.cancel()
+
+    def _run(self) -> None:
+        while not self._closing:
+            pubsub = self._connection.pubsub()
+            try:
+                self._listen(pubsub)
+            except AWAY as error:
+                logger.debug("the watcher lost Redis: %s", error)
+                time.sleep(RECONNECT_SECONDS)
+            finally:
+                pubsub.close()
+
+    def _listen(self, pubsub: Any) -> None:
+        pubsub.subscribe(self._wake_channel)
+        subscribed: set[str] = set()
+        next_look = 0.0
+        while not self._closing:
+            subscribed = self._follow(pubsub, subscribed)
+            message = pubsub.get_message(timeout=max(0.0, min(LOOK_SECONDS, next_look - time.monotonic())))
+            fresh = [] if message is None else self._take(message)
+            if time.monotonic() >= next_look:
+                fresh, next_look = list(self._waiting), time.monotonic() + LOOK_SECONDS
+            if fresh:
+                self._look(fresh)
+
+    def _follow(self, pubsub: Any, subscribed: set[str]) -> set[str]:
+        """Subscribe to the jobs waited for now, unsubscribe from the others."""
+        with self._lock:
+            for job_id, futures in list(self._waiting.items()):
+                self._waiting[job_id] = [future for future in futures if not future.done()]
+                if not self._waiting[job_id]:
+                    del self._waiting[job_id]
+            wanted = set(self._waiting)
+        if wanted - subscribed:
+            pubsub.subscribe(*map(keys.done, wanted - subscribed))
+        if subscribed - wanted:
+            pubsub.unsubscribe(*map(keys.done, subscribed - wanted))
+        return wanted
+
+    def _take(self, message: dict[str, Any]) -> list[str]:
+        """Use one message; return the jobs whose status is to be read because their subscription stands now."""
+        job_id = message["channel"].decode().removeprefix(keys.done(""))
+        if message["type"] == "message" and job_id in self._waiting:
+            self._resolve(job_id, JobStatus(message["data"].decode()))
+        elif message["type"] == "subscribe" and job_id in self._waiting:
+            return [job_id]
+        return []
+
+    def _look(self, job_ids: list[str]) -> None:
+        for job_id, status in zip(job_ids, read_statuses(self._connection, job_ids), strict=True):
+            if status is None or status in TERMINAL_STATUSES:
+                self._resolve(job_id, status)
+
+    def _resolve(self, job_id: str, status: JobStatus | None) -> None:
+        with self._lock:
+            futures = self._waiting.pop(job_id, [])
+        for future in futures:
+            if not future.set_running_or_notify_cancel():
+                continue
+            if status is None:
+                future.set_exception(not_found(job_id))
+            else:
+                future.set_result(status)

@@ -1,0 +1,151 @@
+"""The catalogue: which VAEs there are, where their weights lie, and the contract that latents for them keep.
+
+The producer has no VAE, yet must check latents before they are queued: it reads the contract that a worker
+publishes, else its own catalogue's.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import ConfigurationError, UnknownVae
+from .job import Layout, Name
+
+#: Pixels of the largest picture taken unless an entry says otherwise: 4096 x 4096.
+MAX_PIXELS: Final[int] = 4096 * 4096
+
+#: Pictures in one job unless an entry says otherwise.
+MAX_COUNT: Final[int] = 64
+
+
+class Contract(BaseModel):
+    """What latents for a VAE must look like.
+
+    spatial: (n, latent_channels, height / spatial_scale, width / spatial_scale);
+    packed: (n, tokens, 4 * latent_channels), one token per 2 x 2 latents, row by row (Flux.1).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    latent_channels: Annotated[int, Field(ge=1, le=4096)]
+    spatial_scale: Annotated[int, Field(ge=1, le=128)]
+    layouts: tuple[Layout, ...] = ("spatial",)
+    max_pixels: Annotated[int, Field(ge=1)] = MAX_PIXELS
+    max_count: Annotated[int, Field(ge=1)] = MAX_COUNT
+
+
+class VaeEntry(BaseModel):
+    """One VAE of the catalogue."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: Name
+    description: str = ""
+    source: str | None = None
+    path: str | None = None
+    subfolder: str | None = None
+    revision: str | None = None
+    variant: str | None = None
+    dtype: Annotated[str, Field(pattern="^(float16|bfloat16|float32)$")] = "float16"
+    cpu_dtype: Annotated[str, Field(pattern="^(float16|bfloat16|float32)$")] = "float32"
+    latent_channels: int | None = None
+    spatial_scale: int | None = None
+    layouts: tuple[Layout, ...] | None = None
+    max_pixels: int | None = None
+    max_count: int | None = None
+
+    @cached_property
+    def contract(self) -> Contract | None:
+        """The contract, where the entry carries one."""
+        if self.latent_channels is None or self.spatial_scale is None:
+            return None
+        return Contract(latent_channels=self.latent_channels, spatial_scale=self.spatial_scale, **self.limits)
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """Those parts of a contract that config.json does not hold, as far as the entry gives them."""
+        return self.model_dump(include={"layouts", "max_pixels", "max_count"}, exclude_none=True)
+
+    @property
+    def origin(self) -> str:
+        """Where the weights come from, for messages."""
+        return (self.path or self.source or "") + (f"/{self.subfolder}" if self.subfolder else "")
+
+
+class Catalogue:
+    """VAE entries by id."""
+
+    def __init__(self, entries: Mapping[str, VaeEntry]) -> None:
+        self._entries = dict(entries)
+
+    @classmethod
+    def load(cls, operators_file: str | Path | None = None) -> "Catalogue":
+        """Read the built-in catalogue and, on top of it, an operator's TOML file.
+
+        Raises:
+            ConfigurationError: the file is missing, no TOML, or an entry is not valid; names which.
+        """
+        raw = _read_toml(files("vaefarm_shared").joinpath("catalogue.toml").read_text(), "the built-in catalogue")
+        if operators_file is not None:
+            path = Path(operators_file)
+            try:
+                text = path.read_text()
+            except OSError as error:
+                raise ConfigurationError(f"catalogue {path} cannot be read: {error.strerror}") from error
+            for vae, fields in _read_toml(text, str(path)).items():
+                # A local folder takes the place of a repository, never of a part of one.
+                base = raw.get(vae, {})
+                if "path" in fields:
+                    base = {
+                        name: value for name, value in base.items() if name not in {"source", "subfolder", "revision"}
+                    }
+                raw[vae] = base | fields
+        return cls({vae: _entry(vae, fields) for vae, fields in raw.items()})
+
+    def __iter__(self) -> Any:
+        return iter(self._entries.values())
+
+    def __contains__(self, vae: str) -> bool:
+        return vae in self._entries
+
+    def __getitem__(self, vae: str) -> VaeEntry:
+        """Raises UnknownVae, naming those there are."""
+        try:
+            return self._entries[vae]
+        except (KeyError, TypeError):
+            raise unknown_vae(vae, self._entries) from None
+
+
+def unknown_vae(vae: object, known: Mapping[str, Any]) -> UnknownVae:
+    """The error for a VAE id that nobody knows."""
+    return UnknownVae(
+        f"VAE {vae!r} is not known; expected one of {', '.join(sorted(known))}, or an id of your catalogue file"
+    )
+
+
+def _read_toml(text: str, name: str) -> dict[str, dict[str, Any]]:
+    try:
+        tables = tomllib.loads(text).get("vaes", {})
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{name} is no TOML file: {error}") from error
+    if not isinstance(tables, dict) or not all(isinstance(fields, dict) for fields in tables.values()):
+        raise ConfigurationError(f"{name}: expected tables [vaes.ID], one for each VAE")
+    return tables
+
+
+def _entry(vae: str, fields: dict[str, Any]) -> VaeEntry:
+    try:
+        entry = VaeEntry(id=vae, **fields)
+        _ = entry.contract
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ConfigurationError(f"catalogue entry [vaes.{vae}]: {place}: {first['msg']}") from error
+    if (entry.source is None) == (entry.path is None):
+        raise ConfigurationError(f"catalogue entry [vaes.{vae}]: expected either `source` or `path`")
+    return entry

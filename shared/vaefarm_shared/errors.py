@@ -1,0 +1,140 @@
+"""Every error that vaefarm raises on purpose, as one tree.
+
+    FarmError
+     - InvalidInput            what the caller gave is wrong; nothing was queued
+         - InvalidLatents      shape, dtype, size, values
+         - InvalidJobId        characters or length
+         - InvalidOption       image format, quality, priority, ...
+         - UnknownVae          no catalogue entry and no worker of that name
+     - JobConflict             that id was used for other content
+     - JobNotFound             no job of that id, or one whose tombstone is past its life
+     - JobExpired              its result or its deadline is past
+     - JobFailed               it ended without a picture; the message says why
+     - JobCanceled             somebody canceled it
+     - WaitTimeout             the wait gave up; the job lives on
+     - QueueFull               the farm takes no more just now
+     - FarmUnavailable         Redis is not reachable
+     - ConfigurationError      settings, catalogue or environment
+     - LeaseLost               a worker's job is no longer its own
+     - UnsupportedVersion      the other side writes jobs of another version
+     - RefusedJob              a job that no producer of ours wrote
+     - DecodeError             the decode of one job went wrong
+         - NonFiniteImage      NaN or Inf in the picture, also in the widest dtype
+         - OutOfMemory         the device has no room for it
+         - BatchMismatch       n latents in, m images out
+
+Whether repeating can help is a property of the class (`retryable`); so is its HTTP status (`http_status`).
+Each message is one line: what was wrong, what was expected, what to do.
+"""
+
+from typing import ClassVar
+
+
+class FarmError(Exception):
+    """Any error that vaefarm raises on purpose."""
+
+    http_status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+
+
+class InvalidInput(FarmError, ValueError):
+    """What the caller gave is wrong; nothing was queued."""
+
+    http_status = 422
+
+
+class InvalidLatents(InvalidInput):
+    """Latents whose shape, dtype, size or values no decode can take."""
+
+
+class InvalidJobId(InvalidInput):
+    """A job id with characters or a length that keys and file names cannot bear."""
+
+
+class InvalidOption(InvalidInput):
+    """An option that is not one of those offered."""
+
+
+class UnknownVae(InvalidInput):
+    """A VAE id that neither the catalogue nor a worker names."""
+
+
+class JobConflict(FarmError):
+    """A job id that was used for other content."""
+
+    http_status = 409
+
+
+class JobNotFound(FarmError):
+    """No job of that id is known."""
+
+    http_status = 404
+
+
+class JobExpired(FarmError):
+    """The job's result or its deadline is past."""
+
+    http_status = 410
+
+
+class JobFailed(FarmError):
+    """The job ended without a picture; the message says why."""
+
+
+class JobCanceled(FarmError):
+    """The job was canceled."""
+
+    http_status = 409
+
+
+class WaitTimeout(FarmError, TimeoutError):
+    """The wait gave up; the job lives on."""
+
+    http_status = 504
+    retryable = True
+
+
+class QueueFull(FarmError):
+    """The farm takes no more jobs just now."""
+
+    http_status = 503
+    retryable = True
+
+
+class FarmUnavailable(FarmError, ConnectionError):
+    """Redis is not reachable."""
+
+    http_status = 503
+    retryable = True
+
+
+class ConfigurationError(FarmError):
+    """Settings, catalogue or environment do not allow what was asked."""
+
+
+class LeaseLost(FarmError):
+    """The job is no longer this worker's: nothing may be changed in its name."""
+
+
+class UnsupportedVersion(FarmError):
+    """A job written in a version that this side does not read."""
+
+
+class RefusedJob(FarmError):
+    """A job that was not written by a producer of this farm: it is never run."""
+
+
+class DecodeError(FarmError):
+    """The decode of one job went wrong."""
+
+
+class NonFiniteImage(DecodeError):
+    """The decoder gave NaN or Inf, also in the widest dtype."""
+
+
+class OutOfMemory(DecodeError):
+    """The device has no room for the decode."""
+
+
+class BatchMismatch(DecodeError):
+    """The decoder gave another number of images than it got latents."""

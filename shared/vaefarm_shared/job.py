@@ -1,0 +1,225 @@
+"""A job: what is asked (`JobSpec`), how it stands (`JobStatus`, `JobRecord`), what came of it (`DecodeReport`).
+
+Versions: a change that alters the picture, or that an older worker could not honour, raises `JOB_VERSION`; a
+worker refuses versions it does not read, by name. Fields that an older worker may ignore are added freely.
+"""
+
+import hashlib
+import json
+import re
+from enum import StrEnum
+from typing import Annotated, Any, Final, Literal
+from uuid import uuid4
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import InvalidJobId, RefusedJob, UnsupportedVersion
+
+#: The version of job that this code writes, and the only one it reads.
+JOB_VERSION: Final[int] = 1
+
+#: Characters of a job id: RQ's own, so that the id can be part of keys and file names.
+JOB_ID_PATTERN: Final[re.Pattern[str]] = re.compile(r"[A-Za-z0-9_-]{1,100}")
+
+#: Seconds that a picture is kept unless the job says otherwise: a day.
+RESULT_SECONDS: Final[int] = 24 * 3600
+
+#: Seconds that a failed job and its latent are kept unless the job says otherwise: a week.
+FAILURE_SECONDS: Final[int] = 7 * 24 * 3600
+
+#: Seconds that a tombstone outlives its job: a week.
+TOMBSTONE_SECONDS: Final[int] = 7 * 24 * 3600
+
+
+class JobStatus(StrEnum):
+    """Where a job stands in its life."""
+
+    QUEUED = "queued"
+    STARTED = "started"
+    FINISHED = "finished"
+    FAILED = "failed"
+    CANCELED = "canceled"
+    EXPIRED = "expired"
+
+
+#: Statuses that only a new attempt under the same id leaves.
+TERMINAL_STATUSES: Final = frozenset({JobStatus.FINISHED, JobStatus.FAILED, JobStatus.CANCELED, JobStatus.EXPIRED})
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+ImageFormat = Literal["png", "jpeg", "webp"]
+Priority = Literal["high", "normal", "low"]
+Layout = Literal["spatial", "packed"]
+
+
+class JobSpec(BaseModel):
+    """What a producer asks for: everything a worker must know, next to the latent's bytes.
+
+    `shape` and `dtype` are the latent tensor's; `count`, `height`, `width` are the pictures', in pixels.
+    Times are Unix seconds, lives are seconds.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    version: Literal[1] = 1
+    id: Annotated[str, Field(pattern=rf"^{JOB_ID_PATTERN.pattern}$")]
+    vae: Name
+    dtype: Literal["float16", "bfloat16", "float32"]
+    shape: Annotated[tuple[int, ...], Field(min_length=3, max_length=5)]
+    layout: Layout
+    count: Annotated[int, Field(ge=1)]
+    height: Annotated[int, Field(ge=1)]
+    width: Annotated[int, Field(ge=1)]
+    request_hash: str
+    image_format: ImageFormat = "png"
+    quality: Annotated[int, Field(ge=1, le=100)] | None = None
+    lossless: bool = False
+    reproducible: bool = False
+    producer: Name = "default"
+    owner: str = "admin"
+    priority: Priority = "normal"
+    #: Seconds after submit by which the decode must have begun, by Redis' clock.
+    deadline_seconds: Annotated[float, Field(gt=0)] | None = None
+    metadata: dict[str, str] = Field(default_factory=dict)
+    traceparent: str | None = None
+    result_seconds: Annotated[int, Field(ge=1)] = RESULT_SECONDS
+    failure_seconds: Annotated[int, Field(ge=1)] = FAILURE_SECONDS
+
+    @property
+    def pixels(self) -> int:
+        """Output pixels over all pictures of the job."""
+        return self.count * self.height * self.width
+
+    def to_json(self) -> str:
+        """Write the spec without its defaults: a queued job should cost Redis little."""
+        fields = self.model_dump(exclude_defaults=True, mode="json")
+        return json.dumps({"version": self.version, **fields}, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "JobSpec":
+        """Read a spec that came through Redis.
+
+        Raises:
+            UnsupportedVersion: another version of vaefarm wrote it.
+            RefusedJob: it is no spec at all.
+        """
+        try:
+            raw = json.loads(text)
+            version = raw["version"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise RefusedJob("the job's spec is no JSON object with a version: no producer wrote it") from error
+        if version != JOB_VERSION:
+            raise UnsupportedVersion(
+                f"the job was written as version {version!r}; this worker reads version {JOB_VERSION}:"
+                " run the same vaefarm release on both sides"
+            )
+        try:
+            return cls.model_validate(raw)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise RefusedJob(f"the job's spec is not valid: {place}: {first['msg']}") from error
+
+
+#: Fields of a spec that say when and for whom, not what: a repeated request may differ in them.
+CIRCUMSTANCES: Final = frozenset(
+    {
+        "id",
+        "request_hash",
+        "producer",
+        "owner",
+        "priority",
+        "deadline_seconds",
+        "traceparent",
+        "result_seconds",
+    }
+    | {"failure_seconds"}
+)
+
+
+def request_hash(packed_latents: bytes, wanted: dict[str, Any]) -> str:
+    """Digest of what decides the picture and its file: the latents and the options, not the circumstances."""
+    options = {name: value for name, value in sorted(wanted.items()) if name not in CIRCUMSTANCES}
+    digest = hashlib.sha256(json.dumps(options, sort_keys=True, default=str).encode())
+    digest.update(packed_latents)
+    return digest.hexdigest()[:32]
+
+
+def new_job_id() -> str:
+    """Draw a job id that nobody else has."""
+    return uuid4().hex
+
+
+def check_job_id(job_id: str) -> str:
+    """Give back `job_id` if it can be one.
+
+    Raises:
+        InvalidJobId: other characters than letters, digits, '_' and '-', '--', or more than 100 of them.
+    """
+    if not isinstance(job_id, str) or not JOB_ID_PATTERN.fullmatch(job_id) or "--" in job_id:
+        raise InvalidJobId(f"job id {job_id!r} is not allowed; expected 1 to 100 letters, digits, '_' and single '-'")
+    return job_id
+
+
+class ImageRecord(BaseModel):
+    """One stored picture: where its bytes lie and what they are."""
+
+    model_config = ConfigDict(frozen=True)
+
+    blob: str
+    image_format: ImageFormat
+    size_bytes: int
+    width: int
+    height: int
+
+
+class DecodeReport(BaseModel):
+    """How the pictures of one job were made: their provenance. Seconds are wall-clock."""
+
+    model_config = ConfigDict(frozen=True)
+
+    vae: str
+    revision: str
+    dtype: str
+    device: str
+    worker: str
+    attempt: int
+    seconds_queued: float
+    seconds_decode: float
+    seconds_encode: float
+    batch_size: int = 1
+    reproducible: bool = False
+    #: Set when the first decode was not finite and a wider dtype gave the picture.
+    widened_from: str | None = None
+    #: Switches that may change bits against the plain pipeline, by name.
+    switches: tuple[str, ...] = ()
+    images: tuple[ImageRecord, ...] = ()
+
+
+class JobRecord(BaseModel):
+    """A job as anyone may read it. Times are Unix seconds by Redis' clock."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    status: JobStatus
+    #: Why it failed, expired or was canceled.
+    reason: str | None = None
+    vae: str | None = None
+    queue: str | None = None
+    queued_at: float | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    attempts: int = 0
+    worker: str | None = None
+    metadata: dict[str, str] = Field(default_factory=dict)
+    report: DecodeReport | None = None
+
+
+class Tombstone(BaseModel):
+    """What is left of a job past its life."""
+
+    model_config = ConfigDict(frozen=True)
+
+    status: JobStatus
+    request_hash: str
+    reason: str | None = None

@@ -1,0 +1,89 @@
+"""Every Redis key and channel of vaefarm, and its life.
+
+Redis keys (RQ's own, `rq:*`, are written by RQ's code in `rq_bridge` and by `lua/*.lua`, nowhere else):
+
+| key                              | type   | holds                                        | life                     |
+|----------------------------------|--------|----------------------------------------------|--------------------------|
+| vaefarm:job:{id}                 | hash   | the record: spec, status, queue, times, ...  | none until the job has ended,|
+|                                  |        |                                              | then the result's or failure's|
+| vaefarm:tombstone:{id}           | string | JSON: status, reason, request hash           | as the record, plus 7 days|
+| vaefarm:latent:{id}.{hash}       | string | the latent's safetensors bytes               | until the job has ended; |
+|                                  |        |                                              | a failed job's: the failure's|
+| vaefarm:image:{id}.{token}.{n}   | string | the n-th picture's bytes                     | the result's             |
+| vaefarm:lease:{id}               | string | the token of the worker that holds the job   | claim to settle or return|
+| vaefarm:leases                   | zset   | id of each job in hand, by its lease's end   | entries: claim to settle |
+| vaefarm:queues:{vae}:{priority}  | zset   | the non-empty queues of a VAE and priority   | entries: while non-empty |
+| vaefarm:contract:{vae}           | string | JSON: the contract a worker serves           | 7 days after it last served|
+| vaefarm:worker:{name}            | string | JSON: VAEs, device, since when               | 60 s, renewed by the worker|
+
+| channel                 | message                | for                                  |
+|-------------------------|------------------------|--------------------------------------|
+| vaefarm:doorbell:{vae}  | a queue's name         | wakes idle workers                   |
+| vaefarm:done:{id}       | the job's final status | wakes those who wait for the job     |
+| vaefarm:wake:{uuid}     | nothing                | wakes a watcher's own thread         |
+
+Fields of vaefarm:job:{id}: spec, status, queue, request_hash, latent (a blob reference), queued_at, started_at,
+ended_at, attempts, worker, execution (RQ's), token (of the attempt that settled it), reason, report (JSON).
+"""
+
+from typing import Final
+
+PREFIX: Final[str] = "vaefarm:"
+
+LEASES: Final[str] = f"{PREFIX}leases"
+
+#: Seconds that a published contract outlives the last worker that served it: a week.
+CONTRACT_SECONDS: Final[int] = 7 * 24 * 3600
+
+#: Seconds after which a worker that says nothing is no longer listed.
+WORKER_SECONDS: Final[int] = 60
+
+
+def job(job_id: str) -> str:
+    """The record."""
+    return f"{PREFIX}job:{job_id}"
+
+
+def tombstone(job_id: str) -> str:
+    """What is left of a job past its life."""
+    return f"{PREFIX}tombstone:{job_id}"
+
+
+def lease(job_id: str) -> str:
+    """The token of the worker that holds the job."""
+    return f"{PREFIX}lease:{job_id}"
+
+
+def blob(name: str) -> str:
+    """A latent or a picture, by its blob name."""
+    return f"{PREFIX}{name}"
+
+
+def queue_index(vae: str, priority: str) -> str:
+    """The non-empty queues of a VAE and priority."""
+    return f"{PREFIX}queues:{vae}:{priority}"
+
+
+def contract(vae: str) -> str:
+    """The contract that a worker serves."""
+    return f"{PREFIX}contract:{vae}"
+
+
+def worker(name: str) -> str:
+    """A worker's description of itself."""
+    return f"{PREFIX}worker:{name}"
+
+
+def doorbell(vae: str) -> str:
+    """Channel that wakes the idle workers of a VAE."""
+    return f"{PREFIX}doorbell:{vae}"
+
+
+def done(job_id: str) -> str:
+    """Channel on which a job's end is told."""
+    return f"{PREFIX}done:{job_id}"
+
+
+def wake(name: str) -> str:
+    """Channel by which a watcher wakes its own thread."""
+    return f"{PREFIX}wake:{name}"

@@ -1,0 +1,177 @@
+"""Latents as bytes: safetensors, from torch tensors and NumPy arrays, without importing torch.
+
+NumPy has no bfloat16, so an array of it travels as `uint16` words beside its dtype's name. A tensor is made
+contiguous before its bytes are taken: a view's memory holds other values, or the same in another order.
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, TensorSpec, deserialize, serialize
+
+from .errors import InvalidLatents
+
+#: NumPy's storage for each dtype that a diffusion pipeline hands out.
+STORAGE: Final[dict[str, type[np.generic]]] = {
+    "float16": np.float16,
+    "bfloat16": np.uint16,
+    "float32": np.float32,
+}
+
+#: Names of the same dtypes inside a safetensors file.
+SAFETENSORS_NAMES: Final[dict[str, str]] = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
+
+#: Bytes that a safetensors header of ours may take; it holds one tensor.
+MAX_HEADER_BYTES: Final[int] = 4096
+
+#: The tensor's name inside the file.
+TENSOR_NAME: Final[str] = "latents"
+
+#: Exponent bits of a bfloat16 word: all set means Inf or NaN.
+BFLOAT16_EXPONENT: Final[int] = 0x7F80
+
+
+@dataclass(frozen=True, slots=True)
+class Latents:
+    """Latents in host memory: C-contiguous `array` in the storage type of `dtype` (bfloat16 as uint16)."""
+
+    array: npt.NDArray[Any]
+    dtype: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The tensor's shape."""
+        return tuple(self.array.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor's data."""
+        return int(self.array.nbytes)
+
+    def is_finite(self) -> bool:
+        """True when no value is NaN or Inf."""
+        if self.dtype == "bfloat16":
+            return not bool(np.any((self.array & BFLOAT16_EXPONENT) == BFLOAT16_EXPONENT))
+        return bool(np.isfinite(self.array).all())
+
+
+def from_tensor(tensor: Any) -> Latents:
+    """Take a torch tensor (any device, strides and grad state) or a NumPy array as `Latents`.
+
+    Raises:
+        InvalidLatents: it is neither, or its dtype is not float16, bfloat16 or float32.
+    """
+    if isinstance(tensor, np.ndarray):
+        dtype, array = str(tensor.dtype), tensor
+        # ml_dtypes' bfloat16 is a NumPy dtype by that name.
+        if dtype == "bfloat16":
+            array = np.ascontiguousarray(tensor).view(np.uint16)
+    elif _is_torch_tensor(tensor):
+        dtype, array = _from_torch(tensor)
+    else:
+        raise InvalidLatents(
+            f"latents are a {type(tensor).__name__}; expected a torch tensor or a NumPy array"
+            " (a pipeline called with output_type='latent' returns one as .images)"
+        )
+    check_dtype(dtype)
+    little_endian = np.dtype(STORAGE[dtype]).newbyteorder("<")
+    return Latents(np.ascontiguousarray(array, dtype=little_endian).reshape(array.shape), dtype)
+
+
+def _is_torch_tensor(value: Any) -> bool:
+    # A tensor can only exist where torch is loaded already, so this never imports it.
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def _from_torch(tensor: Any) -> tuple[str, npt.NDArray[Any]]:
+    torch = sys.modules["torch"]
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    check_dtype(dtype)
+    host = tensor.detach().to("cpu").contiguous()
+    return dtype, (host.view(torch.uint16) if dtype == "bfloat16" else host).numpy()
+
+
+def check_dtype(dtype: str) -> None:
+    """Raise InvalidLatents unless `dtype` is one that pipelines hand out."""
+    if dtype not in STORAGE:
+        raise InvalidLatents(
+            f"latents have dtype {dtype}; expected one of {', '.join(STORAGE)}: convert them before submitting"
+        )
+
+
+def pack(latents: Latents) -> bytes:
+    """Write latents as the bytes of a safetensors file; the same latents give the same bytes.
+
+    Never called "packed latents": that is Flux's 3-d layout.
+    """
+    spec = TensorSpec(
+        dtype=latents.dtype,
+        shape=list(latents.shape),
+        data_ptr=latents.array.ctypes.data,
+        data_len=latents.nbytes,
+    )
+    return bytes(serialize({TENSOR_NAME: spec}))
+
+
+def unpack(data: bytes) -> Latents:
+    """Read what `pack` wrote, or any safetensors file of one tensor or of one named 'latents'.
+
+    Raises:
+        InvalidLatents: it is no safetensors file, is truncated, or holds no such tensor.
+    """
+    check_header(data)
+    try:
+        tensors = dict(deserialize(data))
+    except SafetensorError as error:
+        raise InvalidLatents(f"latents are no complete safetensors file: {error}") from error
+    if TENSOR_NAME not in tensors and len(tensors) != 1:
+        names = ", ".join(sorted(tensors)) or "none"
+        raise InvalidLatents(f"the file holds the tensors {names}; expected one tensor, or one named 'latents'")
+    tensor = tensors.get(TENSOR_NAME) or next(iter(tensors.values()))
+    dtype = SAFETENSORS_NAMES.get(tensor["dtype"], tensor["dtype"])
+    check_dtype(dtype)
+    array = np.frombuffer(tensor["data"], dtype=np.dtype(STORAGE[dtype]).newbyteorder("<"))
+    return Latents(array.reshape(tensor["shape"]), dtype)
+
+
+def check_header(data: bytes) -> None:
+    """Raise InvalidLatents unless `data` begins like a safetensors file whose header is complete."""
+    header_bytes = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or data[8:9] != b"{" or header_bytes > 100_000_000:
+        raise InvalidLatents("latents are no safetensors file (its header is missing); write one with safetensors")
+    if 8 + header_bytes > len(data):
+        raise InvalidLatents(
+            f"the safetensors file is truncated: its header needs {8 + header_bytes} bytes, it has {len(data)}"
+        )
+
+
+def read_file(path: Path, max_bytes: int) -> tuple[Latents, dict[str, str]]:
+    """Read a safetensors file's latents and its text metadata (`height` and `width` of packed latents).
+
+    Raises:
+        InvalidLatents: the file is missing, above `max_bytes`, no safetensors file, or truncated.
+    """
+    try:
+        size = path.stat().st_size
+        if size > max_bytes:
+            raise InvalidLatents(f"{path} has {size} bytes; latents of at most {max_bytes} bytes are taken")
+        data = path.read_bytes()
+    except OSError as error:
+        raise InvalidLatents(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        latents = unpack(data)
+    except InvalidLatents as error:
+        raise InvalidLatents(f"{path}: {error}") from error
+    return latents, _text_metadata(data)
+
+
+def _text_metadata(data: bytes) -> dict[str, str]:
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    metadata: dict[str, str] = header.get("__metadata__", {})
+    return metadata

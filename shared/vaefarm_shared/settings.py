@@ -1,0 +1,58 @@
+"""Settings: one frozen object, read from `VAEFARM_*` by entry points only."""
+
+from typing import Annotated
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from .errors import ConfigurationError
+
+
+class Settings(BaseSettings):
+    """What flags do not set. Each field is read from `VAEFARM_` and its name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix="VAEFARM_", frozen=True, extra="ignore")
+
+    redis_url: SecretStr = SecretStr("redis://localhost:6379/0")
+    """Where the queue is: redis://, rediss:// or unix://; its password is never printed."""
+    blobs: str = "redis://"
+    """Where latents and pictures lie: `redis://`, or `file:///DIR` for those above `blob_threshold`."""
+    blob_threshold: Annotated[int, Field(ge=0)] = 64 * 1024
+    """Bytes above which a blob goes to files, where `blobs` names a folder."""
+    catalogue: str | None = None
+    """A TOML file that adds VAEs to the built-in catalogue, or points its entries at local folders."""
+    submit_timeout: Annotated[float, Field(gt=0)] = 30.0
+    """Seconds for which a submit is repeated while Redis is away."""
+    lease_seconds: Annotated[float, Field(ge=1)] = 6.0
+    """Seconds after which the jobs of a silent worker go to another."""
+    max_attempts: Annotated[int, Field(ge=1)] = 3
+    """Decodes that a job is given before it has failed."""
+
+    @classmethod
+    def from_env(cls, **overrides: object) -> "Settings":
+        """Read the environment; `overrides` that are not None win.
+
+        Raises:
+            ConfigurationError: a variable does not hold what it should; names variable and expectation.
+        """
+        try:
+            return cls(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
+        except ValidationError as error:
+            first = error.errors()[0]
+            variable = "VAEFARM_" + "_".join(str(part) for part in first["loc"]).upper()
+            raise ConfigurationError(f"{variable}={first['input']!r}: {first['msg']}") from error
+
+    def with_redis(self, url: str) -> "Settings":
+        """These settings with the queue at another place."""
+        return self.model_copy(update={"redis_url": SecretStr(url)})
+
+
+def masked(url: str) -> str:
+    """A URL as it may be printed: its password, if any, replaced by `***`."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    host = parts.hostname or ""
+    address = f"{parts.username or ''}:***@{host}" + (f":{parts.port}" if parts.port else "")
+    return urlunsplit(parts._replace(netloc=address))

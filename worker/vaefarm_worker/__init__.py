@@ -1,0 +1,1 @@
+"""The worker: take jobs off the queue, decode, encode, store."""

@@ -1,0 +1,118 @@
+"""The worker's command."""
+
+import logging
+import os
+import re
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import uuid4
+
+import typer
+
+from vaefarm_shared.catalogue import Catalogue, VaeEntry
+from vaefarm_shared.connection import AWAY, address, connect
+from vaefarm_shared.errors import ConfigurationError
+from vaefarm_shared.logs import configure_logging
+from vaefarm_shared.settings import Settings
+
+from .decoder import Decoder
+from .worker import Worker
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two tries while Redis is not up yet.
+REDIS_WAIT_SECONDS = 2.0
+
+
+def worker(
+    vaes: Annotated[str, typer.Option(help="VAE ids to serve, separated by commas.", envvar="VAEFARM_VAES")],
+    device: Annotated[str, typer.Option(help="cuda:N, cpu, mps, xpu, or auto.", envvar="VAEFARM_DEVICE")] = "auto",
+    redis: Annotated[str | None, typer.Option(help="Redis URL. Otherwise VAEFARM_REDIS_URL.")] = None,
+    catalogue: Annotated[
+        Path | None, typer.Option(help="TOML file with more VAEs. Otherwise VAEFARM_CATALOGUE.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of this worker. Otherwise made of host and process.")] = None,
+    burst: Annotated[bool, typer.Option("--burst", help="End when no job waits.")] = False,
+    decoder: Annotated[
+        str, typer.Option(help="local, or fake: pictures without a VAE, to measure the farm.")
+    ] = "local",
+    fake_seconds: Annotated[float, typer.Option(help="Seconds that the fake decoder takes.")] = 0.0,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+) -> None:
+    """Decode jobs on this machine's GPU or CPU, with VAEs that stay loaded.
+
+    SIGTERM or Ctrl-C finishes the job in hand and exits 0; a second one exits at once, and the job goes to another
+    worker.
+    """
+    configure_logging(verbose)
+    settings = Settings.from_env(redis_url=redis, catalogue=None if catalogue is None else str(catalogue))
+    entries = chosen_entries(Catalogue.load(settings.catalogue), vaes)
+    wait_for_redis(settings)
+    chosen = make_decoder(decoder, entries, device, fake_seconds)
+    worker = Worker(settings, chosen, name or default_name())
+    stop_on_signals(worker)
+    worker.run(burst)
+
+
+def chosen_entries(catalogue: Catalogue, vaes: str) -> list[VaeEntry]:
+    """The entries of a list of ids separated by commas. Raises UnknownVae, ConfigurationError for none."""
+    ids = [vae.strip() for vae in vaes.split(",") if vae.strip()]
+    if not ids:
+        raise ConfigurationError(f"--vaes {vaes!r} names no VAE; expected ids separated by commas, such as sd-v1,sdxl")
+    return [catalogue[vae] for vae in dict.fromkeys(ids)]
+
+
+def wait_for_redis(settings: Settings) -> None:
+    """Return once Redis answers: it may start after its workers."""
+    connection = connect(settings.redis_url.get_secret_value())
+    while True:
+        try:
+            connection.ping()
+        except AWAY as error:
+            logger.warning("Redis at %s is not reachable yet: %s", address(connection), error)
+            time.sleep(REDIS_WAIT_SECONDS)
+        else:
+            connection.close()
+            return
+
+
+def make_decoder(kind: str, entries: list[VaeEntry], device: str, fake_seconds: float) -> Decoder:
+    """The decoder of that kind with every entry loaded. Raises ConfigurationError."""
+    if kind == "fake":
+        from .fake_decoder import FakeDecoder
+
+        return FakeDecoder(entries, fake_seconds)
+    if kind != "local":
+        raise ConfigurationError(f"--decoder {kind!r} is not known; expected local or fake")
+    try:
+        # Here and not above: torch takes seconds to import, and a client's install has none.
+        from .local_decoder import LocalDecoder
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"a worker needs {error.name}: pip install 'vaefarm[worker]'") from error
+    return LocalDecoder(entries, device)
+
+
+def default_name() -> str:
+    """A name of RQ's characters that no other worker has."""
+    host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())[:40]
+    return f"{host}-{os.getpid()}-{uuid4().hex[:6]}"
+
+
+def stop_on_signals(worker: Worker) -> None:
+    """First SIGTERM or SIGINT: stop when the job in hand is done. Second: at once."""
+    asked = False
+
+    def handle(signum: int, _: Any) -> None:
+        nonlocal asked
+        if asked:
+            logger.warning("worker %s ends at once; its job goes to another", worker.name)
+            os._exit(128 + signum)
+        asked = True
+        logger.info("worker %s finishes what is in hand; once more ends it at once", worker.name)
+        worker.stop()
+
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGINT, handle)

@@ -1,0 +1,67 @@
+"""A worker's entry in RQ's registry and in ours, so that `rq info` and `vaefarm status` show it."""
+
+import time
+from typing import Any, Final
+
+import redis
+from rq.serializers import JSONSerializer
+from rq.worker import BaseWorker
+
+from vaefarm_shared import keys
+from vaefarm_shared.queues import plain_queue_name
+
+from .decoder import Decoder
+from .keeper import publish_worker
+
+#: Seconds after which RQ forgets a worker that says nothing.
+RQ_WORKER_SECONDS: Final[int] = 60
+
+
+class Registration:
+    """Birth, signs of life, death."""
+
+    def __init__(self, connection: redis.Redis, name: str, decoder: Decoder) -> None:
+        """`connection` must be this registration's own: RQ changes its timeouts."""
+        self._connection = connection
+        self._name = name
+        self._decoder = decoder
+        self._born = time.time()
+        self._rq_worker = BaseWorker(
+            [plain_queue_name(vae) for vae in decoder.vaes],
+            name=name,
+            connection=connection,
+            serializer=JSONSerializer,
+            worker_ttl=RQ_WORKER_SECONDS,
+        )
+        self.finished = 0
+        self.failed = 0
+
+    def birth(self) -> None:
+        """Enter, and publish the contracts that producers check latents against."""
+        self._rq_worker.register_birth()
+        for vae, served in self._decoder.vaes.items():
+            self._connection.set(keys.contract(vae), served.contract.model_dump_json(), ex=keys.CONTRACT_SECONDS)
+        self.heartbeat()
+
+    def heartbeat(self) -> None:
+        """Say that the worker lives."""
+        self._rq_worker.heartbeat(RQ_WORKER_SECONDS + 60)
+        counts: dict[Any, Any] = {"successful_job_count": self.finished, "failed_job_count": self.failed}
+        self._connection.hset(self._rq_worker.key, mapping=counts)
+        for vae in self._decoder.vaes:
+            self._connection.expire(keys.contract(vae), keys.CONTRACT_SECONDS)
+        publish_worker(self._connection, self._name, self._description())
+
+    def death(self) -> None:
+        """Leave."""
+        self._rq_worker.register_death()
+        self._connection.delete(keys.worker(self._name))
+
+    def _description(self) -> dict[str, Any]:
+        return {
+            "vaes": {vae: served.revision for vae, served in self._decoder.vaes.items()},
+            "since": self._born,
+            "finished": self.finished,
+            "failed": self.failed,
+            **self._decoder.describe(),
+        }
