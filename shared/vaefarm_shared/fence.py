@@ -77,7 +77,7 @@ def fenced(connection: redis.Redis, job: Claim, write: Callable[[Pipeline, Held]
 def read(pipe: Pipeline, job_id: str) -> Held:
     """Read a job in WATCH mode, where commands answer at once."""
     now = seconds(pipe.time())
-    return Held(now, text(pipe.hgetall(keys.job(job_id))))  # type: ignore[arg-type]
+    return Held(now, text(pipe.hgetall(keys.job(job_id))))
 
 
 def text(raw: Mapping[Any, Any]) -> dict[str, str]:

@@ -2,19 +2,19 @@
 
 Redis keys (RQ's own, `rq:*`, are written by RQ's code in `rq_bridge` and by `lua/*.lua`, nowhere else):
 
-| key                              | type   | holds                                        | life                     |
-|----------------------------------|--------|----------------------------------------------|--------------------------|
-| vaefarm:job:{id}                 | hash   | the record: spec, status, queue, times, ...  | none until the job has ended,|
-|                                  |        |                                              | then the result's or failure's|
-| vaefarm:tombstone:{id}           | string | JSON: status, reason, request hash           | as the record, plus 7 days|
-| vaefarm:latent:{id}.{hash}       | string | the latent's safetensors bytes               | until the job has ended; |
-|                                  |        |                                              | a failed job's: the failure's|
-| vaefarm:image:{id}.{token}.{n}   | string | the n-th picture's bytes                     | the result's             |
-| vaefarm:lease:{id}               | string | the token of the worker that holds the job   | claim to settle or return|
-| vaefarm:leases                   | zset   | id of each job in hand, by its lease's end   | entries: claim to settle |
-| vaefarm:queues:{vae}:{priority}  | zset   | the non-empty queues of a VAE and priority   | entries: while non-empty |
-| vaefarm:contract:{vae}           | string | JSON: the contract a worker serves           | 7 days after it last served|
-| vaefarm:worker:{name}            | string | JSON: VAEs, device, since when               | 60 s, renewed by the worker|
+| key                              | type   | holds                                      | life                        |
+| -------------------------------- | ------ | ------------------------------------------ | --------------------------- |
+| vaefarm:job:{id}                 | hash   | the record: spec, status, queue, times     | none until it has ended,    |
+|                                  |        |                                            | then result or failure life |
+| vaefarm:tombstone:{id}           | string | JSON: status, reason, request hash         | as the record, plus 7 days  |
+| vaefarm:latent:{id}.{hash}       | string | the latent's safetensors bytes             | until the job has ended;    |
+|                                  |        |                                            | failed: the failure's life  |
+| vaefarm:image:{id}.{token}.{n}   | string | the n-th picture's bytes                   | the result's                |
+| vaefarm:lease:{id}               | string | the token of the worker that holds the job | claim to settle or return   |
+| vaefarm:leases                   | zset   | id of each job in hand, by its lease's end | entries: claim to settle    |
+| vaefarm:queues:{vae}:{priority}  | zset   | the non-empty queues of a VAE and priority | entries: while non-empty    |
+| vaefarm:contract:{vae}           | string | JSON: the contract a worker serves         | 7 days after it last served |
+| vaefarm:worker:{name}            | string | JSON: VAEs, device, since when             | 60 s, renewed by the worker |
 
 | channel                 | message                | for                                  |
 |-------------------------|------------------------|--------------------------------------|

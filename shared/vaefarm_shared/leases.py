@@ -54,7 +54,7 @@ def reap(connection: redis.Redis, max_attempts: int) -> list[str]:
     now = seconds(connection.time())
     reaped = []
     for raw in connection.zrangebyscore(keys.LEASES, "-inf", now, start=0, num=REAP_LIMIT):
-        job_id = as_text(raw)
+        job_id = as_text(raw)  # type: ignore[arg-type]
         token = connection.get(keys.lease(job_id))
         fields = text(connection.hgetall(keys.job(job_id)))
         if token is None or "queue" not in fields:

