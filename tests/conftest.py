@@ -23,7 +23,11 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from vaefarm_producer import Farm
 from vaefarm_producer.local.redis_server import free_port
 from vaefarm_shared.connection import connect
+from vaefarm_shared.catalogue import Catalogue
 from vaefarm_shared.settings import Settings
+from vaefarm_worker.decoder import Decoder
+from vaefarm_worker.fake_decoder import FakeDecoder
+from vaefarm_worker.worker import Worker
 
 #: Seconds for anything that a test waits for.
 DEADLINE_SECONDS = 60.0
@@ -203,6 +207,20 @@ def start_worker(settings: Settings, tmp_path: Path, connection: redis.Redis) ->
         if worker.process.poll() is None:
             worker.process.kill()
         worker.process.wait()
+
+
+Serve = Callable[..., None]
+
+
+@pytest.fixture
+def serve(settings: Settings) -> Serve:
+    """Run a worker in this process until no job waits; with the fake decoder unless told otherwise."""
+
+    def run(decoder: Decoder | None = None, *, settings: Settings = settings, name: str = "here") -> None:
+        chosen = decoder or FakeDecoder([entry for entry in Catalogue.load(settings.catalogue) if entry.contract])
+        Worker(settings, chosen, name).run(burst=True)
+
+    return run
 
 
 def save_kl(folder: Path, *, channels: int, seed: int, **config: object) -> None:

@@ -1,13 +1,12 @@
 """The transport over Redis."""
 
 import json
-import random
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Final, TypeVar
 
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from vaefarm_shared import keys, reading, transitions
 from vaefarm_shared.blobs import BlobStore, latent_name
@@ -81,7 +80,7 @@ class RedisTransport:
         retrying = Retrying(
             retry=retry_if_exception_type(FarmUnavailable),
             stop=stop_after_delay(self._settings.submit_timeout),
-            wait=wait_exponential_jitter(initial=0.05, max=2.0, jitter=0.05 * random.random()),
+            wait=wait_random_exponential(multiplier=0.05, max=2.0),
             reraise=True,
         )
         for attempt in retrying:

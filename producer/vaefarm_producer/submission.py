@@ -13,6 +13,9 @@ from vaefarm_shared.job import JobSpec, check_job_id, new_job_id, request_hash
 #: Characters that a job's metadata may have in all.
 MAX_METADATA_CHARACTERS: Final[int] = 16 * 1024
 
+#: Pixels of the longest side that a format can hold, where that is less than any picture.
+MAX_SIDES: Final[dict[str, int]] = {"webp": 16_383, "jpeg": 65_500}
+
 
 class SubmitOptions(TypedDict, total=False):
     """What a submit may say besides latents, VAE and id."""
@@ -69,6 +72,7 @@ def prepare(tensor: Any, vae: str, contract: Contract, job_id: str | None, optio
             f"latents of shape {held.shape} hold NaN or Inf; expected finite values: the generation went wrong"
         )
     _check_options(given)
+    _check_side(str(given.get("image_format", "png")), max(pictures.height, pictures.width))
     wanted = {
         "vae": vae,
         "dtype": held.dtype,
@@ -98,6 +102,12 @@ def _check_options(given: dict[str, Any]) -> None:
         raise InvalidOption(f"metadata has more than {MAX_METADATA_CHARACTERS} characters; expected fewer")
     if given.get("lossless") and given.get("image_format") != "webp":
         raise InvalidOption("lossless is for image_format='webp'; PNG always is, JPEG never")
+
+
+def _check_side(image_format: str, side: int) -> None:
+    most = MAX_SIDES.get(image_format)
+    if most is not None and side > most:
+        raise InvalidOption(f"image_format={image_format!r} holds at most {most} pixels a side, not {side}; use 'png'")
 
 
 def _invalid_option(error: ValidationError) -> InvalidOption:

@@ -53,6 +53,7 @@ class VaeEntry(BaseModel):
     variant: str | None = None
     dtype: Annotated[str, Field(pattern="^(float16|bfloat16|float32)$")] = "float16"
     cpu_dtype: Annotated[str, Field(pattern="^(float16|bfloat16|float32)$")] = "float32"
+    respects_force_upcast: bool = False
     latent_channels: int | None = None
     spatial_scale: int | None = None
     layouts: tuple[Layout, ...] | None = None

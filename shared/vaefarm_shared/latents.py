@@ -67,7 +67,7 @@ def from_tensor(tensor: Any) -> Latents:
         InvalidLatents: it is neither, or its dtype is not float16, bfloat16 or float32.
     """
     if isinstance(tensor, np.ndarray):
-        dtype, array = str(tensor.dtype), tensor
+        dtype, array = tensor.dtype.name, tensor
         # ml_dtypes' bfloat16 is a NumPy dtype by that name.
         if dtype == "bfloat16":
             array = np.ascontiguousarray(tensor).view(np.uint16)

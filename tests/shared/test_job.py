@@ -1,0 +1,77 @@
+"""Specs survive their way through Redis, or the other side says why not."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from vaefarm_shared.errors import InvalidJobId, RefusedJob, UnsupportedVersion
+from vaefarm_shared.job import JobSpec, check_job_id, request_hash
+
+SPEC = JobSpec(
+    id="a",
+    vae="sdxl",
+    dtype="float16",
+    shape=(1, 4, 8, 8),
+    layout="spatial",
+    count=1,
+    height=64,
+    width=64,
+    request_hash="0",
+)
+
+
+def test_a_spec_comes_back_as_it_was() -> None:
+    spec = SPEC.model_copy(update={"priority": "high", "metadata": {"prompt": "été ☂"}, "deadline_seconds": 2.5})
+
+    assert JobSpec.from_json(spec.to_json()) == spec
+
+
+def test_a_spec_says_its_version_even_though_it_is_the_default() -> None:
+    assert json.loads(SPEC.to_json())["version"] == 1
+
+
+def test_a_job_of_another_version_is_refused_by_both_versions_names() -> None:
+    newer = json.dumps(json.loads(SPEC.to_json()) | {"version": 2})
+
+    with pytest.raises(UnsupportedVersion, match=r"version 2.*reads version 1"):
+        JobSpec.from_json(newer)
+
+
+def test_a_field_that_this_version_does_not_know_is_no_obstacle() -> None:
+    newer = json.dumps(json.loads(SPEC.to_json()) | {"colour_of_the_cable": "red"})
+
+    assert JobSpec.from_json(newer) == SPEC
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "null", "{}", "\x80\x04.", '{"version": 1}', '{"version": 1, "id": "../x"}']
+)
+def test_what_is_no_spec_is_refused(text: str) -> None:
+    with pytest.raises(RefusedJob):
+        JobSpec.from_json(text)
+
+
+@pytest.mark.parametrize("job_id", ["a", "order-17", "A_b-9", "x" * 100])
+def test_an_id_of_letters_digits_and_dashes_is_taken(job_id: str) -> None:
+    assert check_job_id(job_id) == job_id
+
+
+@pytest.mark.parametrize("job_id", ["", "a b", "a/b", "a.b", "a:b", "../a", "é", "a\n", "a--b", "x" * 101, 7, None])
+def test_an_id_with_other_characters_is_refused_by_name(job_id: object) -> None:
+    with pytest.raises(InvalidJobId, match="expected 1 to 100 letters"):
+        check_job_id(job_id)  # type: ignore[arg-type]
+
+
+def test_the_request_hash_tells_content_apart_and_not_circumstances() -> None:
+    wanted = {"vae": "sdxl", "image_format": "png", "priority": "high", "producer": "a"}
+
+    assert request_hash(b"x", wanted) == request_hash(b"x", wanted | {"priority": "low", "producer": "b"})
+    assert request_hash(b"x", wanted) != request_hash(b"y", wanted)
+    assert request_hash(b"x", wanted) != request_hash(b"x", wanted | {"image_format": "jpeg"})
+
+
+@given(st.text())
+def test_no_text_passes_as_a_spec(text: str) -> None:
+    with pytest.raises((RefusedJob, UnsupportedVersion)):
+        JobSpec.from_json(text)
