@@ -22,8 +22,8 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 
 from vaefarm_producer import Farm
 from vaefarm_producer.local.redis_server import free_port
-from vaefarm_shared.connection import connect
 from vaefarm_shared.catalogue import Catalogue
+from vaefarm_shared.connection import connect
 from vaefarm_shared.settings import Settings
 from vaefarm_worker.decoder import Decoder
 from vaefarm_worker.fake_decoder import FakeDecoder

@@ -10,6 +10,7 @@ import pytest
 import redis
 import torch
 from PIL import Image
+
 from vaefarm_producer import (
     AsyncFarm,
     Farm,
@@ -50,7 +51,12 @@ def test_latents_become_pictures_under_their_job_id(farm: Farm, settings: Settin
     assert [image.size for image in result.images] == [(64, 64), (64, 64)]
     assert not np.array_equal(np.asarray(result.images[0]), np.asarray(result.images[1]))
     record, report = result.record, result.report
-    assert (record.status, record.attempts, record.worker, record.metadata) == ("finished", 1, "here", {"prompt": "a cat"})
+    assert (record.status, record.attempts, record.worker, record.metadata) == (
+        "finished",
+        1,
+        "here",
+        {"prompt": "a cat"},
+    )
     assert (report.vae, report.dtype, report.attempt, report.worker) == ("sd-v1", "float32", 1, "here")
     assert report.revision.startswith("sha256:")
     assert report.seconds_queued > 0 and report.seconds_decode > 0 and report.seconds_encode > 0
@@ -131,7 +137,9 @@ def test_bad_input_is_named_and_nothing_is_queued(
     assert connection.keys() == before
 
 
-def test_one_bad_latent_among_many_is_named_by_its_place_and_none_is_queued(farm: Farm, connection: redis.Redis) -> None:
+def test_one_bad_latent_among_many_is_named_by_its_place_and_none_is_queued(
+    farm: Farm, connection: redis.Redis
+) -> None:
     with pytest.raises(InvalidLatents, match="latents 1: .*NaN"):
         farm.submit_many([LATENTS, LATENTS * float("nan"), LATENTS], vae="demo")
 
@@ -148,9 +156,7 @@ def test_many_are_submitted_in_order_each_a_job_of_its_own(farm: Farm, serve: Se
 
 
 @pytest.mark.redis
-def test_the_same_id_and_content_is_one_job_at_every_stage(
-    farm: Farm, connection: redis.Redis, serve: Serve
-) -> None:
+def test_the_same_id_and_content_is_one_job_at_every_stage(farm: Farm, connection: redis.Redis, serve: Serve) -> None:
     first = farm.submit(LATENTS, vae="demo", job_id="order-17")
     again = farm.submit(LATENTS, vae="demo", job_id="order-17", priority="high")
     assert first == again
@@ -252,7 +258,7 @@ def test_discard_removes_every_trace_but_the_tombstone(farm: Farm, connection: r
 
     job.discard()
 
-    left = {key.decode() for key in connection.keys() if b"a" == key.rpartition(b":")[2] or b":a." in key}
+    left = {key.decode() for key in connection.keys() if key.rpartition(b":")[2] == b"a" or b":a." in key}
     assert left == {"vaefarm:tombstone:a"}
     with pytest.raises(JobExpired, match="discarded"):
         job.result(timeout=5)

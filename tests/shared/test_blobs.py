@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 import redis
+
 from vaefarm_shared.blobs import BlobStore, FileBlobs, image_name, latent_name
 from vaefarm_shared.errors import ConfigurationError, FarmError
 
 
-def test_a_small_blob_goes_to_redis_with_a_life_and_a_large_one_to_a_file(connection: redis.Redis, tmp_path: Path) -> None:
+def test_a_small_blob_goes_to_redis_with_a_life_and_a_large_one_to_a_file(
+    connection: redis.Redis, tmp_path: Path
+) -> None:
     store = BlobStore(connection, tmp_path.as_uri(), threshold=10)
 
     small = store.put(image_name("a", "t-1", 0), b"0123456789", 60)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from vaefarm_shared.catalogue import Catalogue
 from vaefarm_shared.errors import ConfigurationError, UnknownVae
 from vaefarm_shared.settings import Settings, masked

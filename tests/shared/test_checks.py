@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from vaefarm_shared.catalogue import Catalogue, Contract
 from vaefarm_shared.checks import Pictures, check_bytes, check_shape
 from vaefarm_shared.errors import InvalidLatents

@@ -5,6 +5,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from vaefarm_shared.errors import InvalidJobId, RefusedJob, UnsupportedVersion
 from vaefarm_shared.job import JobSpec, check_job_id, request_hash
 

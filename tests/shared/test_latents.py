@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load, save
+
 from vaefarm_shared.errors import InvalidLatents
 from vaefarm_shared.latents import from_tensor, pack, read_file, unpack
 

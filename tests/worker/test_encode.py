@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+
 from vaefarm_shared.job import JobSpec
 from vaefarm_worker.encode import encode_image
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, FluxPipeline
 from diffusers.image_processor import VaeImageProcessor
+
 from vaefarm_producer.submission import prepare
 from vaefarm_shared.catalogue import Catalogue, VaeEntry
 from vaefarm_shared.errors import ConfigurationError, NonFiniteImage
@@ -70,7 +71,9 @@ def test_packed_latents_decode_to_the_pipelines_picture_bit_for_bit(decoder: Loc
     decoded = decode(decoder, "flux", tokens, height=96, width=64)
 
     assert decoded.pixels.shape == (2, 96, 64, 3)
-    assert np.array_equal(decoded.pixels, pipelines_picture(AutoencoderKL.from_pretrained(tiny_vaes / "flux"), unpacked))
+    assert np.array_equal(
+        decoded.pixels, pipelines_picture(AutoencoderKL.from_pretrained(tiny_vaes / "flux"), unpacked)
+    )
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (96, 32), (32, 160)])

@@ -5,9 +5,11 @@ from typing import Any, Final
 
 import redis
 from rq.serializers import JSONSerializer
+from rq.utils import utcformat
 from rq.worker import BaseWorker
 
 from vaefarm_shared import keys
+from vaefarm_shared.errors import ConfigurationError
 from vaefarm_shared.queues import plain_queue_name
 
 from .decoder import Decoder
@@ -37,8 +39,18 @@ class Registration:
         self.failed = 0
 
     def birth(self) -> None:
-        """Enter, and publish the contracts that producers check latents against."""
-        self._rq_worker.register_birth()
+        """Enter, and publish the contracts that producers check latents against. May be repeated.
+
+        Raises:
+            ConfigurationError: another worker of that name lives.
+        """
+        try:
+            self._rq_worker.register_birth()
+        except ValueError as error:
+            born = self._rq_worker.birth_date
+            # The reply to an earlier try may have been lost after it took effect.
+            if born is None or self._connection.hget(self._rq_worker.key, "birth") != utcformat(born).encode():
+                raise ConfigurationError(f"a worker named {self._name!r} is alive: choose another --name") from error
         for vae, served in self._decoder.vaes.items():
             self._connection.set(keys.contract(vae), served.contract.model_dump_json(), ex=keys.CONTRACT_SECONDS)
         self.heartbeat()

@@ -105,6 +105,9 @@ class Worker:
                 self._decode_and_settle(claim)
             except LeaseLost as error:
                 logger.warning("%s: what was done for it is dropped", error)
+            except Exception:
+                # Nothing that one job does may end the worker; the job comes back when its lease ends.
+                logger.exception("job %s is left to its lease", claim.job_id)
 
     def _claim(self) -> Claim | None:
         vaes = list(self._decoder.vaes)

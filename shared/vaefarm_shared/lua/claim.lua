@@ -11,7 +11,7 @@ if redis.call('EXISTS', KEYS[2]) == 1 then return taken end
 
 -- An id is claimable when it is one, nobody holds it, and its job still waits.
 local function claimable(id, queue)
-  if #id > 100 or string.find(id, '[^%w_-]') then return false end
+  if #id == 0 or #id > 100 or string.find(id, '[^%w_-]') then return false end
   if redis.call('EXISTS', ARGV[5] .. id) == 1 then return false end
   local status = redis.call('HGET', ARGV[4] .. id, 'status')
   if status then return status == 'queued' end

@@ -1,0 +1,181 @@
+"""Workers and Redis die in mid-decode; every acknowledged job ends all the same."""
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+import redis
+import torch
+
+from vaefarm_producer import Farm, JobFailed
+from vaefarm_shared import keys, leases, transitions
+from vaefarm_shared.catalogue import Catalogue
+from vaefarm_shared.errors import LeaseLost
+from vaefarm_shared.job import JobStatus
+from vaefarm_shared.settings import Settings
+from vaefarm_worker.fake_decoder import FakeDecoder
+from vaefarm_worker.worker import Worker
+
+from .conftest import RedisServer, Serve, StartWorker, eventually, redis_servers
+
+LATENTS = torch.zeros(1, 4, 8, 8)
+QUEUE = "vaefarm.demo.normal.s.default"
+
+
+@pytest.mark.redis
+@pytest.mark.slow
+def test_a_worker_killed_in_mid_decode_loses_no_job(
+    farm: Farm, connection: redis.Redis, start_worker: StartWorker
+) -> None:
+    """The real VAE, the real process, SIGKILL: another worker finishes the job, with one more attempt."""
+    large = torch.randn(1, 4, 192, 192, generator=torch.Generator().manual_seed(0))
+    first = start_worker(vaes="demo")
+    job = farm.submit(large, vae="demo")
+    eventually("the decode has begun", lambda: job.status() == "started")
+
+    first.process.kill()
+    first.process.wait()
+    assert job.status() == "started", "it was in mid-decode"
+    second = start_worker(vaes="demo")
+
+    assert job.image(timeout=60).size == (1536, 1536)
+    record = job.record()
+    assert (record.worker, record.attempts) == (second.name, 2)
+    assert not connection.zrange(f"rq:wip:{QUEUE.replace('.s.', '.l.')}", 0, -1)
+    assert len(list(connection.scan_iter("vaefarm:image:*"))) == 1
+
+
+@pytest.mark.slow
+def test_sigterm_finishes_the_job_in_hand_and_exits_0(farm: Farm, start_worker: StartWorker) -> None:
+    worker = start_worker("--decoder", "fake", "--fake-seconds", "1.5")
+    jobs = farm.submit_many([LATENTS, LATENTS + 1], vae="demo")
+    eventually("the decode has begun", lambda: jobs[0].status() == "started")
+
+    worker.process.send_signal(signal.SIGTERM)
+
+    assert worker.process.wait(30) == 0, worker.log
+    assert [job.status().value for job in jobs] == ["finished", "queued"]
+    assert farm.workers() == []
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_ends_a_worker_at_once_and_its_job_goes_to_another(
+    farm: Farm, start_worker: StartWorker, serve: Serve
+) -> None:
+    worker = start_worker("--decoder", "fake", "--fake-seconds", "60")
+    job = farm.submit(LATENTS, vae="demo")
+    eventually("the decode has begun", lambda: job.status() == "started")
+
+    worker.process.send_signal(signal.SIGINT)
+    eventually("the first one is heard", lambda: "once more ends it" in worker.log)
+    worker.process.send_signal(signal.SIGINT)
+
+    assert worker.process.wait(10) == 128 + signal.SIGINT
+    start_worker("--decoder", "fake")
+    assert job.wait(timeout=30) == "finished"
+
+
+@pytest.mark.redis
+@pytest.mark.slow
+def test_a_worker_that_slept_through_its_lease_changes_nothing(
+    farm: Farm, connection: redis.Redis, start_worker: StartWorker
+) -> None:
+    sleeper = start_worker("--decoder", "fake", "--fake-seconds", "1")
+    job = farm.submit(LATENTS, vae="demo")
+    eventually("the decode has begun", lambda: job.status() == "started")
+    os.kill(sleeper.process.pid, signal.SIGSTOP)
+    start_worker("--decoder", "fake")
+    assert job.wait(timeout=30) == "finished"
+    before, images = job.record(), sorted(connection.scan_iter("vaefarm:image:*"))
+
+    os.kill(sleeper.process.pid, signal.SIGCONT)
+
+    eventually("the sleeper drops its work", lambda: "what was done for it is dropped" in sleeper.log)
+    assert job.record() == before
+    assert sorted(connection.scan_iter("vaefarm:image:*")) == images
+
+
+@pytest.mark.slow
+def test_redis_restarted_with_its_log_in_mid_decode_loses_no_job(tmp_path: Path, settings: Settings) -> None:
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    server = RedisServer(
+        next(iter(redis_servers().values())), folder, ("--appendonly", "yes", "--appendfsync", "always")
+    )
+    server.start()
+    own = settings.with_redis(server.url)
+    worker = Worker(own, FakeDecoder([Catalogue.load()["demo"]], seconds_per_batch=0.05), "here")
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    try:
+        with Farm(settings=own) as farm:
+            jobs = farm.submit_many([LATENTS + n for n in range(60)], vae="demo")
+            eventually("half are finished", lambda: jobs[20].status() == "finished")
+            server.stop()
+            server.start()
+            late = farm.submit(LATENTS - 1, vae="demo")
+
+            ended = {job.id for job in farm.as_completed([*jobs, late], timeout=60)}
+
+            assert ended == {job.id for job in [*jobs, late]}
+            assert {job.status().value for job in [*jobs, late]} == {"finished"}
+    finally:
+        worker.stop()
+        thread.join(40)
+        server.stop()
+
+
+def test_a_job_that_ends_each_of_its_workers_fails_in_the_end(
+    farm: Farm, connection: redis.Redis, settings: Settings
+) -> None:
+    job = farm.submit(LATENTS, vae="demo")
+    for _ in range(settings.max_attempts):
+        claim = leases.claim(connection, [keys.queue_index("demo", "normal")], ["demo"], 1, 0.0)[0]
+        transitions.begin(connection, claim, "doomed")
+        eventually("its lease ends", lambda: leases.reap(connection, settings.max_attempts))
+
+    with pytest.raises(JobFailed, match="3 workers went silent while they decoded it; the last was doomed"):
+        job.result(timeout=5)
+    assert not connection.zrange(f"rq:wip:{QUEUE}", 0, -1)
+
+
+def test_a_death_before_the_decode_costs_the_job_nothing(farm: Farm, connection: redis.Redis, serve: Serve) -> None:
+    jobs = farm.submit_many([LATENTS, LATENTS + 1], vae="demo")
+    for _ in range(5):
+        leases.claim(connection, [keys.queue_index("demo", "normal")], ["demo"], 1, 0.0)
+        eventually("its lease ends", lambda: leases.reap(connection, 3))
+    assert connection.lrange(f"rq:queue:{QUEUE}", 0, -1) == [job.id.encode() for job in jobs], "to the front again"
+
+    serve()
+
+    assert [job.record().attempts for job in jobs] == [1, 1]
+
+
+def test_every_transition_tests_the_token(farm: Farm, connection: redis.Redis, serve: Serve) -> None:
+    job = farm.submit(LATENTS, vae="demo")
+    late = leases.claim(connection, [keys.queue_index("demo", "normal")], ["demo"], 1, 0.0)[0]
+    eventually("its lease ends", lambda: leases.reap(connection, 3))
+    serve()
+    before = connection.hgetall(keys.job(job.id))
+
+    for attempt in (
+        lambda: transitions.begin(connection, late, "late"),
+        lambda: transitions.give_back(connection, late, "late"),
+        lambda: transitions.settle(connection, late, JobStatus.FAILED, worker_name="late", reason="late"),
+    ):
+        with pytest.raises(LeaseLost):
+            attempt()
+
+    assert connection.hgetall(keys.job(job.id)) == before
+
+
+def test_a_lease_that_is_renewed_is_not_reaped(farm: Farm, connection: redis.Redis) -> None:
+    job = farm.submit(LATENTS, vae="demo")
+    leases.claim(connection, [keys.queue_index("demo", "normal")], ["demo"], 1, 0.0)
+
+    leases.renew(connection, [job.id, "nobody"], 60.0)
+
+    assert leases.reap(connection, 3) == []
+    assert connection.zscore(keys.LEASES, "nobody") is None, "a renewal makes no lease"

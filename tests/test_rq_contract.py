@@ -1,0 +1,93 @@
+"""A job of ours is an RQ job: what a stock worker and ours leave behind is the same."""
+
+import subprocess
+import sys
+
+import pytest
+import redis
+import torch
+from rq import Queue, SimpleWorker
+from rq import Worker as RqWorker
+from rq.job import Job as RqJob
+from rq.registry import FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
+from rq.serializers import JSONSerializer
+
+from vaefarm_producer import Farm
+from vaefarm_shared import keys, leases, rq_bridge, transitions
+from vaefarm_shared.job import JobStatus
+
+from .conftest import Serve, StartWorker
+
+QUEUE = "vaefarm.demo.normal.s.default"
+LATENTS = torch.zeros(1, 4, 8, 8)
+
+
+def shape_of(connection: redis.Redis, job_id: str, queue: str) -> dict[str, object]:
+    """RQ's keys of a finished job: names, types, whether they have a life, and the fields of its hash."""
+    found: dict[str, object] = {}
+    for key in connection.scan_iter("rq:*"):
+        name = key.decode().replace(job_id, "ID").replace(queue, "Q")
+        if "worker" in name or name.startswith("rq:clean_"):
+            continue
+        found[name] = (connection.type(key).decode(), connection.ttl(key) > 0)
+    found["fields"] = {field.decode() for field in connection.hkeys(rq_bridge.job_key(job_id))}
+    return found
+
+
+def test_a_finished_job_leaves_what_a_stock_worker_leaves(farm: Farm, connection: redis.Redis, serve: Serve) -> None:
+    job = farm.submit(LATENTS, vae="demo")
+    serve()
+    ours = shape_of(connection, job.id, QUEUE)
+    connection.flushall()
+
+    queue = Queue(QUEUE, connection=connection, serializer=JSONSerializer)
+    stock = queue.enqueue(
+        "operator.not_", 0, result_ttl=60, failure_ttl=60, retry=rq_bridge.Retry(max=3), description="x"
+    )
+    SimpleWorker([queue], connection=connection, serializer=JSONSerializer).work(burst=True)
+    assert stock.get_status() == "finished"
+
+    assert ours == shape_of(connection, stock.id, QUEUE)
+
+
+def test_rq_itself_reads_a_job_of_ours_at_every_stage(farm: Farm, connection: redis.Redis, serve: Serve) -> None:
+    def seen() -> tuple[str, list[str], int, int]:
+        rq_job = RqJob.fetch(job.id, connection=connection, serializer=JSONSerializer)
+        registries = (StartedJobRegistry, FinishedJobRegistry, FailedJobRegistry)
+        held = [len(registry(QUEUE, connection, serializer=JSONSerializer)) for registry in registries]
+        queue = Queue(QUEUE, connection=connection, serializer=JSONSerializer)
+        return rq_job.get_status().value, queue.job_ids, held[0], held[1]
+
+    job = farm.submit(LATENTS, vae="demo")
+    assert seen() == ("queued", [job.id], 0, 0)
+
+    claim = leases.claim(connection, [keys.queue_index("demo", "normal")], ["demo"], 1, 60.0)[0]
+    transitions.begin(connection, claim, "w")
+    assert seen() == ("started", [], 1, 0)
+    transitions.give_back(connection, claim, "w")
+    assert seen() == ("queued", [job.id], 0, 0)
+
+    serve()
+    assert seen() == ("finished", [], 0, 1)
+    rq_job = RqJob.fetch(job.id, connection=connection, serializer=JSONSerializer)
+    assert rq_job.return_value() == {"status": "finished", "images": 1}
+
+
+@pytest.mark.slow
+def test_rq_sees_our_worker_and_its_info_fails_no_job_in_hand(
+    farm: Farm, connection: redis.Redis, start_worker: StartWorker
+) -> None:
+    worker = start_worker("--decoder", "fake")
+    job = farm.submit(LATENTS, vae="sdxl")
+    claim = leases.claim(connection, [keys.queue_index("sdxl", "normal")], ["sdxl"], 1, 60.0)[0]
+    transitions.begin(connection, claim, "w")
+    url = f"redis://127.0.0.1:{connection.connection_pool.connection_kwargs['port']}/0"
+
+    command = [sys.executable, "-m", "rq.cli", "info", "--url", url]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert f"{job.record().queue} | 0, 1 executing" in shown
+    assert [one.name for one in RqWorker.all(connection=connection)] == [worker.name]
+    assert job.status() == "started"
+    transitions.settle(connection, claim, JobStatus.FAILED, worker_name="w", reason="done")
+    assert job.record().attempts == 1
