@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import redis
 import torch
+from tests.conftest import RedisServer, Serve, StartWorker, eventually, redis_servers
 
 from vaefarm_producer import Farm, JobFailed
 from vaefarm_shared import keys, leases, transitions
@@ -17,8 +18,6 @@ from vaefarm_shared.job import JobStatus
 from vaefarm_shared.settings import Settings
 from vaefarm_worker.fake_decoder import FakeDecoder
 from vaefarm_worker.worker import Worker
-
-from .conftest import RedisServer, Serve, StartWorker, eventually, redis_servers
 
 LATENTS = torch.zeros(1, 4, 8, 8)
 QUEUE = "vaefarm.demo.normal.s.default"

@@ -10,6 +10,7 @@ import pytest
 import redis
 import torch
 from PIL import Image
+from tests.conftest import Serve, eventually
 
 from vaefarm_producer import (
     AsyncFarm,
@@ -32,8 +33,6 @@ from vaefarm_shared.settings import Settings
 from vaefarm_worker.decoder import Batch, Decoded
 from vaefarm_worker.fake_decoder import FakeDecoder
 from vaefarm_worker.local_decoder import LocalDecoder
-
-from .conftest import Serve, eventually
 
 LATENTS = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -59,7 +58,9 @@ def test_latents_become_pictures_under_their_job_id(farm: Farm, settings: Settin
     )
     assert (report.vae, report.dtype, report.attempt, report.worker) == ("sd-v1", "float32", 1, "here")
     assert report.revision.startswith("sha256:")
-    assert report.seconds_queued > 0 and report.seconds_decode > 0 and report.seconds_encode > 0
+    assert report.seconds_queued > 0
+    assert report.seconds_decode > 0
+    assert report.seconds_encode > 0
 
 
 @pytest.mark.parametrize(("image_format", "name"), [("png", "PNG"), ("jpeg", "JPEG"), ("webp", "WEBP")])
@@ -258,7 +259,7 @@ def test_discard_removes_every_trace_but_the_tombstone(farm: Farm, connection: r
 
     job.discard()
 
-    left = {key.decode() for key in connection.keys() if key.rpartition(b":")[2] == b"a" or b":a." in key}
+    left = {key.decode() for key in connection if key.rpartition(b":")[2] == b"a" or b":a." in key}
     assert left == {"vaefarm:tombstone:a"}
     with pytest.raises(JobExpired, match="discarded"):
         job.result(timeout=5)
@@ -401,7 +402,7 @@ def test_every_key_of_an_ended_job_has_a_life(farm: Farm, connection: redis.Redi
     assert failing.status() == "failed"
 
     # RQ's set of queues and its registries, whose entries have lives of their own.
-    eternal = {key.decode() for key in connection.keys() if connection.ttl(key) == -1}
+    eternal = {key.decode() for key in connection if connection.ttl(key) == -1}
 
     assert eternal == {
         "rq:queues",

@@ -8,13 +8,12 @@ from contextlib import suppress
 import pytest
 import redis
 import torch
+from tests.conftest import RedisServer, Serve
 
 from vaefarm_producer import Farm
 from vaefarm_shared.settings import Settings
 from vaefarm_worker.fake_decoder import FakeDecoder
 from vaefarm_worker.worker import Worker
-
-from .conftest import RedisServer, Serve
 
 QUEUE = "rq:queue:vaefarm.demo.normal.s.default"
 

@@ -11,11 +11,10 @@ import torch
 from rq import Queue
 from rq.job import Job as RqJob
 from rq.serializers import JSONSerializer
+from tests.conftest import Serve
 
 from vaefarm_producer import Farm, JobFailed
 from vaefarm_shared import rq_bridge
-
-from .conftest import Serve
 
 LATENTS = torch.zeros(1, 4, 8, 8)
 PLAIN_QUEUE = "vaefarm.demo"

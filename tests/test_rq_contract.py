@@ -11,12 +11,11 @@ from rq import Worker as RqWorker
 from rq.job import Job as RqJob
 from rq.registry import FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
 from rq.serializers import JSONSerializer
+from tests.conftest import Serve, StartWorker
 
 from vaefarm_producer import Farm
 from vaefarm_shared import keys, leases, rq_bridge, transitions
 from vaefarm_shared.job import JobStatus
-
-from .conftest import Serve, StartWorker
 
 QUEUE = "vaefarm.demo.normal.s.default"
 LATENTS = torch.zeros(1, 4, 8, 8)
