@@ -6,11 +6,12 @@ import sys
 import pytest
 import redis
 import torch
-from rq import Queue, SimpleWorker
+from rq import Queue, Retry, SimpleWorker
 from rq import Worker as RqWorker
 from rq.job import Job as RqJob
 from rq.registry import FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
 from rq.serializers import JSONSerializer
+from rq.utils import as_text
 from tests.conftest import Serve, StartWorker
 
 from vaefarm_producer import Farm
@@ -25,11 +26,11 @@ def shape_of(connection: redis.Redis, job_id: str, queue: str) -> dict[str, obje
     """RQ's keys of a finished job: names, types, whether they have a life, and the fields of its hash."""
     found: dict[str, object] = {}
     for key in connection.scan_iter("rq:*"):
-        name = key.decode().replace(job_id, "ID").replace(queue, "Q")
+        name = as_text(key).replace(job_id, "ID").replace(queue, "Q")
         if "worker" in name or name.startswith("rq:clean_"):
             continue
-        found[name] = (connection.type(key).decode(), connection.ttl(key) > 0)
-    found["fields"] = {field.decode() for field in connection.hkeys(rq_bridge.job_key(job_id))}
+        found[name] = (as_text(connection.type(key)), connection.ttl(key) > 0)
+    found["fields"] = {as_text(field) for field in connection.hkeys(rq_bridge.job_key(job_id))}
     return found
 
 
@@ -40,9 +41,7 @@ def test_a_finished_job_leaves_what_a_stock_worker_leaves(farm: Farm, connection
     connection.flushall()
 
     queue = Queue(QUEUE, connection=connection, serializer=JSONSerializer)
-    stock = queue.enqueue(
-        "operator.not_", 0, result_ttl=60, failure_ttl=60, retry=rq_bridge.Retry(max=3), description="x"
-    )
+    stock = queue.enqueue("operator.not_", 0, result_ttl=60, failure_ttl=60, retry=Retry(max=3), description="x")
     SimpleWorker([queue], connection=connection, serializer=JSONSerializer).work(burst=True)
     assert stock.get_status() == "finished"
 

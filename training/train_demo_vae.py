@@ -69,7 +69,7 @@ def loss_of(decoded: torch.Tensor, crops: torch.Tensor, posterior: Posterior) ->
     error = decoded - crops
     edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
     scale = 0.5 * posterior.mean.square().mean() + 0.5 * (posterior.logvar - PARKED_LOGVAR).square().mean()
-    return error.abs().mean() + 2 * error.square().mean() + 0.3 * edges + 1e-4 * scale
+    return error.abs().mean() + 2 * error.square().mean() + 0.3 * edges + 1e-4 * scale  # type: ignore[no-any-return]
 
 
 @torch.no_grad()

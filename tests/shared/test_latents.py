@@ -45,7 +45,7 @@ def test_a_tensor_comes_back_bit_for_bit_whatever_its_strides(dtype: torch.dtype
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_a_numpy_array_comes_back_bit_for_bit_also_in_fortran_order_and_big_endian(dtype: type) -> None:
-    array = np.asfortranarray(np.arange(48, dtype=dtype).reshape(1, 4, 3, 4))
+    array: np.ndarray = np.asfortranarray(np.arange(48, dtype=dtype).reshape(1, 4, 3, 4))
 
     for given_array in (array, array.astype(np.dtype(dtype).newbyteorder(">"))):
         assert np.array_equal(unpack(pack(from_tensor(given_array))).array, array)
