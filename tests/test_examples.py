@@ -1,0 +1,216 @@
+"""The examples themselves, on tiny random pipelines: each picture is, bit for bit, the pipeline's own."""
+
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from PIL import Image
+from tests.conftest import RedisServer, StartWorker, save_kl
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+)
+
+from vaefarm_producer import Farm
+
+pytestmark = pytest.mark.slow
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def example(name: str) -> ModuleType:
+    spec = spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def clip_tokenizer() -> CLIPTokenizer:
+    """A CLIP tokenizer of single letters: made here, since nothing is downloaded."""
+    letters = [chr(code) for code in range(33, 127)]
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {token: place for place, token in enumerate(tokens)}
+    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77)
+
+
+def t5_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer of words, in the place of T5's: what it tells apart does not matter here."""
+    tokens = ["<pad>", "</s>", "<unk>", "ice", "cream", "in", "a"]
+    tokenizer = Tokenizer(models.WordLevel({token: place for place, token in enumerate(tokens)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=64
+    )
+
+
+def clip_text_model(vocabulary: int) -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=vocabulary,
+            hidden_size=32,
+            intermediate_size=37,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            projection_dim=32,
+            bos_token_id=vocabulary - 2,
+            eos_token_id=vocabulary - 1,
+        )
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def stable_diffusion(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Stable Diffusion with random weights, saved as diffusers saves it."""
+    root = tmp_path_factory.mktemp("sd")
+    save_kl(root / "vae", channels=4, seed=1, scaling_factor=0.18215)
+    torch.manual_seed(0)
+    tokenizer = clip_tokenizer()
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        norm_num_groups=8,
+        cross_attention_dim=32,
+        attention_head_dim=2,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )
+    StableDiffusionPipeline(
+        vae=AutoencoderKL.from_pretrained(root / "vae"),
+        text_encoder=clip_text_model(len(tokenizer)),
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=DDIMScheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(root / "pipeline")
+    return root / "pipeline"
+
+
+@pytest.fixture(scope="module")
+def flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Flux.1 with random weights, saved as diffusers saves it."""
+    root = tmp_path_factory.mktemp("flux")
+    constants = {"scaling_factor": 0.3611, "shift_factor": 0.1159}
+    save_kl(root / "vae", channels=16, seed=3, use_quant_conv=False, use_post_quant_conv=False, **constants)
+    torch.manual_seed(0)
+    tokenizer = clip_tokenizer()
+    transformer = FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=64,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=32,
+        axes_dims_rope=(4, 4, 8),
+        guidance_embeds=False,
+    )
+    t5 = T5EncoderModel(T5Config(vocab_size=7, d_model=32, d_kv=8, d_ff=37, num_layers=2, num_heads=4)).eval()
+    FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=AutoencoderKL.from_pretrained(root / "vae"),
+        text_encoder=clip_text_model(len(tokenizer)),
+        tokenizer=tokenizer,
+        text_encoder_2=t5,
+        tokenizer_2=t5_tokenizer(),
+        transformer=transformer,
+    ).save_pretrained(root / "pipeline")
+    return root / "pipeline"
+
+
+@pytest.fixture
+def decoding(
+    server: RedisServer,
+    start_worker: StartWorker,
+    stable_diffusion: Path,
+    flux: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A worker that serves both pipelines' own VAEs, found by the environment as the examples find it."""
+    catalogue = tmp_path / "pipelines.toml"
+    entries = {"sd-v1": stable_diffusion, "flux": flux}
+    catalogue.write_text(
+        "".join(f'[vaes.{vae}]\npath = "{path}"\nsubfolder = "vae"\n' for vae, path in entries.items())
+    )
+    monkeypatch.setenv("VAEFARM_REDIS_URL", server.url)
+    start_worker("--catalogue", str(catalogue), vaes="sd-v1,flux")
+
+
+def pixels(image: Any) -> np.ndarray:
+    return np.asarray(image.convert("RGB"))
+
+
+def stable_diffusion_picture(folder: Path, prompt: str, seed: int) -> np.ndarray:
+    """What the pipeline makes with its VAE in place."""
+    pipe = StableDiffusionPipeline.from_pretrained(folder)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    images = pipe(prompt=prompt, num_inference_steps=2, height=64, width=64, generator=generator).images
+    return pixels(images[0])
+
+
+SMALL = ["--device", "cpu", "--dtype", "float32", "--steps", "2", "--reproducible"]
+
+
+def test_stable_diffusion_gives_the_pipelines_picture(decoding: None, stable_diffusion: Path, tmp_path: Path) -> None:
+    module, out = example("stable_diffusion"), tmp_path / "picture.png"
+
+    module.main([*SMALL, "--model", str(stable_diffusion), "--size", "64", "--seed", "7", "--out", str(out)])
+
+    assert np.array_equal(pixels(Image.open(out)), stable_diffusion_picture(stable_diffusion, module.PROMPT, 7))
+
+
+def test_flux_gives_the_pipelines_picture(decoding: None, flux: Path, tmp_path: Path) -> None:
+    module, out = example("flux"), tmp_path / "picture.png"
+    size = ["--height", "96", "--width", "64"]
+
+    module.main([*SMALL, *size, "--model", str(flux), "--seed", "7", "--out", str(out)])
+
+    pipe = FluxPipeline.from_pretrained(flux)
+    generator = torch.Generator("cpu").manual_seed(7)
+    own = pipe(
+        prompt=module.PROMPT, guidance_scale=0.0, num_inference_steps=2, height=96, width=64, generator=generator
+    ).images[0]
+    assert own.size == (64, 96)
+    assert np.array_equal(pixels(Image.open(out)), pixels(own))
+
+
+def test_queueing_gives_each_of_the_pipelines_pictures_and_submits_while_it_generates(
+    decoding: None, stable_diffusion: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module, out = example("queueing"), tmp_path / "pictures"
+
+    module.main([*SMALL, "--model", str(stable_diffusion), "--size", "64", "--seed", "20", "--out", str(out)])
+
+    assert len(module.PROMPTS) == len(list(out.iterdir())) == 6
+    for place, prompt in enumerate(module.PROMPTS):
+        own = stable_diffusion_picture(stable_diffusion, prompt, 20 + place)
+        assert np.array_equal(pixels(Image.open(out / f"{place}.png")), own), prompt
+    with Farm.from_env() as farm:
+        lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.endswith(".png")]
+        records = {Path(path).stem: farm.job(job_id).record() for job_id, path in lines}
+    first, last = records["0"], records["5"]
+    assert (first.ended_at or 0) < (last.queued_at or 0), "the first was decoded before the last was generated"
