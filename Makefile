@@ -35,7 +35,7 @@ bench: $(VENV)/.dev ## Measure the farm; see benchmarks/README.md.
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
 demo-vae: $(VENV)/.train ## Train the demo's VAE anew, about 40 minutes; into OUT.
-	$(BIN)/python training/train_demo_vae.py $(OUT) $(ARGS)
+	cd training && ../$(BIN)/python train_demo_vae.py $(abspath $(OUT)) $(ARGS)
 
 clean: ## Remove the virtual environment.
 	rm -rf $(VENV)

@@ -60,7 +60,9 @@ def load_vae(entry: VaeEntry, device: torch.device) -> LoadedVae:
     if entry.respects_force_upcast and config.get("force_upcast", True) and dtype == torch.float16:
         # As StableDiffusionXLPipeline does: such a VAE overflows in float16.
         dtype = torch.float32
-    vae = vae.to(device, dtype).eval().requires_grad_(False)
+    vae = vae.to(device).eval().requires_grad_(False)
+    if vae.dtype != dtype:
+        vae.to(dtype)
     logger.info("loaded VAE %s from %s (%s) on %s in %s", entry.id, entry.origin, revision, device, dtype)
     return LoadedVae(ServedVae(entry.id, contract, revision), vae, dtype)
 

@@ -1,0 +1,1 @@
+"""What the farm costs: measured on this machine, against the same work without it."""

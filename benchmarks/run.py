@@ -1,0 +1,83 @@
+"""Measure the farm on this machine: `python benchmarks/run.py --help`."""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+# Run as a script, the folder of this file is on the path, not the one that holds the package.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+
+from benchmarks import latency, machine, submit, throughput
+from benchmarks.farm_under_test import Options
+from benchmarks.report import Figure
+
+#: Every figure, in the order in which they run.
+FIGURES: Final[dict[str, Callable[[Options], Figure]]] = {
+    "submit": submit.submit,
+    "overhead": latency.overhead,
+    "latency": latency.latency,
+    "throughput": throughput.throughput,
+}
+
+
+def main() -> None:
+    """Print the machine and each figure as it is measured."""
+    arguments = parse()
+    options = Options(
+        jobs=arguments.jobs,
+        rounds=arguments.rounds,
+        durable=not arguments.not_durable,
+        threads=arguments.threads or torch.get_num_threads(),
+        device=arguments.device,
+        folder=arguments.folder,
+    )
+    described = machine.describe(options.folder)
+    print(", ".join(f"{name}: {value}" for name, value in described.items()), flush=True)
+    figures = {}
+    for name in arguments.only or FIGURES:
+        figures[name] = FIGURES[name](options)
+        print(f"\n{figures[name].markdown()}", flush=True)
+    if arguments.json is not None:
+        raw = {
+            "machine": described,
+            "options": asdict(options),
+            "figures": {name: one.raw for name, one in figures.items()},
+        }
+        arguments.json.write_text(json.dumps(raw, indent=1, default=str))
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description="What the farm costs, against the same work without it. Starts its own Redis and worker.",
+        epilog="Figures: submit, overhead (fake decoder), latency (demo VAE), throughput (demo VAE).",
+    )
+    parser.add_argument("--jobs", type=positive, default=200, help="jobs of each round (200)")
+    parser.add_argument("--rounds", type=positive, default=3, help="rounds; what is shown is their median (3)")
+    parser.add_argument("--only", action="append", choices=FIGURES, help="this figure; may be given several times")
+    parser.add_argument("--threads", type=positive, help="torch threads of worker and bare loop (torch's default)")
+    parser.add_argument("--device", default="cpu", help="device of the demo VAE, as `vaefarm worker` takes it (cpu)")
+    parser.add_argument("--not-durable", action="store_true", help="Redis acknowledges before the write is on disk")
+    folder = Path(tempfile.gettempdir())
+    parser.add_argument("--folder", type=Path, default=folder, help="where Redis writes (the system's temporary one)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every raw number here")
+    return parser.parse_args()
+
+
+def positive(text: str) -> int:
+    """A whole number above 0, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+if __name__ == "__main__":
+    main()
