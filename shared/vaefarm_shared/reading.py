@@ -9,7 +9,7 @@ from rq.utils import as_text
 
 from . import keys
 from .catalogue import Contract
-from .errors import JobExpired, JobNotFound
+from .errors import FarmError, JobExpired, JobNotFound
 from .fence import text
 from .job import DecodeReport, JobRecord, JobSpec, JobStatus, Tombstone
 from .rq_bridge import QUEUE_PREFIX, QUEUES_KEY
@@ -69,9 +69,11 @@ def read_record(connection: redis.Redis, job_id: str) -> JobRecord:
 
 
 def _record(job_id: str, fields: dict[str, str]) -> JobRecord:
+    spec: JobSpec | None
     try:
         spec = JobSpec.from_json(fields["spec"])
-    except (KeyError, Exception):
+    except (KeyError, FarmError):
+        # A job that no producer of this version wrote: its status and reason are known all the same.
         spec = None
     return JobRecord(
         id=job_id,
