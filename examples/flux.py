@@ -22,7 +22,8 @@ PROMPT = (
 def main(argv: list[str] | None = None) -> None:
     """Generate one picture's packed latents, submit them with their size, save the picture."""
     options = parse(argv)
-    pipe = FluxPipeline.from_pretrained(options.model, torch_dtype=getattr(torch, options.dtype), vae=None)
+    dtype = options.dtype or ("bfloat16" if options.device.startswith("cuda") else "float32")
+    pipe = FluxPipeline.from_pretrained(options.model, torch_dtype=getattr(torch, dtype), vae=None)
     pipe.to(options.device)
 
     latents = pipe(
@@ -58,7 +59,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", default="bfloat16" if torch.cuda.is_available() else "float32")
+    parser.add_argument("--dtype", help="bfloat16 on CUDA, float32 elsewhere, unless given")
     parser.add_argument("--reproducible", action="store_true", help="the pipeline's own picture, bit for bit")
     parser.add_argument("--timeout", type=float, default=300, help="seconds to wait for the picture")
     parser.add_argument("--out", type=Path, default=Path("flux.png"))

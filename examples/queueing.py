@@ -35,9 +35,10 @@ PROMPTS = [
 def main(argv: list[str] | None = None) -> None:
     """Submit each prompt's latents as they are generated; save each picture as it ends."""
     options = parse(argv)
-    pipe = StableDiffusionPipeline.from_pretrained(
-        options.model, torch_dtype=getattr(torch, options.dtype), vae=None
-    ).to(options.device)
+    dtype = options.dtype or ("float16" if options.device.startswith("cuda") else "float32")
+    pipe = StableDiffusionPipeline.from_pretrained(options.model, torch_dtype=getattr(torch, dtype), vae=None).to(
+        options.device
+    )
     if options.compile:
         pipe.unet.to(memory_format=torch.channels_last)
         pipe.unet = torch.compile(pipe.unet, mode="reduce-overhead", fullgraph=True)
@@ -73,7 +74,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the first prompt; the next ones count up")
     parser.add_argument("--compile", action="store_true", help="compile the UNet; for CUDA")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", default="float16" if torch.cuda.is_available() else "float32")
+    parser.add_argument("--dtype", help="float16 on CUDA, float32 elsewhere, unless given")
     parser.add_argument("--reproducible", action="store_true", help="the pipeline's own pictures, bit for bit")
     parser.add_argument("--timeout", type=float, default=600, help="seconds to wait for the last picture")
     parser.add_argument("--out", type=Path, default=Path("queueing"))

@@ -22,8 +22,9 @@ PROMPT = (
 def main(argv: list[str] | None = None) -> None:
     """Generate one picture's latents, submit them, save the picture."""
     options = parse(argv)
+    dtype = options.dtype or ("float16" if options.device.startswith("cuda") else "float32")
     pipe = StableDiffusionPipeline.from_pretrained(
-        options.model, torch_dtype=getattr(torch, options.dtype), variant=options.variant, vae=None
+        options.model, torch_dtype=getattr(torch, dtype), variant=options.variant, vae=None
     ).to(options.device)
 
     latents = pipe(
@@ -53,7 +54,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", type=int, help="pixels a side; the model's own otherwise")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", default="float16" if torch.cuda.is_available() else "float32")
+    parser.add_argument("--dtype", help="float16 on CUDA, float32 elsewhere, unless given")
     parser.add_argument("--reproducible", action="store_true", help="the pipeline's own picture, bit for bit")
     parser.add_argument("--timeout", type=float, default=300, help="seconds to wait for the picture")
     parser.add_argument("--out", type=Path, default=Path("stable_diffusion.png"))

@@ -1,12 +1,14 @@
 """The examples themselves, on tiny random pipelines: each picture is, bit for bit, the pipeline's own."""
 
 from importlib.util import module_from_spec, spec_from_file_location
+from itertools import count
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+import redis
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -18,7 +20,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from PIL import Image
-from tests.conftest import RedisServer, StartWorker, save_kl
+from tests.conftest import RedisServer, StartWorker, eventually, save_kl
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     CLIPTextConfig,
@@ -30,6 +32,7 @@ from transformers import (
 )
 
 from vaefarm_producer import Farm
+from vaefarm_shared import keys
 
 pytestmark = pytest.mark.slow
 
@@ -198,9 +201,7 @@ def test_flux_gives_the_pipelines_picture(decoding: None, flux: Path, tmp_path: 
     assert np.array_equal(pixels(Image.open(out)), pixels(own))
 
 
-def test_queueing_gives_each_of_the_pipelines_pictures_and_submits_while_it_generates(
-    decoding: None, stable_diffusion: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_queueing_gives_each_of_the_pipelines_pictures(decoding: None, stable_diffusion: Path, tmp_path: Path) -> None:
     module, out = example("queueing"), tmp_path / "pictures"
 
     module.main([*SMALL, "--model", str(stable_diffusion), "--size", "64", "--seed", "20", "--out", str(out)])
@@ -209,8 +210,45 @@ def test_queueing_gives_each_of_the_pipelines_pictures_and_submits_while_it_gene
     for place, prompt in enumerate(module.PROMPTS):
         own = stable_diffusion_picture(stable_diffusion, prompt, 20 + place)
         assert np.array_equal(pixels(Image.open(out / f"{place}.png")), own), prompt
+
+
+def test_queueing_has_each_latent_decoded_while_the_next_is_generated(
+    decoding: None,
+    connection: redis.Redis,
+    stable_diffusion: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each generation but the first is held until the pictures of all before it are made: no clock decides."""
+    generate, begun = StableDiffusionPipeline.__call__, count()
+
+    def finished() -> int:
+        return [connection.hget(key, "status") for key in connection.keys(keys.job("*"))].count(b"finished")
+
+    def held(*arguments: Any, **options: Any) -> Any:
+        before = next(begun)
+        assert len(connection.keys(keys.job("*"))) == before, "each latent is submitted before the next generation"
+        eventually(f"{before} pictures are made while the next latent is not", lambda: finished() == before)
+        return generate(*arguments, **options)
+
+    monkeypatch.setattr(StableDiffusionPipeline, "__call__", held)
+    small = [*SMALL, "--model", str(stable_diffusion), "--size", "64", "--out", str(tmp_path / "pictures")]
+
+    example("queueing").main(small)
+
+    assert next(begun) == 6
+
+
+def test_several_pictures_in_one_job_are_the_pipelines_pictures(decoding: None, stable_diffusion: Path) -> None:
+    pipe = StableDiffusionPipeline.from_pretrained(stable_diffusion)
+    options = {"prompt": "ice cream", "num_images_per_prompt": 2, "num_inference_steps": 2, "height": 64, "width": 64}
+    own = pipe(**options, generator=torch.Generator("cpu").manual_seed(7)).images
+    latents = pipe(**options, generator=torch.Generator("cpu").manual_seed(7), output_type="latent").images
+
     with Farm.from_env() as farm:
-        lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.endswith(".png")]
-        records = {Path(path).stem: farm.job(job_id).record() for job_id, path in lines}
-    first, last = records["0"], records["5"]
-    assert (first.ended_at or 0) < (last.queued_at or 0), "the first was decoded before the last was generated"
+        images = farm.submit(latents, vae="sd-v1", reproducible=True).images(timeout=60)
+
+    assert len(images) == len(own) == 2
+    assert not np.array_equal(pixels(own[0]), pixels(own[1]))
+    for image, expected in zip(images, own, strict=True):
+        assert np.array_equal(pixels(image), pixels(expected))
