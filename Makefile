@@ -34,7 +34,7 @@ format: $(VENV)/.dev ## Format and sort imports.
 bench: $(VENV)/.dev ## Measure the farm; see benchmarks/README.md.
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
-demo-vae: $(VENV)/.train ## Train the demo's VAE anew, about 40 minutes; into OUT.
+demo-vae: $(VENV)/.train ## Train the demo's VAE anew, about 46 minutes; into OUT.
 	cd training && ../$(BIN)/python train_demo_vae.py $(abspath $(OUT)) $(ARGS)
 
 clean: ## Remove the virtual environment.

@@ -10,12 +10,14 @@ import redis
 import torch
 from tests.conftest import RedisServer, Serve, StartWorker, eventually, redis_servers
 
-from vaefarm_producer import Farm, JobFailed
+from vaefarm_producer import Farm, Job, JobFailed, QueueFull
 from vaefarm_shared import keys, leases, transitions
 from vaefarm_shared.catalogue import Catalogue
+from vaefarm_shared.connection import connect
 from vaefarm_shared.errors import LeaseLost
 from vaefarm_shared.job import JobStatus
 from vaefarm_shared.settings import Settings
+from vaefarm_worker import worker as worker_module
 from vaefarm_worker.fake_decoder import FakeDecoder
 from vaefarm_worker.worker import Worker
 
@@ -150,6 +152,84 @@ def test_a_death_before_the_decode_costs_the_job_nothing(farm: Farm, connection:
     serve()
 
     assert [job.record().attempts for job in jobs] == [1, 1]
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize(
+    "garbage",
+    [{"queued_at": "yesterday"}, {"attempts": "many"}, {"status": "asleep"}, {"spec": '{"result_seconds":-5}'}],
+)
+def test_a_garbled_record_keeps_nobody_elses_job_from_coming_back(
+    farm: Farm, connection: redis.Redis, garbage: dict[str, str]
+) -> None:
+    garbled, good = farm.submit_many([LATENTS, LATENTS + 1], vae="demo")
+    leases.claim(connection, [keys.queue_index("demo", "normal")], ["demo"], 2, 0.0)
+    connection.hset(keys.job(garbled.id), mapping=garbage)  # type: ignore[arg-type]
+
+    eventually("the good job comes back", lambda: good.id in leases.reap(connection, 3))
+
+    assert good.id.encode() in connection.lrange(f"rq:queue:{QUEUE}", 0, -1)
+
+
+@pytest.mark.redis
+def test_a_redis_that_is_full_refuses_a_submit_whole_and_loses_nothing(
+    farm: Farm, connection: redis.Redis, serve: Serve
+) -> None:
+    accepted: list[Job] = []
+
+    def fill() -> None:
+        for number in range(200):
+            accepted.append(farm.submit(torch.full((1, 4, 128, 128), float(number)), vae="demo"))
+
+    connection.config_set("maxmemory", connection.info("memory")["used_memory"] + 4_000_000)
+    try:
+        with pytest.raises(QueueFull, match="no memory left"):
+            fill()
+        assert accepted
+        waiting = connection.lrange(f"rq:queue:{QUEUE.replace('.s.', '.m.')}", 0, -1)
+        assert waiting == [job.id.encode() for job in accepted], "the refused one left nothing behind"
+        assert len(list(connection.scan_iter("vaefarm:latent:*"))) == len(accepted)
+    finally:
+        connection.config_set("maxmemory", 0)
+    serve()
+    assert {job.status().value for job in accepted} == {"finished"}
+
+
+def test_a_worker_told_to_stop_while_redis_is_away_fails_no_job(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gives up and leaves its job to the lease: being away is no fault of the job's."""
+    monkeypatch.setattr(worker_module, "STOP_GRACE_SECONDS", 0.0)
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    server = RedisServer(
+        next(iter(redis_servers().values())), folder, ("--appendonly", "yes", "--appendfsync", "always")
+    )
+    server.start()
+    own = settings.with_redis(server.url)
+    worker = Worker(own, FakeDecoder([Catalogue.load()["demo"]], seconds_per_batch=1.0), "here")
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    try:
+        with Farm(settings=own) as farm:
+            job = farm.submit(LATENTS, vae="demo")
+            eventually("the decode has begun", lambda: job.status() == "started")
+            server.stop()
+            worker.stop()
+            thread.join(30)
+            assert not thread.is_alive()
+            server.start()
+            assert job.status() == "started", "not failed: it comes back when its lease ends"
+            Worker(own, FakeDecoder([Catalogue.load()["demo"]]), "next").run(burst=True)
+            connection = connect(server.url)
+            eventually("its lease ends", lambda: leases.reap(connection, 3) or job.status() != "started")
+            connection.close()
+            Worker(own, FakeDecoder([Catalogue.load()["demo"]]), "last").run(burst=True)
+            assert job.wait(timeout=10) == "finished"
+    finally:
+        worker.stop()
+        thread.join(30)
+        server.stop()
 
 
 def test_every_transition_tests_the_token(farm: Farm, connection: redis.Redis, serve: Serve) -> None:

@@ -11,6 +11,7 @@ import torch
 from tests.conftest import RedisServer, Serve
 
 from vaefarm_producer import Farm
+from vaefarm_shared.catalogue import Catalogue
 from vaefarm_shared.settings import Settings
 from vaefarm_worker.fake_decoder import FakeDecoder
 from vaefarm_worker.worker import Worker
@@ -132,7 +133,7 @@ def test_a_reply_to_any_command_of_a_worker_may_be_lost(
     for reply in range(3, 60, 4):
         connection.flushall()
         jobs = farm.submit_many([torch.full((1, 4, 8, 8), float(n)) for n in range(2)], vae="demo")
-        worker = Worker(quick, FakeDecoder([entry for entry in farm_entries()]), f"worker-{reply}")
+        worker = Worker(quick, FakeDecoder([Catalogue.load()["demo"]]), f"worker-{reply}")
         proxy.cut(reply)
         thread = threading.Thread(target=worker.run)
         thread.start()
@@ -146,12 +147,6 @@ def test_a_reply_to_any_command_of_a_worker_may_be_lost(
         assert len(list(connection.scan_iter("vaefarm:image:*"))) == 2, f"reply {reply}"
         assert not connection.zrange("vaefarm:leases", 0, -1)
         assert not connection.zrange("rq:wip:vaefarm.demo.normal.s.default", 0, -1)
-
-
-def farm_entries() -> list:
-    from vaefarm_shared.catalogue import Catalogue
-
-    return [Catalogue.load()["demo"]]
 
 
 def test_redis_away_for_a_moment_delays_a_submit_and_loses_nothing(

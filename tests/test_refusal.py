@@ -135,6 +135,18 @@ def blob_reference_that_leads_elsewhere(farm: Farm, connection: redis.Redis, cra
     return job.id
 
 
+def no_latent_field(farm: Farm, connection: redis.Redis, crater: Path) -> str:
+    job = farm.submit(LATENTS, vae="demo")
+    connection.hdel(f"vaefarm:job:{job.id}", "latent")
+    return job.id
+
+
+def time_that_is_none(farm: Farm, connection: redis.Redis, crater: Path) -> str:
+    job = farm.submit(LATENTS, vae="demo")
+    connection.hset(f"vaefarm:job:{job.id}", "queued_at", "yesterday")
+    return job.id
+
+
 ATTACKS = [
     (other_function, "names 'pathlib.Path.touch'; only vaefarm_worker.tasks.decode"),
     (other_arguments, "only vaefarm_worker.tasks.decode with its own id"),
@@ -153,6 +165,8 @@ ATTACKS = [
     (huge_latent, "has 10000000 bytes; its job allows"),
     (vanished_latent, "is gone"),
     (blob_reference_that_leads_elsewhere, "was not told of"),
+    (no_latent_field, "its record has no latent"),
+    (time_that_is_none, "ValueError"),
 ]
 
 
@@ -180,6 +194,28 @@ def test_a_job_that_no_producer_wrote_fails_by_name_and_the_next_one_is_decoded(
     # Whoever opens the failed job with RQ's own tools finds no pickle either.
     failed = RqJob.fetch(job_id, connection=connection, serializer=JSONSerializer)
     assert (failed.func_name, failed.args, failed.meta) == (rq_bridge.JOB_FUNCTION, [job_id], {})
+
+
+@pytest.mark.redis
+def test_a_record_of_another_type_is_dropped_and_the_worker_goes_on(
+    farm: Farm, connection: redis.Redis, serve: Serve
+) -> None:
+    bad, good = farm.submit(LATENTS, vae="demo"), farm.submit(LATENTS + 1, vae="demo")
+    connection.delete(f"vaefarm:job:{bad.id}")
+    connection.set(f"vaefarm:job:{bad.id}", "no hash")
+
+    serve()
+
+    assert good.status() == "finished"
+
+
+def test_attempts_that_are_no_number_count_as_none(farm: Farm, connection: redis.Redis, serve: Serve) -> None:
+    job = farm.submit(LATENTS, vae="demo")
+    connection.hset(f"vaefarm:job:{job.id}", "attempts", "many")
+
+    serve()
+
+    assert (job.status(), job.record().attempts) == ("finished", 1)
 
 
 @pytest.mark.parametrize("junk", [b"", b"\xff\xfe", b"a/b", b"x" * 200, b"../../x"])

@@ -13,7 +13,7 @@ from vaefarm_shared.job import JobSpec, check_job_id, new_job_id, request_hash
 #: Characters that a job's metadata may have in all.
 MAX_METADATA_CHARACTERS: Final[int] = 16 * 1024
 
-#: Pixels of the longest side that a format can hold, where that is less than any picture.
+#: Pixels of the longest side that a format can hold; PNG has no limit that a picture meets.
 MAX_SIDES: Final[dict[str, int]] = {"webp": 16_383, "jpeg": 65_500}
 
 

@@ -146,7 +146,13 @@ class BlobStore:
         scheme, _, name = reference.partition(":")
         if scheme == "redis":
             self.connection.delete(keys.blob(name))
-        elif self.files is not None:
+        else:
+            self.delete_file(reference)
+
+    def delete_file(self, reference: str) -> None:
+        """Remove a blob that lies in a file; one in Redis goes in the transaction that ends its job."""
+        scheme, _, name = reference.partition(":")
+        if scheme == "file" and self.files is not None:
             self.files.delete(name)
 
     def sweep(self, is_named: Callable[[list[str]], list[bool]], now: float | None = None) -> int:

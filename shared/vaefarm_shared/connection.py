@@ -69,5 +69,8 @@ def farm_errors(connection: redis.Redis) -> Iterator[None]:
         raise FarmUnavailable(
             f"Redis at {address(connection)} is not reachable: {error}; is it running, and is VAEFARM_REDIS_URL right?"
         ) from error
-    except redis.OutOfMemoryError as error:
+    except redis.ResponseError as error:
+        # Redis 6.2 wraps what a script met into an error of the script's own, so the text tells.
+        if "OOM command not allowed" not in str(error) and not isinstance(error, redis.OutOfMemoryError):
+            raise
         raise QueueFull(f"Redis at {address(connection)} has no memory left (maxmemory): try again later") from error

@@ -28,7 +28,11 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What the fence read of a job: Redis' clock and the record's fields."""
+    """What the fence read of a job: Redis' clock and the record's fields.
+
+    Whoever can write to Redis may have written them, so what is no number is read as its default: a garbled job can
+    still be ended.
+    """
 
     now: float
     fields: dict[str, str]
@@ -45,13 +49,27 @@ class Held:
         return self.fields.get("execution")
 
     @property
+    def attempts(self) -> int:
+        """Decodes that have begun; none where the record holds no number."""
+        try:
+            return int(self.fields.get("attempts", 0))
+        except ValueError:
+            return 0
+
+    @property
+    def queued_at(self) -> float | None:
+        """When the job was queued, Unix seconds; None where the record holds no number."""
+        return number(self.fields.get("queued_at"))
+
+    @property
     def lives(self) -> tuple[int, int]:
-        """Seconds that the job's result and its failure live."""
+        """Seconds that the job's result and its failure live; the defaults where its spec holds none."""
         try:
             spec = json.loads(self.fields["spec"])
-            return int(spec.get("result_seconds", RESULT_SECONDS)), int(spec.get("failure_seconds", FAILURE_SECONDS))
+            lives = int(spec.get("result_seconds", RESULT_SECONDS)), int(spec.get("failure_seconds", FAILURE_SECONDS))
         except (KeyError, ValueError, TypeError, AttributeError):
             return RESULT_SECONDS, FAILURE_SECONDS
+        return lives if min(lives) > 0 else (RESULT_SECONDS, FAILURE_SECONDS)
 
 
 def fenced(connection: redis.Redis, job: Claim, write: Callable[[Pipeline, Held], T]) -> T:
@@ -81,8 +99,18 @@ def read(pipe: Pipeline, job_id: str) -> Held:
 
 
 def text(raw: Mapping[Any, Any]) -> dict[str, str]:
+    """A hash of Redis as text; bytes that are no UTF-8 become replacement characters."""
     return {name.decode(): value.decode("utf-8", "replace") for name, value in raw.items()}
 
 
+def number(value: str | None) -> float | None:
+    """A field of a record as a number; None where it is missing or none."""
+    try:
+        return None if value is None else float(value)
+    except ValueError:
+        return None
+
+
 def seconds(time: tuple[int, int]) -> float:
+    """Redis' TIME, (seconds, microseconds), as Unix seconds."""
     return time[0] + time[1] / 1e6

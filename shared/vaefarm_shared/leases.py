@@ -9,6 +9,7 @@ import redis
 from rq.utils import as_text
 
 from . import keys, rq_bridge
+from .connection import AWAY
 from .errors import LeaseLost
 from .fence import Claim, Held, seconds, text
 from .job import JobStatus
@@ -65,6 +66,12 @@ def reap(connection: redis.Redis, max_attempts: int) -> list[str]:
             _reap_one(connection, dead, Held(now, fields), max_attempts)
         except LeaseLost:
             continue
+        except AWAY:
+            raise
+        except Exception:
+            # A record that somebody garbled keeps nobody else's job from coming back.
+            logger.exception("job %s could not be returned", job_id)
+            continue
         reaped.append(job_id)
     return reaped
 
@@ -74,9 +81,9 @@ def _reap_one(connection: redis.Redis, dead: Claim, held: Held, max_attempts: in
     score = connection.zscore(keys.LEASES, dead.job_id)
     if score is None or float(score) > held.now:
         raise LeaseLost(dead.job_id)
-    worker_name, attempts = held.fields.get("worker", ""), int(held.fields.get("attempts", 0))
-    if held.status is JobStatus.STARTED and attempts >= max_attempts:
-        reason = f"{attempts} workers went silent while they decoded it; the last was {worker_name}"
+    worker_name = held.fields.get("worker", "")
+    if held.status is JobStatus.STARTED and held.attempts >= max_attempts:
+        reason = f"{held.attempts} workers went silent while they decoded it; the last was {worker_name}"
         settle(connection, dead, JobStatus.FAILED, worker_name=worker_name, reason=reason)
         logger.warning("job %s failed: %s", dead.job_id, reason)
     else:

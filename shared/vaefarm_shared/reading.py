@@ -10,7 +10,7 @@ from rq.utils import as_text
 from . import keys
 from .catalogue import Contract
 from .errors import FarmError, JobExpired, JobNotFound
-from .fence import text
+from .fence import Held, number, text
 from .job import DecodeReport, JobRecord, JobSpec, JobStatus, Tombstone
 from .rq_bridge import QUEUE_PREFIX, QUEUES_KEY
 from .transitions import blob_references
@@ -69,6 +69,7 @@ def read_record(connection: redis.Redis, job_id: str) -> JobRecord:
 
 
 def _record(job_id: str, fields: dict[str, str]) -> JobRecord:
+    held = Held(0.0, fields)
     spec: JobSpec | None
     try:
         spec = JobSpec.from_json(fields["spec"])
@@ -81,18 +82,14 @@ def _record(job_id: str, fields: dict[str, str]) -> JobRecord:
         reason=fields.get("reason"),
         vae=spec.vae if spec else None,
         queue=fields.get("queue"),
-        queued_at=_number(fields.get("queued_at")),
-        started_at=_number(fields.get("started_at")),
-        ended_at=_number(fields.get("ended_at")),
-        attempts=int(fields.get("attempts", 0)),
+        queued_at=held.queued_at,
+        started_at=number(fields.get("started_at")),
+        ended_at=number(fields.get("ended_at")),
+        attempts=held.attempts,
         worker=fields.get("worker"),
         metadata=spec.metadata if spec else {},
         report=DecodeReport.model_validate_json(fields["report"]) if "report" in fields else None,
     )
-
-
-def _number(text_value: str | None) -> float | None:
-    return None if text_value is None else float(text_value)
 
 
 def read_contract(connection: redis.Redis, vae: str) -> Contract | None:

@@ -62,7 +62,6 @@ def submit(connection: redis.Redis, submissions: Sequence[Submission]) -> list[J
 def _submit_call(connection: redis.Redis, job: Submission) -> tuple[list[str], list[str | bytes | int | float]]:
     spec, queue = job.spec, job.queue
     rq_job = _rq_job(connection, spec.id, queue, (spec.result_seconds, spec.failure_seconds))
-    scheme, _, name = job.latent_reference.partition(":")
     key_names = [
         keys.job(spec.id),
         keys.tombstone(spec.id),
@@ -71,9 +70,8 @@ def _submit_call(connection: redis.Redis, job: Submission) -> tuple[list[str], l
         rq_bridge.QUEUES_KEY,
         rq_bridge.queue_key(queue),
         keys.queue_index(spec.vae, spec.priority),
-        keys.blob(name),
+        keys.blob(job.latent_reference.partition(":")[2]),
     ]
-    latent = job.latent_bytes if scheme == "redis" else b""
     head: list[str | bytes | int | float] = [
         spec.id,
         spec.request_hash,
@@ -83,7 +81,7 @@ def _submit_call(connection: redis.Redis, job: Submission) -> tuple[list[str], l
     ]
     return key_names, [
         *head,
-        latent,
+        job.latent_bytes,
         keys.doorbell(spec.vae),
         rq_bridge.KEY_PREFIX,
         *rq_bridge.hash_fields(rq_job),
@@ -99,8 +97,8 @@ def begin(connection: redis.Redis, job: Claim, worker_name: str) -> int:
 
     def write(pipe: Pipeline, held: Held) -> int:
         if held.fields.get("started_with") == job.token:
-            return int(held.fields["attempts"])
-        attempt = int(held.fields.get("attempts", 0)) + 1
+            return held.attempts
+        attempt = held.attempts + 1
         execution = rq_bridge.begin(pipe, _rq_job_of(connection, job.job_id, job.queue, held), worker_name)
         fields: dict[Any, Any] = {
             "status": JobStatus.STARTED,
@@ -153,8 +151,8 @@ def settle(
             raise
 
 
-def give_back(connection: redis.Redis, job: Claim, worker_name: str, *, counts: bool = True) -> None:
-    """Return a job to the front of its queue; unless the attempt `counts`, it costs the job nothing.
+def give_back(connection: redis.Redis, job: Claim, worker_name: str) -> None:
+    """Return a job to the front of its queue; an attempt that has begun counts.
 
     Raises:
         LeaseLost: the job is another's already.
@@ -162,8 +160,6 @@ def give_back(connection: redis.Redis, job: Claim, worker_name: str, *, counts: 
 
     def write(pipe: Pipeline, held: Held) -> None:
         rq_bridge.give_back(pipe, _rq_job_of(connection, job.job_id, job.queue, held), held.execution, worker_name)
-        if not counts and held.status is JobStatus.STARTED:
-            pipe.hincrby(keys.job(job.job_id), "attempts", -1)
         _requeue(pipe, job.job_id, job.queue)
 
     fenced(connection, job, write)
@@ -260,8 +256,7 @@ def _requeue(pipe: Pipeline, job_id: str, queue: str) -> None:
 
 
 def _rq_job_of(connection: redis.Redis, job_id: str, queue: str, held: Held) -> Any:
-    queued_at = held.fields.get("queued_at")
-    return _rq_job(connection, job_id, queue, held.lives, float(queued_at) if queued_at else None)
+    return _rq_job(connection, job_id, queue, held.lives, held.queued_at)
 
 
 def _rq_job(

@@ -51,6 +51,10 @@ class Loaded:
     latent_reference: str
 
 
+class Abandoned(FarmError):
+    """A stopping worker gave up on a store that is away: no fault of the job's, which is left to its lease."""
+
+
 class Worker:
     """One process, one device, its VAEs loaded; `run` serves until `stop`."""
 
@@ -105,6 +109,8 @@ class Worker:
                 self._decode_and_settle(claim)
             except LeaseLost as error:
                 logger.warning("%s: what was done for it is dropped", error)
+            except Abandoned as error:
+                logger.warning("job %s is left to its lease: %s", claim.job_id, error)
             except Exception:
                 # Nothing that one job does may end the worker; the job comes back when its lease ends.
                 logger.exception("job %s is left to its lease", claim.job_id)
@@ -128,7 +134,7 @@ class Worker:
             if spec.deadline_seconds is not None and seconds_queued > spec.deadline_seconds:
                 reason = f"its deadline of {spec.deadline_seconds} seconds passed before its decode"
                 self._settle(claim, JobStatus.EXPIRED, reason=reason)
-                self._blobs.delete(loaded.latent_reference)
+                self._blobs.delete_file(loaded.latent_reference)
                 return
             attempt = self._insist(partial(transitions.begin, self._connection, claim, self.name))
             began = time.monotonic()
@@ -136,7 +142,7 @@ class Worker:
             decoded_at = time.monotonic()
             files = [encode_image(pixels, spec) for pixels in decoded.pixels]
             seconds = (seconds_queued, decoded_at - began, time.monotonic() - decoded_at)
-        except LeaseLost:
+        except (LeaseLost, Abandoned):
             raise
         except Exception as error:
             self._fail_or_retry(claim, error, attempt)
@@ -153,8 +159,9 @@ class Worker:
         refusal = rq_bridge.refusal(claim.job_id, data_bytes, meta_bytes, data, hooks)
         if refusal is not None:
             raise RefusedJob(f"the job is refused: {refusal}")
-        if "spec" not in fields:
-            raise RefusedJob("the job is refused: it has no spec; submit it with vaefarm")
+        for name in ("spec", "latent", "queued_at"):
+            if name not in fields:
+                raise RefusedJob(f"the job is refused: its record has no {name}; submit it with vaefarm")
         spec = JobSpec.from_json(fields["spec"])
         if spec.id != claim.job_id or spec.vae not in self._decoder.vaes:
             raise RefusedJob(f"the job is refused: its spec is of job {spec.id!r} and VAE {spec.vae!r}")
@@ -221,7 +228,7 @@ class Worker:
             for image in images:
                 self._blobs.delete(image.blob)
             raise
-        self._blobs.delete(loaded.latent_reference)
+        self._blobs.delete_file(loaded.latent_reference)
         logger.info(
             "job %s finished: %d x %s %dx%d, decode %.3f s, encode %.3f s",
             *(claim.job_id, spec.count, spec.vae, spec.width, spec.height),
@@ -229,13 +236,15 @@ class Worker:
         )
 
     def _fail_or_retry(self, claim: Claim, error: Exception, attempt: int) -> None:
-        """A job that can never be decoded fails now; another is tried again, `max_attempts` times in all."""
+        """A job that can never be decoded fails now; another is tried again, `max_attempts` times in all.
+
+        What went wrong before the decode began (`attempt` 0) goes wrong each time; a store that is away raises Abandoned.
+        """
         reason = str(error) if isinstance(error, FarmError) else f"{type(error).__name__}: {error}"
-        hopeless = isinstance(error, FarmError) and (
-            not isinstance(error, DecodeError) or isinstance(error, NonFiniteImage)
-        )
+        may_pass = isinstance(error, DecodeError) or not isinstance(error, FarmError)
+        hopeless = attempt == 0 or not may_pass or isinstance(error, NonFiniteImage)
         if not isinstance(error, FarmError):
-            logger.error("job %s: the decode raised", claim.job_id, exc_info=error)
+            logger.error("job %s: an error of no kind of ours", claim.job_id, exc_info=error)
         if hopeless or attempt >= self._settings.max_attempts:
             self._settle(claim, JobStatus.FAILED, reason=reason)
             logger.warning("job %s failed: %s", claim.job_id, reason)
@@ -269,7 +278,7 @@ class Worker:
                 return call()
             except (*AWAY, redis.OutOfMemoryError, OSError) as error:
                 if time.monotonic() > self._stop_by:
-                    raise
+                    raise Abandoned(f"the store is away or full: {error}") from error
                 logger.warning("the store is away or full, once more in %.1f s: %s", wait, error)
                 time.sleep(wait)
                 wait = min(2 * wait, LONGEST_WAIT_SECONDS)

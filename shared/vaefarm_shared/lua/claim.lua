@@ -13,7 +13,9 @@ if redis.call('EXISTS', KEYS[2]) == 1 then return taken end
 local function claimable(id, queue)
   if #id == 0 or #id > 100 or string.find(id, '[^%w_-]') then return false end
   if redis.call('EXISTS', ARGV[5] .. id) == 1 then return false end
-  local status = redis.call('HGET', ARGV[4] .. id, 'status')
+  local status = redis.pcall('HGET', ARGV[4] .. id, 'status')
+  -- An error reply is a table: the key is no hash, so no producer of ours wrote it.
+  if type(status) == 'table' then return false end
   if status then return status == 'queued' end
   -- No producer of ours wrote it: it gets a record, so that it ends like any other job.
   redis.call('HSET', ARGV[4] .. id, 'status', 'queued', 'queue', queue, 'queued_at', time, 'attempts', 0)
@@ -22,6 +24,7 @@ end
 
 local function take_from(queue)
   while #taken <= wanted do
+    -- The pop comes first: after it the lease is written even in a Redis that is full.
     local id = redis.call('LPOP', ARGV[6] .. queue)
     if not id then return true end
     if claimable(id, queue) then

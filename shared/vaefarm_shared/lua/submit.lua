@@ -16,6 +16,9 @@ if status then
   if request_hash ~= ARGV[2] then return {'conflict', status} end
   if status == 'queued' or status == 'started' or status == 'finished' then return {'same', status} end
 end
+-- A script that has written once may go on beyond maxmemory. So the first write is one that a full Redis refuses:
+-- the submit is refused whole, and nothing was touched.
+redis.call('SADD', KEYS[5], KEYS[6])
 if held[3] then redis.call('ZREM', ARGV[8] .. ':failed:' .. held[3], ARGV[1]) end
 redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4])
 if ARGV[6] ~= '' then redis.call('SET', KEYS[8], ARGV[6]) end
@@ -25,7 +28,6 @@ redis.call('HSET', KEYS[1], 'spec', ARGV[3], 'status', 'queued', 'queue', ARGV[4
 local fields = {}
 for i = 9, #ARGV do fields[#fields + 1] = ARGV[i] end
 redis.call('HSET', KEYS[4], unpack(fields))
-redis.call('SADD', KEYS[5], KEYS[6])
 redis.call('RPUSH', KEYS[6], ARGV[1])
 redis.call('ZADD', KEYS[7], 'NX', 0, ARGV[4])
 redis.call('PUBLISH', ARGV[7], ARGV[4])
