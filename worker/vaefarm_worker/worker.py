@@ -238,7 +238,8 @@ class Worker:
     def _fail_or_retry(self, claim: Claim, error: Exception, attempt: int) -> None:
         """A job that can never be decoded fails now; another is tried again, `max_attempts` times in all.
 
-        What went wrong before the decode began (`attempt` 0) goes wrong each time; a store that is away raises Abandoned.
+        What went wrong before the decode began (`attempt` 0) goes wrong each time: the store being away raises
+        Abandoned instead.
         """
         reason = str(error) if isinstance(error, FarmError) else f"{type(error).__name__}: {error}"
         may_pass = isinstance(error, DecodeError) or not isinstance(error, FarmError)
