@@ -32,6 +32,8 @@ class SubmitOptions(TypedDict, total=False):
     """WebP without loss."""
     reproducible: bool
     """Decode alone, with no switch that changes bits: the diffusers pipeline's own picture, bit for bit."""
+    tiling: bool
+    """Allow tiles where the device is short of memory, though they change the picture visibly."""
     producer: str
     """The producer's lane: within a priority, producers take turns."""
     priority: str

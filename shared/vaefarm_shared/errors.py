@@ -12,7 +12,7 @@
      - JobFailed               it ended without a picture; the message says why
      - JobCanceled             somebody canceled it
      - WaitTimeout             the wait gave up; the job lives on
-     - QueueFull               the farm takes no more just now
+     - QueueFull               the farm takes no more just now; says when to try again
      - FarmUnavailable         Redis is not reachable
      - ConfigurationError      settings, catalogue or environment
      - LeaseLost               a worker's job is no longer its own
@@ -22,6 +22,7 @@
          - NonFiniteImage      NaN or Inf in the picture, also in the widest dtype
          - OutOfMemory         the device has no room for it
          - BatchMismatch       n latents in, m images out
+     - DeviceFault             the device is at fault, no job is: the process must end
 
 Whether repeating can help is a property of the class (`retryable`); so is its HTTP status (`http_status`).
 Each message is one line: what was wrong, what was expected, what to do.
@@ -100,6 +101,11 @@ class QueueFull(FarmError):
     http_status = 503
     retryable = True
 
+    def __init__(self, message: str, retry_after_seconds: float = 1.0) -> None:
+        super().__init__(message)
+        #: When to try again, from now.
+        self.retry_after_seconds = retry_after_seconds
+
 
 class FarmUnavailable(FarmError, ConnectionError):
     """Redis is not reachable."""
@@ -138,3 +144,7 @@ class OutOfMemory(DecodeError):
 
 class BatchMismatch(DecodeError):
     """The decoder gave another number of images than it got latents."""
+
+
+class DeviceFault(FarmError):
+    """The device is at fault, no job is: nothing is split, no attempt counts, and the process must end."""

@@ -40,6 +40,8 @@ class JobStatus(StrEnum):
     FAILED = "failed"
     CANCELED = "canceled"
     EXPIRED = "expired"
+    #: In a producer's spool, on its way to Redis: no other process knows of it yet.
+    SPOOLED = "spooled"
 
 
 #: Statuses that only a new attempt under the same id leaves.
@@ -74,6 +76,8 @@ class JobSpec(BaseModel):
     quality: Annotated[int, Field(ge=1, le=100)] | None = None
     lossless: bool = False
     reproducible: bool = False
+    #: Whether tiles may be decoded one by one where memory is short; they change the picture visibly.
+    tiling: bool = False
     producer: Name = "default"
     owner: str = "admin"
     priority: Priority = "normal"

@@ -28,6 +28,26 @@ class Settings(BaseSettings):
     """Seconds after which the jobs of a silent worker go to another."""
     max_attempts: Annotated[int, Field(ge=1)] = 3
     """Decodes that a job is given before it has failed."""
+    decode_timeout: Annotated[float, Field(gt=0)] = 300.0
+    """Seconds after which a decode counts as hung, unless twenty times its estimate is more."""
+    drain_seconds: Annotated[float, Field(ge=0)] = 30.0
+    """Seconds that a stopping worker may take to finish what is on the device; the rest is handed back."""
+    batch_pixels: Annotated[int, Field(ge=1)] | None = None
+    """Output pixels of the largest batch; what the device's memory holds unless given."""
+    batch_window: Annotated[float, Field(ge=0)] = 0.0
+    """Seconds that an idle device waits for a batch to fill."""
+    encode_threads: Annotated[int, Field(ge=1, le=64)] = 2
+    """Threads that write PNG, JPEG and WebP while the device decodes."""
+    tiling: bool = False
+    """Whether a picture that the device has no room for may be decoded in tiles, which changes it visibly."""
+    budget_bytes: Annotated[int, Field(ge=1)] | None = None
+    """Bytes of Redis that latents and pictures may take; 60 % of its maxmemory, else 2 GiB, unless given."""
+    max_queued_jobs: Annotated[int, Field(ge=1)] = 1_000_000
+    """Jobs that may wait or be in hand at a time."""
+    allow_eviction: bool = False
+    """Whether a Redis whose maxmemory-policy evicts is taken, though it deletes acknowledged jobs."""
+    spool: str | None = None
+    """A folder in which submits wait while Redis is away."""
 
     @classmethod
     def from_env(cls, **overrides: object) -> "Settings":

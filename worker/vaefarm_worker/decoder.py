@@ -46,12 +46,15 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """One item's pictures, (count, height, width, 3) uint8, and how they were made."""
+    """One item's pictures and how they were made: pixels, or files that are encoded already."""
 
-    pixels: Pixels
+    #: (count, height, width, 3) uint8; None where `files` holds the pictures.
+    pixels: Pixels | None
     dtype: str
     widened_from: str | None = None
     switches: tuple[str, ...] = ()
+    #: Each picture's file in the format that the job wants, where the decoder made files.
+    files: tuple[bytes, ...] = ()
 
 
 class Decoder(Protocol):
@@ -63,15 +66,41 @@ class Decoder(Protocol):
         ...
 
     @property
+    def device_id(self) -> str:
+        """What tells the device apart from others of this host, and stays when the process ends: a GPU's UUID."""
+        ...
+
+    @property
     def vaes(self) -> Mapping[str, ServedVae]:
         """The VAEs that are loaded, by id."""
         ...
 
-    def decode(self, batch: Batch) -> list[Decoded]:
+    def max_pixels(self, vae: str) -> int | None:
+        """Output pixels of the largest picture that the device could hold alone; None where it knows no limit."""
+        ...
+
+    def batch_pixels(self, vae: str) -> int | None:
+        """Output pixels that one batch may have now, by the memory that is free; None where it knows no limit."""
+        ...
+
+    def decode(self, batch: Batch, *, tiled: bool = False) -> list[Decoded]:
         """One Decoded for each item of the batch, in its order.
 
+        Args:
+            tiled: Decode in tiles, for a picture that the device has no room for whole.
+
         Raises:
+            OutOfMemory: the device has no room for the batch; nothing of it is held any more.
+            DeviceFault: the device or its driver is at fault.
             DecodeError: the decode went wrong; its class says whether another try can help.
+        """
+        ...
+
+    def self_test(self) -> None:
+        """Decode a known latent of each VAE and compare with its known picture.
+
+        Raises:
+            DeviceFault: it is another picture, or the decode fails.
         """
         ...
 
