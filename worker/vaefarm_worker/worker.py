@@ -23,7 +23,7 @@ from vaefarm_shared.settings import Settings
 
 from .decoder import Batch, BatchItem, Decoded, Decoder
 from .doorbell import Doorbell
-from .encode import encode_image
+from .encode import encoded_files
 from .keeper import Keeper
 from .registration import Registration
 
@@ -140,7 +140,7 @@ class Worker:
             began = time.monotonic()
             decoded = self._decoder.decode(Batch((loaded.item,)))[0]
             decoded_at = time.monotonic()
-            files = [encode_image(pixels, spec) for pixels in decoded.pixels]
+            files = encoded_files(decoded, spec)
             seconds = (seconds_queued, decoded_at - began, time.monotonic() - decoded_at)
         except (LeaseLost, Abandoned):
             raise
