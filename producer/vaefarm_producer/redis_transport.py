@@ -1,6 +1,5 @@
 """The transport over Redis."""
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -8,14 +7,16 @@ from typing import Final, TypeVar
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
-from vaefarm_shared import keys, reading, transitions
+from vaefarm_shared import reading, transitions
 from vaefarm_shared.blobs import BlobStore, latent_name
+from vaefarm_shared.budget import Limits, held_bytes, read_limits
 from vaefarm_shared.catalogue import Catalogue, Contract, unknown_vae
 from vaefarm_shared.connection import connect, farm_errors
 from vaefarm_shared.errors import FarmUnavailable
 from vaefarm_shared.job import ImageRecord, JobRecord, JobStatus
 from vaefarm_shared.reading import QueueDepth
 from vaefarm_shared.settings import Settings
+from vaefarm_shared.workers import read_workers
 
 from .submission import PreparedJob
 from .watcher import Watcher
@@ -39,6 +40,7 @@ class RedisTransport:
         self._catalogue = Catalogue.load(settings.catalogue)
         self._watcher = Watcher(self._connection)
         self._contracts: dict[str, tuple[float, Contract]] = {}
+        self._known_limits: Limits | None = None
 
     def contract(self, vae: str) -> Contract:
         """A worker's published contract, else the catalogue's. Raises UnknownVae."""
@@ -67,13 +69,21 @@ class RedisTransport:
         """Write a latent that goes to files first: a job never names a blob that is not there."""
         name = latent_name(job.spec.id, job.spec.request_hash)
         reference = self._blobs.reference(name, len(job.packed))
+        held = held_bytes(job.spec, len(job.packed), self._blobs)
         if self._blobs.goes_to_files(len(job.packed)):
             self._blobs.put(name, job.packed, 0)
-            return transitions.Submission(job.spec, reference, b"")
-        return transitions.Submission(job.spec, reference, job.packed)
+            return transitions.Submission(job.spec, reference, b"", held)
+        return transitions.Submission(job.spec, reference, job.packed, held)
 
     def _send(self, batch: list[transitions.Submission]) -> list[JobStatus]:
-        return self._insist(lambda: transitions.submit(self._connection, batch))
+        return self._insist(lambda: transitions.submit(self._connection, batch, self._limits()))
+
+    def _limits(self) -> Limits:
+        if self._known_limits is None:
+            self._known_limits = read_limits(
+                self._connection, self._settings.budget_bytes, self._settings.max_queued_jobs
+            )
+        return self._known_limits
 
     def _insist(self, call: Callable[[], T]) -> T:
         """Repeat a call that may be repeated until Redis answers or `submit_timeout` is over."""
@@ -134,9 +144,7 @@ class RedisTransport:
     def workers(self) -> list[dict[str, object]]:
         """What each living worker says of itself."""
         with farm_errors(self._connection):
-            names = sorted(self._connection.scan_iter(match=keys.worker("*"), count=1000))
-            found = self._connection.mget(names) if names else []
-        return [json.loads(raw) for raw in found if raw is not None]
+            return read_workers(self._connection)
 
     def ping(self) -> None:
         """Return if Redis answers now."""

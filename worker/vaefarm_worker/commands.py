@@ -19,6 +19,7 @@ from vaefarm_shared.logs import configure_logging
 from vaefarm_shared.settings import Settings
 
 from .decoder import Decoder
+from .lifeline import Lifeline
 from .worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -50,15 +51,18 @@ def worker(
 ) -> None:
     """Decode jobs on this machine's GPU or CPU, with VAEs that stay loaded.
 
-    SIGTERM or Ctrl-C finishes the job in hand and exits 0; a second one exits at once, and the job goes to another
-    worker.
+    SIGTERM or Ctrl-C finishes what is on the device, hands the rest back and exits 0; a second one exits at once, and
+    its jobs go to another worker.
     """
     configure_logging(verbose)
     settings = Settings.from_env(redis_url=redis, catalogue=None if catalogue is None else str(catalogue))
     entries = chosen_entries(Catalogue.load(settings.catalogue), vaes)
     wait_for_redis(settings)
+    worker_name = name or default_name()
+    # Before torch is imported: the renewer of leases must not wait for it.
+    lifeline = Lifeline(settings.redis_url.get_secret_value(), worker_name, settings.lease_seconds)
     chosen = make_decoder(decoder, entries, device, fake_seconds, fake_image_bytes, fake_memory_bytes)
-    worker = Worker(settings, chosen, name or default_name())
+    worker = Worker(settings, chosen, worker_name, lifeline)
     stop_on_signals(worker)
     worker.run(burst)
 
@@ -115,16 +119,16 @@ def default_name() -> str:
 
 
 def stop_on_signals(worker: Worker) -> None:
-    """First SIGTERM or SIGINT: stop when the job in hand is done. Second: at once."""
+    """First SIGTERM or SIGINT: stop when what is on the device is done. Second: at once."""
     asked = False
 
     def handle(signum: int, _: Any) -> None:
         nonlocal asked
         if asked:
-            logger.warning("worker %s ends at once; its job goes to another", worker.name)
+            logger.warning("worker %s ends at once; its jobs go to another", worker.name)
             os._exit(128 + signum)
         asked = True
-        logger.info("worker %s finishes what is in hand; once more ends it at once", worker.name)
+        logger.info("worker %s finishes what is on the device; once more ends it at once", worker.name)
         worker.stop()
 
     signal.signal(signal.SIGTERM, handle)

@@ -7,7 +7,7 @@ from typing import Final, cast
 
 from vaefarm_shared.settings import Settings
 
-from .batching import MAX_BATCH_JOBS, BatchKey, Batcher, batch_key
+from .batching import MAX_BATCH_JOBS, Batcher, BatchKey, batch_key
 from .claiming import FIRST_JOBS, Cost
 from .decoder import Decoder
 from .loading import Loaded
