@@ -21,9 +21,9 @@ from vaefarm_worker.local_decoder import LocalDecoder
 from vaefarm_worker.self_test import pixels_of
 
 #: Levels of 255 by which a picture of a batch may differ from the same picture decoded alone, by dtype.
-TOLERANCES = {"float32": 1, "float16": 3, "bfloat16": 24}
+TOLERANCES = {"float32": 1, "float16": 2, "bfloat16": 8}
 
-SHAPES = {"demo": (1, 4, 16, 16), "sd-v1": (2, 4, 10, 6), "taesd": (1, 4, 8, 8), "flux": (1, 16, 8, 12)}
+SHAPES = {"demo": (1, 4, 8, 8), "sd-v1": (2, 4, 10, 6), "taesd": (1, 4, 8, 8), "flux": (1, 16, 8, 12)}
 
 
 @pytest.fixture
@@ -80,16 +80,18 @@ def test_a_batch_is_one_call_and_gives_each_job_its_own_picture_within_the_dtype
     load: Load, monkeypatch: pytest.MonkeyPatch, vae: str, dtype: str
 ) -> None:
     decoder = load(vae, dtype)
-    latents = [randn(*SHAPES[vae], seed=seed) for seed in range(4)]
+    latents = [randn(*SHAPES[vae], seed=seed) for seed in range(3)]
     alone = [decode(decoder, vae, one) for one in latents]
     calls = counted(monkeypatch, module(decoder, vae))
 
     together = decoder.decode(batch(decoder, vae, *latents))
 
-    assert calls == [4 * SHAPES[vae][0]]
-    assert [one.dtype for one in together] == [dtype] * 4
+    assert calls == [3 * SHAPES[vae][0]]
+    assert [one.dtype for one in together] == [dtype] * 3
     assert max(map(difference, alone, together)) <= TOLERANCES[dtype]
-    assert difference(alone[0], alone[1]) > 2 * TOLERANCES[dtype], "other latents give another picture"
+    assert all(
+        difference(one, alone[0]) > difference(one, own) for one, own in zip(together[1:], alone[1:], strict=True)
+    )
 
 
 def test_packed_jobs_share_a_batch(load: Load) -> None:
