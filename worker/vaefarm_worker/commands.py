@@ -11,11 +11,14 @@ from typing import Annotated, Any
 from uuid import uuid4
 
 import typer
+from redis import Redis
 
+from vaefarm_shared import quarantine
 from vaefarm_shared.catalogue import Catalogue, VaeEntry
 from vaefarm_shared.connection import AWAY, address, connect
-from vaefarm_shared.errors import ConfigurationError
+from vaefarm_shared.errors import ConfigurationError, DeviceFault
 from vaefarm_shared.logs import configure_logging
+from vaefarm_shared.redis_policy import check_policy
 from vaefarm_shared.settings import Settings
 
 from .decoder import Decoder
@@ -26,6 +29,9 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two tries while Redis is not up yet.
 REDIS_WAIT_SECONDS = 2.0
+
+#: Seconds between two looks whether a quarantined device was released.
+QUARANTINE_WAIT_SECONDS = 2.0
 
 
 def worker(
@@ -62,9 +68,22 @@ def worker(
     # Before torch is imported: the renewer of leases must not wait for it.
     lifeline = Lifeline(settings.redis_url.get_secret_value(), worker_name, settings.lease_seconds)
     chosen = make_decoder(decoder, entries, device, fake_seconds, fake_image_bytes, fake_memory_bytes)
+    connection = connect(settings.redis_url.get_secret_value())
+    wait_for_release(connection, chosen.device_id)
     worker = Worker(settings, chosen, worker_name, lifeline)
     stop_on_signals(worker)
-    worker.run(burst)
+    try:
+        worker.run(burst)
+    except DeviceFault as fault:
+        exits = quarantine.note_exit(connection, chosen.device_id, str(fault), worker_name)
+        raise DeviceFault(
+            f"device {chosen.device_id} is at fault ({exits} times in ten minutes): {fault}; its jobs were handed back"
+        ) from fault
+    finally:
+        logging.shutdown()
+        if worker.is_stuck:
+            # A device that hangs would keep the interpreter from ending.
+            os._exit(0)
 
 
 def chosen_entries(catalogue: Catalogue, vaes: str) -> list[VaeEntry]:
@@ -76,7 +95,7 @@ def chosen_entries(catalogue: Catalogue, vaes: str) -> list[VaeEntry]:
 
 
 def wait_for_redis(settings: Settings) -> None:
-    """Return once Redis answers: it may start after its workers."""
+    """Return once Redis answers: it may start after its workers. Raises ConfigurationError for one that evicts."""
     connection = connect(settings.redis_url.get_secret_value())
     while True:
         try:
@@ -85,8 +104,24 @@ def wait_for_redis(settings: Settings) -> None:
             logger.warning("Redis at %s is not reachable yet: %s", address(connection), error)
             time.sleep(REDIS_WAIT_SECONDS)
         else:
+            for warning in check_policy(connection, settings.allow_eviction):
+                logger.warning("%s", warning)
             connection.close()
             return
+
+
+def wait_for_release(connection: Redis, device_id: str) -> None:
+    """Return at once unless the device is quarantined, else when it is released: a supervisor that restarts the
+    worker would only spin."""
+    told = False
+    while (reason := quarantine.is_quarantined(connection, device_id)) is not None:
+        if not told:
+            logger.error(
+                "device %s is quarantined: %s; `vaefarm devices --release %s` lets it be used again",
+                *(device_id, reason, device_id),
+            )
+        told = True
+        time.sleep(QUARANTINE_WAIT_SECONDS)
 
 
 def make_decoder(
