@@ -103,5 +103,5 @@ def test_a_picture_without_room_goes_to_a_worker_that_has_it(farm: Farm, start_w
     assert len(ended) == 20
     assert {job.status().value for job in jobs} == {"finished"}
     assert {job.record().worker for job in jobs} == {large.name}
-    eventually("both tell what they did", lambda: sum(one.get("finished", 0) for one in farm.workers()) == 20)  # type: ignore[misc,call-overload]
+    eventually("both tell what they did", lambda: sum(one.get("finished", 0) for one in farm.workers()) == 20)  # type: ignore[misc]
     assert small.process.poll() is None

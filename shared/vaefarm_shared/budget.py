@@ -74,8 +74,8 @@ def full(connection: redis.Redis, limits: Limits, what: str, used: int) -> Queue
     limit = limits.max_jobs if what == "jobs" else limits.max_bytes
     of_what = "jobs" if what == "jobs" else "bytes of Redis for latents and pictures"
     return QueueFull(
-        f"the farm is full: it holds {used} of at most {limit} {of_what}; try again in {seconds:.1f} seconds, submit with"
-        " block=True, or raise the limit (VAEFARM_BUDGET_BYTES, VAEFARM_MAX_QUEUED_JOBS)",
+        f"the farm is full: it holds {used} of at most {limit} {of_what}; try again in {seconds:.1f} seconds, submit"
+        " with block=True, or raise the limit (VAEFARM_BUDGET_BYTES, VAEFARM_MAX_QUEUED_JOBS)",
         seconds,
     )
 
