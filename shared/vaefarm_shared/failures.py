@@ -53,7 +53,7 @@ def retry(connection: redis.Redis, job_id: str) -> bool:
     answer = transitions.retry(connection, job_id)
     if answer == "gone":
         raise JobExpired(f"job {job_id!r} cannot be tried again, its latent is gone: submit it anew")
-    return answer == JobStatus.QUEUED
+    return answer == "retried"
 
 
 def _queues(connection: redis.Redis, vae: str | None) -> list[str]:
