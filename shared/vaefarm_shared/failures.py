@@ -9,6 +9,7 @@ import redis
 from rq.utils import as_text
 
 from . import keys, rq_bridge, transitions
+from .errors import JobExpired, JobNotFound
 from .fence import Held, number
 from .job import JobStatus
 
@@ -44,8 +45,20 @@ def read_failed(connection: redis.Redis, vae: str | None = None) -> Iterator[Fai
 
 
 def retry(connection: redis.Redis, job_id: str) -> bool:
-    """Put a failed job back on its queue, with all its attempts; False where it has not failed."""
-    return transitions.retry(connection, job_id)
+    """Put a failed job back on its queue, with all its attempts; False where it has not failed.
+
+    Raises:
+        JobNotFound: no such job.
+        JobExpired: its latent was not kept.
+    """
+    match transitions.retry(connection, job_id):
+        case "":
+            raise JobNotFound(f"job {job_id!r} is not known: no such id was submitted, or it is past its life")
+        case "gone":
+            raise JobExpired(f"job {job_id!r} cannot be retried: its latent is gone; submit it again")
+        case status:
+            # Queued also where the reply to an earlier call was lost.
+            return bool(status == JobStatus.QUEUED)
 
 
 def _queues(connection: redis.Redis, vae: str | None) -> list[str]:

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from tests.conftest import RedisServer, Serve, StartWorker, eventually
 
 from vaefarm_producer import Farm
+from vaefarm_producer.cli import COMMANDS
 
 LATENTS = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -80,7 +81,13 @@ def test_status_shows_the_farm_and_a_job(server: RedisServer, farm: Farm, serve:
     one = json.loads(vaefarm("status", job.id, "--json", url=server.url).stdout)
     table = vaefarm("status", job.id, url=server.url).stdout
 
-    assert whole == {"queues": {"vaefarm.demo.normal.s.default": 0}, "workers": []}
+    assert whole == {
+        "queues": {"vaefarm.demo.normal.s.default": 0},
+        "workers": [],
+        "paused": [],
+        "quarantined": [],
+        "spooled": 0,
+    }
     assert (one["status"], one["metadata"], one["report"]["worker"]) == ("finished", {"prompt": "a cat"}, "here")
     assert "64x64 png" in table
 
@@ -219,7 +226,7 @@ def test_the_demo_makes_pictures_that_resemble_the_photographs(tmp_path: Path) -
 def test_help_names_every_command() -> None:
     shown = vaefarm("--help").stdout
 
-    for name in ("demo", "up", "worker", "submit", "fetch", "status", "cancel"):
+    for name in COMMANDS:
         assert name in shown
         assert vaefarm(name, "--help").returncode == 0
 
