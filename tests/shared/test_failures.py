@@ -1,5 +1,7 @@
 """Failed jobs: each listed once with its reason, and put back by a retry."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import redis
@@ -61,7 +63,7 @@ def test_more_than_a_page_of_failed_jobs_are_each_listed_once(
 
 def test_an_entry_whose_record_is_gone_or_garbled_hides_no_other(farm: Farm, connection: redis.Redis) -> None:
     farm.submit(GOOD, vae="demo", job_id="bad"), farm.submit(GOOD, vae="demo", job_id="waiting")
-    garbled = {"status": "failed", "reason": b"\xff", "attempts": "many", "ended_at": "yesterday"}
+    garbled: dict[Any, Any] = {"status": "failed", "reason": b"\xff", "attempts": "many", "ended_at": "yesterday"}
     connection.hset("vaefarm:job:bad", mapping=garbled)
     connection.zadd("rq:failed:vaefarm.demo.normal.s.default", {"gone": 2e9, "waiting": 2e9, "bad": 2e9})
 
