@@ -57,6 +57,31 @@ def test_a_full_farm_refuses_at_once_and_queues_nothing(farm: Farm, full: redis.
     assert queued(full) == []
 
 
+def test_a_farm_of_so_many_jobs_takes_the_next_once_one_has_ended(
+    settings: Settings, connection: redis.Redis, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = settings.model_copy(update={"max_queued_jobs": 3})
+    with Farm(settings=small) as farm:
+        ids = [f"job-{n}" for n in range(7)]
+        with pytest.raises(QueueFull, match="it takes 3 jobs and holds 3 jobs; try again in") as refusal:
+            farm.submit_many([LATENTS + n for n in range(7)], vae="demo", job_ids=ids)
+        assert queued(connection) == ids[:3], "those before the first that was refused"
+        waits: list[float] = []
+
+        def sleep(seconds: float) -> None:
+            waits.append(seconds)
+            serve()
+
+        monkeypatch.setattr(farm_module, "sleep", sleep)
+
+        jobs = farm.submit_many([LATENTS + n for n in range(7)], vae="demo", job_ids=ids, block=True)
+        serve()
+
+    assert [job.id for job in jobs] == ids
+    assert {job.status().value for job in jobs} == {"finished"}
+    assert waits[0] >= refusal.value.retry_after_seconds
+
+
 def test_block_waits_what_was_suggested_until_the_farm_takes_the_job(
     farm: Farm, full: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,7 +266,7 @@ def test_every_waiting_job_of_a_vae_is_found_while_workers_take_some(farm: Farm,
 
 
 def test_put_latent_gives_the_one_argument_of_a_plain_rq_job_and_keeps_the_latent_a_day(
-    farm: Farm, connection: redis.Redis
+    farm: Farm, connection: redis.Redis, serve: Serve
 ) -> None:
     argument = farm.put_latent(LATENTS, vae="demo", job_id="plain", metadata={"prompt": "a cat"})
 
@@ -256,3 +281,36 @@ def test_put_latent_gives_the_one_argument_of_a_plain_rq_job_and_keeps_the_laten
     queue = Queue("vaefarm.demo", connection=connection, serializer=JSONSerializer)
     job = queue.enqueue("vaefarm_worker.tasks.decode", argument, job_id=argument["id"])
     assert (job.id, list(job.args)) == ("plain", [argument])
+
+    serve()
+
+    assert farm.job("plain").record().metadata == {"prompt": "a cat"}
+    same = farm.submit(LATENTS, vae="demo")
+    serve()
+    assert farm.job("plain").result(10).data == same.result(10).data
+
+
+def test_no_worker_takes_jobs_of_a_paused_vae_until_it_is_resumed(farm: Farm, serve: Serve) -> None:
+    paused, other = farm.submit(LATENTS, vae="demo"), farm.submit(LATENTS, vae="sdxl")
+
+    assert farm.pause("demo")
+    late = farm.submit(LATENTS + 1, vae="demo")
+    serve()
+    assert [job.status().value for job in (paused, late, other)] == ["queued", "queued", "finished"]
+
+    assert farm.resume("demo")
+    serve()
+    assert [job.status().value for job in (paused, late)] == ["finished", "finished"]
+
+
+async def test_the_async_farm_operates_too(settings: Settings, connection: redis.Redis) -> None:
+    async with AsyncFarm(settings=settings) as farm:
+        job = await farm.submit(LATENTS, vae="demo")
+        assert await farm.pause("demo")
+        assert await farm.paused() == ["demo"]
+        assert await farm.resume("demo")
+        assert await farm.cancel_many([job, farm.job("nobody")]) == ["canceled", None]
+        assert not await job.retry()
+        assert await farm.failed() == []
+        assert await farm.flush() == (0, 0)
+        assert (await farm.put_latent(LATENTS, vae="demo", job_id="plain"))["id"] == "plain"

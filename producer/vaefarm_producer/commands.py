@@ -73,6 +73,8 @@ def submit(
         raise InvalidOption("--vae is missing; expected a VAE id such as sdxl")
     if image_format not in SUFFIXES:
         raise InvalidOption(f"--format {image_format!r}: expected one of {', '.join(SUFFIXES)}")
+    if wait:
+        make_folder(out)
     options: SubmitOptions = {
         "image_format": image_format,
         "reproducible": reproducible,
@@ -99,6 +101,7 @@ def fetch(
     as_json: JsonOption = False,
 ) -> None:
     """Wait for jobs by their ids and save their pictures as ID.png."""
+    make_folder(out)
     with open_farm(redis) as farm:
         collect(farm, {farm.job(job_id): job_id for job_id in jobs}, out, timeout, as_json)
 
@@ -217,12 +220,16 @@ def unique_stems(stems: Iterable[str]) -> list[str]:
     return named
 
 
-def collect(farm: Farm, names: dict[Job, str], out: Path, timeout: float | None, as_json: bool) -> None:
-    """Save each job's pictures as it ends; name those that failed, and exit 1 if there are any."""
+def make_folder(out: Path) -> None:
+    """Make the folder for the pictures, before anything is queued for it. Raises InvalidOption."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InvalidOption(f"--out {out}: {error.strerror}; expected a folder that can be written") from error
+
+
+def collect(farm: Farm, names: dict[Job, str], out: Path, timeout: float | None, as_json: bool) -> None:
+    """Save each job's pictures as it ends; name those that failed, and exit 1 if there are any."""
     failures: list[str] = []
     waiting = dict(names)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
