@@ -277,7 +277,7 @@ def test_a_forked_child_does_not_keep_the_spool_from_others(folder: Path) -> Non
         with spool.sending() as second:
             assert not second, "one at a time"
         child = multiprocessing.get_context("fork").Process(
-            target=lambda: (os.write(inside[1], b"x"), os.read(done[0], 1))
+            target=lambda: (os.write(inside[1], b"x"), os.read(done[0], 1)), daemon=True
         )
         child.start()
         os.read(inside[0], 1)
