@@ -15,7 +15,11 @@ from vaefarm_shared import rq_bridge
 from vaefarm_shared.connection import address, connect, farm_errors, redis_time
 from vaefarm_shared.errors import FarmError
 from vaefarm_shared.failures import vae_of
+<<<<<<< HEAD
 from vaefarm_shared.redis_policy import NO_AOF, RedisPolicy, budget_bytes, eviction, read_policy
+=======
+from vaefarm_shared.redis_policy import NO_AOF, RedisPolicy, budget_bytes, eviction, read_clock, read_policy
+>>>>>>> refs/heads/producer
 from vaefarm_shared.settings import Settings
 
 from .commands import JsonOption, RedisOption
@@ -137,7 +141,11 @@ def mebibytes(size: int) -> str:
 def clock_skew(connection: redis_py.Redis) -> Finding:
     """How far this machine's clock is from Redis', by which all leases and deadlines go."""
     before = time.time()
+<<<<<<< HEAD
     there = redis_time(connection)
+=======
+    there = read_clock(connection)
+>>>>>>> refs/heads/producer
     skew = (before + time.time()) / 2 - there
     if abs(skew) <= SKEW_SECONDS:
         return Finding("ok", "clock", "this machine's agrees with Redis'")

@@ -62,6 +62,12 @@ def read_policy(connection: redis.Redis) -> RedisPolicy:
     )
 
 
+def read_clock(connection: redis.Redis) -> float:
+    """Redis' clock, Unix seconds: the one that everything of the farm goes by."""
+    whole, micro = connection.time()
+    return float(whole + micro / 1e6)
+
+
 def check_policy(connection: redis.Redis, allow_eviction: bool) -> list[str]:
     """Refuse a Redis that evicts; return a line for each thing that is merely risky.
 

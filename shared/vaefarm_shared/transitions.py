@@ -220,7 +220,7 @@ def retry(connection: redis.Redis, job_id: str) -> str:
     """Queue a failed job anew, its attempts forgotten.
 
     Returns:
-        'retried'; else why not: its status, '' when there is no such job, 'gone' when its latent was not kept.
+        'queued'; else why not: its status, '' when there is no such job, 'gone' when its latent was not kept.
     """
     return str(script("retry").run(connection, job_id).decode())
 

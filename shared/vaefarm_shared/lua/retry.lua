@@ -1,6 +1,6 @@
 -- Queue a failed job anew, with the latent that was kept.
 -- ARGV: 1 id
--- Returns 'retried', or why not: its status, '' when there is no such job, 'gone' when its latent is.
+-- Returns 'queued', or why not: its status, '' when there is no such job, 'gone' when its latent is.
 --@ lib
 --@ rq_requeue
 local job = read_job(ARGV[1])
@@ -20,4 +20,4 @@ redis.call('HDEL', JOB .. job.id, 'reason', 'ended_at', 'token', 'last_error')
 redis.call('RPUSH', 'rq:queue:' .. job.queue, job.id)
 enter(job.queue)
 ring(job.queue)
-return 'retried'
+return 'queued'
