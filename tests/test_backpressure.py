@@ -63,7 +63,7 @@ def test_a_farm_of_so_many_jobs_takes_the_next_once_one_has_ended(
     small = settings.model_copy(update={"max_queued_jobs": 3})
     with Farm(settings=small) as farm:
         ids = [f"job-{n}" for n in range(7)]
-        with pytest.raises(QueueFull, match="it takes 3 jobs and holds 3 jobs; try again in") as refusal:
+        with pytest.raises(QueueFull, match="it holds 3 of at most 3 jobs; try again in") as refusal:
             farm.submit_many([LATENTS + n for n in range(7)], vae="demo", job_ids=ids)
         assert queued(connection) == ids[:3], "those before the first that was refused"
         waits: list[float] = []

@@ -197,11 +197,7 @@ def test_a_producer_killed_in_mid_submit_loses_nothing_that_was_acknowledged(
     with Farm(settings=settings, spool=folder) as later:
         flushed = later.flush(timeout=60)
 
-<<<<<<< HEAD
-    queued = [as_text(job_id) for job_id in connection.lrange(QUEUE, 0, -1)]
-=======
     queued = waiting_ids(server)
->>>>>>> refs/heads/producer
     assert queued[: len(acknowledged)] == acknowledged
     assert len(queued) - len(acknowledged) in (0, 1), "the last may have been on disk before it could be told"
     assert flushed == (len(queued), 0)

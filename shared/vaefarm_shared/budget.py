@@ -54,9 +54,12 @@ class Limits:
 
 
 def read_limits(connection: redis.Redis, budget_bytes: int | None, max_jobs: int) -> Limits:
-    """The limits that apply: `budget_bytes`, else 60 % of Redis' maxmemory, else 2 GiB."""
+    """The limits that apply: `budget_bytes`, else 60 % of Redis' maxmemory, else 2 GiB (also where Redis does not tell)."""
     if budget_bytes is None:
-        maxmemory = int(connection.info("memory").get("maxmemory", 0))
+        try:
+            maxmemory = int(connection.info("memory").get("maxmemory", 0))
+        except redis.exceptions.NoPermissionError:
+            maxmemory = 0
         budget_bytes = int(maxmemory * MAXMEMORY_SHARE) or DEFAULT_BYTES
     return Limits(budget_bytes, max_jobs)
 

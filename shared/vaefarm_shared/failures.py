@@ -10,8 +10,8 @@ from rq.utils import as_text
 
 from . import keys, rq_bridge, transitions
 from .errors import JobExpired, JobNotFound
-from .fence import Held, number
 from .job import JobStatus
+from .leases import number
 
 #: Jobs of which one round trip reads the records.
 PAGE: Final[int] = 500
@@ -83,6 +83,6 @@ def _read_records(connection: redis.Redis, queue: str, job_ids: Sequence[str]) -
                 id=job_id,
                 vae=vae_of(queue),
                 reason=(reason or b"").decode("utf-8", "replace"),
-                attempts=Held(0.0, {"attempts": (attempts or b"0").decode("utf-8", "replace")}).attempts,
-                ended_at=number((ended_at or b"").decode("utf-8", "replace")),
+                attempts=int(number(attempts) or 0),
+                ended_at=number(ended_at),
             )
