@@ -54,7 +54,7 @@ class Limits:
 
 
 def read_limits(connection: redis.Redis, budget_bytes: int | None, max_jobs: int) -> Limits:
-    """The limits that apply: `budget_bytes`, else 60 % of Redis' maxmemory, else 2 GiB (also where Redis does not tell)."""
+    """The limits that apply: `budget_bytes`, else 60 % of Redis' maxmemory, else (or where it does not tell) 2 GiB."""
     if budget_bytes is None:
         try:
             maxmemory = int(connection.info("memory").get("maxmemory", 0))
