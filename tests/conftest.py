@@ -219,12 +219,12 @@ class SharedLifeline(Lifeline):
 
 @pytest.fixture(scope="session")
 def shared_lifelines() -> Iterator[Callable[[Settings], Lifeline]]:
-    lifelines: dict[tuple[str, float], SharedLifeline] = {}
+    lifelines: dict[str, SharedLifeline] = {}
 
     def of(settings: Settings) -> Lifeline:
-        terms = settings.redis_url.get_secret_value(), settings.lease_seconds
+        terms = f"{settings.redis_url.get_secret_value()} {settings.lease_seconds} {settings.max_attempts}"
         if terms not in lifelines:
-            lifelines[terms] = SharedLifeline(terms[0], "here", terms[1])
+            lifelines[terms] = SharedLifeline(settings, "here")
         return lifelines[terms]
 
     yield of

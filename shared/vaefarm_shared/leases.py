@@ -107,19 +107,26 @@ def _claimed(fields: list[bytes], claimed_at: float) -> ClaimedJob:
 
 
 def give_back(
-    connection: redis.Redis, claims: Sequence[tuple[Claim, How]], worker_name: str, reason: str = ""
+    connection: redis.Redis,
+    claims: Sequence[tuple[Claim, How]],
+    worker_name: str,
+    reason: str = "",
+    max_attempts: int = 1 << 30,
 ) -> list[bool]:
     """Return jobs to the front of their queues, the first first, in one round trip.
+
+    Args:
+        max_attempts: A job that has spent so many is left to the reaper, which fails it.
 
     Returns:
         For each whether it was still this worker's.
     """
     if not claims:
         return []
-    arguments: list[Argument] = [worker_name, reason]
+    arguments: list[Argument] = [worker_name, reason, max_attempts]
     for one, how in claims:
         arguments += [one.job_id, one.token, how]
-    return [verdict == b"returned" for verdict in script("give_back").run(connection, *arguments)]
+    return [verdict != b"lost" for verdict in script("give_back").run(connection, *arguments)]
 
 
 def renew(connection: redis.Redis, tokens: Sequence[tuple[str, str]], lease_seconds: float) -> int:
@@ -137,6 +144,8 @@ class Reaped:
     worker_name: str
     exhausted: bool
     attempts: int
+    #: What was last said of it, where anything was.
+    last_error: str
 
 
 def reap(connection: redis.Redis, max_attempts: int) -> list[Reaped]:
@@ -148,8 +157,9 @@ def reap(connection: redis.Redis, max_attempts: int) -> list[Reaped]:
             worker.decode("utf-8", "replace"),
             verdict == b"exhausted",
             int(attempts),
+            last_error.decode("utf-8", "replace"),
         )
-        for job_id, queue, token, worker, verdict, attempts in reply
+        for job_id, queue, token, worker, verdict, attempts, last_error in reply
     ]
 
 

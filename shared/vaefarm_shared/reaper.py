@@ -75,6 +75,8 @@ class Reaper:
                 logger.warning("job %s returned to %s: its worker went silent", one.claim.job_id, one.claim.queue)
                 continue
             reason = f"{one.attempts} workers went silent while they decoded it; the last was {one.worker_name}"
+            if one.last_error:
+                reason += f": {one.last_error}"
             settle(self._connection, [Outcome(one.claim, JobStatus.FAILED, one.worker_name, reason)])
             logger.warning("job %s failed: %s", one.claim.job_id, reason)
         return reaped

@@ -34,7 +34,7 @@ class Settings(BaseSettings):
     """Seconds that a stopping worker may take to finish what is on the device; the rest is handed back."""
     batch_pixels: Annotated[int, Field(ge=1)] | None = None
     """Output pixels of the largest batch; what the device's memory holds unless given."""
-    batch_window: Annotated[float, Field(ge=0)] = 0.0
+    batch_window: Annotated[float, Field(ge=0, le=60)] = 0.0
     """Seconds that an idle device waits for a batch to fill."""
     encode_threads: Annotated[int, Field(ge=1, le=64)] = 2
     """Threads that write PNG, JPEG and WebP while the device decodes."""

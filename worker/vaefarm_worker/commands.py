@@ -66,7 +66,7 @@ def worker(
     wait_for_redis(settings)
     worker_name = name or default_name()
     # Before torch is imported: the renewer of leases must not wait for it.
-    lifeline = Lifeline(settings.redis_url.get_secret_value(), worker_name, settings.lease_seconds)
+    lifeline = Lifeline(settings, worker_name)
     chosen = make_decoder(decoder, entries, device, fake_seconds, fake_image_bytes, fake_memory_bytes)
     connection = connect(settings.redis_url.get_secret_value())
     wait_for_release(connection, chosen.device_id)

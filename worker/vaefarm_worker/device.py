@@ -191,8 +191,9 @@ class Device:
                     lambda items, allowed=allowed: self._tell(items, allowed),  # type: ignore[misc]
                     tiling=self._settings.tiling,
                 )
-            except DeviceFault as error:
-                self._on_fault(error)
+            except Exception as error:
+                # The ladder lets nothing out that is a job's own.
+                self._on_fault(error if isinstance(error, DeviceFault) else DeviceFault(f"the decoder broke: {error}"))
                 return
             seconds = time.monotonic() - began
             self._lifeline.idle()

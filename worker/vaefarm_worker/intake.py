@@ -2,6 +2,8 @@
 
 import logging
 import threading
+from collections.abc import Sequence
+from functools import partial
 
 import redis
 
@@ -10,7 +12,7 @@ from vaefarm_shared.blobs import BlobStore
 from vaefarm_shared.budget import held_bytes
 from vaefarm_shared.connection import AWAY
 from vaefarm_shared.errors import UnsupportedVersion
-from vaefarm_shared.leases import Wanted
+from vaefarm_shared.leases import ClaimedJob, Wanted
 from vaefarm_shared.transitions import Submission
 
 from .claiming import ClaimOrder, Cost
@@ -19,6 +21,7 @@ from .doorbell import Doorbell
 from .lifeline import Lifeline
 from .loading import Loaded, Plain, Unloadable, load
 from .outbox import Outbox
+from .patience import Patience
 from .pool import Pool
 from .registration import Registration
 
@@ -41,6 +44,7 @@ class Intake:
         pool: Pool,
         outbox: Outbox,
         lifeline: Lifeline,
+        patience: Patience,
         connection: redis.Redis,
         blobs: BlobStore,
     ) -> None:
@@ -52,6 +56,7 @@ class Intake:
         self._pool = pool
         self._outbox = outbox
         self._lifeline = lifeline
+        self._patience = patience
         self._connection = connection
         self._blobs = blobs
         self._order = ClaimOrder(list(decoder.vaes))
@@ -97,17 +102,26 @@ class Intake:
             self.found_nothing.set()
             return 0
         self.found_nothing.clear()
-        self._lifeline.hold([one.claim for one in claimed])
+        claims = [one.claim for one in claimed]
+        self._lifeline.hold(claims)
+        try:
+            self._take_up(claimed)
+        except Exception as error:
+            # Their leases end, and they come back.
+            logger.warning("%d jobs are left to their leases: %s", len(claims), error)
+            self._lifeline.drop(claims)
+        return len(claimed)
+
+    def _take_up(self, claimed: Sequence[ClaimedJob]) -> None:
         ready: list[Loaded] = []
-        for one in load(self._blobs, self._decoder, claimed):
+        for one in self._patience.insist(partial(load, self._blobs, self._decoder, claimed)):
             if isinstance(one, Loaded):
                 ready.append(one)
             elif isinstance(one, Plain):
-                self._adopt(one)
+                self._patience.insist(partial(self._adopt, one))
             else:
                 self._refuse(one)
         self._pool.put(ready)
-        return len(claimed)
 
     def _adopt(self, plain: Plain) -> None:
         spec = plain.spec

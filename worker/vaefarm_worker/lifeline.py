@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Final
 
 from vaefarm_shared.leases import Claim
+from vaefarm_shared.settings import Settings
 
 from .renewer import Terms
 
@@ -27,9 +28,16 @@ PIPE_BYTES: Final[int] = 1 << 20
 class Lifeline:
     """Tells the renewer what the worker holds. Should the renewer die, another takes its place and learns it anew."""
 
-    def __init__(self, redis_url: str, worker: str, lease_seconds: float) -> None:
+    def __init__(self, settings: Settings, worker: str) -> None:
         """Start the renewer: before torch is imported, so that it is there when the first job is."""
-        self._terms = Terms(redis_url, worker, os.getpid(), lease_seconds)
+        self._terms = Terms(
+            settings.redis_url.get_secret_value(),
+            worker,
+            os.getpid(),
+            settings.lease_seconds,
+            settings.decode_timeout,
+            settings.max_attempts,
+        )
         self._lock = threading.Lock()
         self._held: dict[str, str] = {}
         self._device = "<\n"
@@ -71,14 +79,13 @@ class Lifeline:
         with self._lock:
             if self._process.poll() is not None:
                 logger.warning("the renewer of leases ended with %s; another starts", self._process.returncode)
+                self._close_pipe()
                 self._process = self._spawn()
 
     def close(self) -> None:
         """End the renewer; what is still held is handed back by it."""
         with self._lock:
-            assert self._process.stdin is not None
-            with suppress(OSError):
-                self._process.stdin.close()
+            self._close_pipe()
         try:
             self._process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
@@ -98,6 +105,11 @@ class Lifeline:
         known = "".join(f"+ {job_id} {token}\n" for job_id, token in self._held.items())
         self._write(process, self._terms.line() + (known + self._device).encode())
         return process
+
+    def _close_pipe(self) -> None:
+        assert self._process.stdin is not None
+        with suppress(OSError):
+            self._process.stdin.close()
 
     def _send(self, lines: str) -> None:
         if lines:

@@ -171,18 +171,21 @@ class Outbox:
 
     def _encode(self, done: Done) -> None:
         try:
-            if isinstance(done.outcome, Decoded):
-                ready = self._finished(done, done.outcome)
-            else:
-                ready = self._went_wrong(done, done.outcome)
-        except Abandoned as error:
+            self._add([self._become(done)])
+        except Exception as error:
+            # Its lease ends, and it comes back.
             logger.warning("job %s is left to its lease: %s", done.job.claim.job_id, error)
             self._let_go([done.job.claim])
-            return
+
+    def _become(self, done: Done) -> Ready:
+        if not isinstance(done.outcome, Decoded):
+            return self._went_wrong(done, done.outcome)
+        try:
+            return self._finished(done, done.outcome)
+        except Abandoned:
+            raise
         except Exception as error:
-            logger.exception("job %s could not be encoded", done.job.claim.job_id)
-            ready = self._went_wrong(done, error)
-        self._add([ready])
+            return self._went_wrong(done, error)
 
     def _finished(self, done: Done, decoded: Decoded) -> Ready:
         """Encode a job's pictures; write those that go to files."""

@@ -1,7 +1,8 @@
 """`python -m vaefarm_worker.renewer`: the process beside a worker that renews its leases.
 
 It is started before torch is imported, so a held GIL cannot starve it. It renews only while the worker moves on: not
-while that is stopped, and not beyond the time that a decode may take, after which it ends the worker. When the pipe
+while that is stopped, and not beyond the time that a decode may take, after which it ends the worker; nor for a worker
+that holds jobs and says nothing for as long. When the pipe
 closes the worker is dead, and its leases are handed back at once: what shared the device runs alone next time, what was
 alone on it has spent an attempt, everything else costs nothing.
 
@@ -47,6 +48,8 @@ class Terms:
     worker: str
     pid: int
     lease_seconds: float
+    decode_timeout: float
+    max_attempts: int
 
     def line(self) -> bytes:
         """As the first line of the pipe: no password shows in a process list."""
@@ -57,23 +60,35 @@ class Terms:
 class Held:
     """What the worker holds and what its device does, as its lines tell. Seconds are of the monotonic clock."""
 
+    #: How long a worker that holds jobs may say nothing, at least.
+    allowed_seconds: float
     tokens: dict[str, str] = field(default_factory=dict)
     on_device: tuple[str, ...] = ()
-    must_end_by: float = float("inf")
-    allowed_seconds: float = 0.0
+    device_seconds: float = 0.0
+    decoding_since: float = 0.0
+    moved_at: float = field(default_factory=time.monotonic)
 
     def take(self, line: str) -> None:
         """Follow one line."""
+        self.moved_at = time.monotonic()
         kind, *words = line.split()
         if kind == "+":
             self.tokens[words[0]] = words[1]
         elif kind == "-":
             self.tokens.pop(words[0], None)
         elif kind == ">":
-            self.allowed_seconds = float(words[0])
-            self.on_device, self.must_end_by = tuple(words[1:]), time.monotonic() + self.allowed_seconds
+            self.on_device, self.device_seconds, self.decoding_since = tuple(words[1:]), float(words[0]), self.moved_at
         elif kind == "<":
-            self.on_device, self.must_end_by = (), float("inf")
+            self.on_device = ()
+
+    def hang(self) -> str | None:
+        """What has taken too long, or None."""
+        now = time.monotonic()
+        if self.on_device and now - self.decoding_since > self.device_seconds:
+            return f"its decode did not end within {self.device_seconds:.0f} seconds"
+        if self.tokens and not self.on_device and now - self.moved_at > self.allowed_seconds:
+            return f"its worker did nothing for {self.allowed_seconds:.0f} seconds"
+        return None
 
     def owed(self) -> list[tuple[str, str, How]]:
         """Each job with its token and what it pays for the worker's death now."""
@@ -88,7 +103,8 @@ class Renewer:
         self._terms = terms
         self._connection = connection
         self._end_worker = end_worker
-        self.held = Held()
+        self.held = Held(terms.decode_timeout)
+        self._ended = False
         self._reason = f"its worker {terms.worker} ended"
 
     @property
@@ -97,17 +113,20 @@ class Renewer:
         return self._terms.lease_seconds / RENEWALS
 
     def renew(self) -> None:
-        """One round: end a worker whose device hangs, else renew its leases unless it is stopped."""
-        if time.monotonic() > self.held.must_end_by:
-            self._reason = f"its decode did not end within {self.held.allowed_seconds:.0f} seconds"
-            logger.error("worker %s hangs: %s; it is ended", self._terms.worker, self._reason)
-            self.held.must_end_by = float("inf")
+        """One round: end a worker that hangs, else renew its leases unless it is stopped."""
+        hang = self.held.hang()
+        if hang is not None:
+            if not self._ended:
+                logger.error("worker %s hangs: %s; it is ended", self._terms.worker, hang)
+                self._reason, self._ended = hang, True
             self._end_worker()
         elif not is_stopped(self._terms.pid):
             try:
                 leases.renew(self._connection, list(self.held.tokens.items()), self._terms.lease_seconds)
             except AWAY as error:
                 logger.warning("Redis is away: %s", error)
+                # So the worker has a reason to stand still.
+                self.held.moved_at = time.monotonic()
 
     def hand_back(self) -> None:
         """Return every job that the worker held, what was on the device last."""
@@ -118,7 +137,9 @@ class Renewer:
         deadline = time.monotonic() + HAND_BACK_SECONDS
         while time.monotonic() < deadline:
             try:
-                returned = leases.give_back(self._connection, claims, self._terms.worker, self._reason)
+                returned = leases.give_back(
+                    self._connection, claims, self._terms.worker, self._reason, self._terms.max_attempts
+                )
             except (*AWAY, redis.ResponseError) as error:
                 logger.warning("jobs of worker %s cannot be handed back yet: %s", self._terms.worker, error)
                 time.sleep(0.2)

@@ -52,7 +52,7 @@ class Worker:
         self._connect: Callable[[], redis.Redis] = lambda: connect(url)
         self._connection = self._connect()
         self._blobs = BlobStore(self._connection, settings.blobs, settings.blob_threshold)
-        self._lifeline = lifeline or Lifeline(url, name, settings.lease_seconds)
+        self._lifeline = lifeline or Lifeline(settings, name)
         self._patience = Patience()
         self._registration = Registration(self._connect(), name, decoder)
         self._registration.figures = self.figures
@@ -68,7 +68,7 @@ class Worker:
         )
         self._intake = Intake(
             *(name, settings.lease_seconds, self._registration, decoder, cost, self._pool, self._outbox),
-            *(self._lifeline, self._connect(), self._blobs),
+            *(self._lifeline, self._patience, self._connect(), self._blobs),
         )
         self._keeper = Keeper(self._chores())
         self._over = threading.Event()

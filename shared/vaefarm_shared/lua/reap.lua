@@ -1,8 +1,8 @@
 -- Return the jobs whose leases have ended to the front of their queues. A job that shared the device runs alone next
 -- time; one that was alone on it has spent an attempt.
 -- ARGV: 1 most jobs, 2 most attempts
--- Returns {id, queue, token, worker, verdict, attempts} for each: 'returned', or 'exhausted' when its attempts are spent,
--- which leaves it as it is for a settle in the dead claim's name.
+-- Returns {id, queue, token, worker, verdict, attempts, last error} for each: 'returned', or 'exhausted' when its
+-- attempts are spent, which leaves it as it is for a settle in the dead claim's name.
 --@ lib
 --@ requeue
 must_write()
@@ -19,9 +19,12 @@ local function reap(id)
   local verdict = 'returned'
   if alone and job.attempts >= tonumber(ARGV[2]) then verdict = 'exhausted'
   else requeue(job, not alone, job.started_with, 'its worker ' .. job.worker .. ' went silent') end
-  return {id, job.queue, token, job.worker, verdict, job.attempts}
+  local last_error = redis.call('HGET', JOB .. id, 'last_error') or ''
+  return {id, job.queue, token, job.worker, verdict, job.attempts, last_error}
 end
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', LEASES, '-inf', TIME, 'LIMIT', 0, ARGV[1])) do
+local over = redis.call('ZRANGEBYSCORE', LEASES, '-inf', TIME, 'LIMIT', 0, ARGV[1])
+for place = #over, 1, -1 do
+  local id = over[place]
   -- A record that somebody garbled keeps nobody else's job from coming back.
   local good, reply = pcall(reap, id)
   if good and reply then reaped[#reaped + 1] = reply
