@@ -145,7 +145,7 @@ def time_that_is_none(farm: Farm, connection: redis.Redis, crater: Path) -> str:
 
 ATTACKS = [
     (other_function, "names 'pathlib.Path.touch'; only vaefarm_worker.tasks.decode"),
-    (other_arguments, "only vaefarm_worker.tasks.decode with its own id"),
+    (other_arguments, "only vaefarm_worker.tasks.decode without arguments"),
     (pickled_data, "is not JSON; vaefarm never unpickles"),
     (pickled_data_uncompressed, "is not JSON; vaefarm never unpickles"),
     (pickled_meta, "carries RQ meta"),
@@ -188,7 +188,7 @@ def test_a_job_that_no_producer_wrote_fails_by_name_and_the_next_one_is_decoded(
     assert not connection.zrange("vaefarm:leases", 0, -1)
     # Whoever opens the failed job with RQ's own tools finds no pickle either.
     failed = RqJob.fetch(job_id, connection=connection, serializer=JSONSerializer)
-    assert (failed.func_name, failed.args, failed.meta) == (rq_bridge.JOB_FUNCTION, [job_id], {})
+    assert (failed.func_name, failed.args, failed.meta) == (rq_bridge.JOB_FUNCTION, [], {})
 
 
 @pytest.mark.redis

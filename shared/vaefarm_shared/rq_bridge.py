@@ -1,9 +1,9 @@
 """RQ's own data, written by RQ's own code: the one module that makes RQ's private calls (`rq~=3.0`).
 
-A job of ours is an RQ job too: RQ's lists, hashes and registries show it, `rq info` counts it. Its one argument is
-its id; RQ's JSON serializer is the only one used. Nothing here reads an RQ job by `Job.fetch`, which would
-decompress and deserialize what anyone may have written: a job is rebuilt from our record, and RQ's hash is only
-compared (`refusal`).
+A job of ours is an RQ job too: RQ's lists, hashes and registries show it, `rq info` counts it. It has no argument,
+since its id says all: the fields of its hash stay short enough for Redis to keep them packed. RQ's JSON serializer is
+the only one used. Nothing here reads an RQ job by `Job.fetch`, which would decompress and deserialize what anyone may
+have written: a job is rebuilt from our record, and RQ's hash is only compared (`refusal`).
 """
 
 import json
@@ -11,6 +11,7 @@ import zlib
 from base64 import b64encode
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, Final
 
 import redis
@@ -69,7 +70,6 @@ def build_job(
     """The RQ job that stands for one of ours, built anew from what our record says."""
     job = Job.create(
         JOB_FUNCTION,
-        args=[job_id],
         id=job_id,
         origin=queue,
         connection=connection,
@@ -93,11 +93,11 @@ def hash_fields(job: Job) -> list[str | bytes | int | float]:
     return flat
 
 
-def refusal(job_id: str, data_bytes: int, meta_bytes: int, data: bytes | None, hooks: Sequence[object]) -> str | None:
+def refusal(data_bytes: int, meta_bytes: int, data: bytes | None, hooks: Sequence[object]) -> str | None:
     """Why an RQ job must not be run, or None. Nothing in it is unpickled or imported."""
     if data_bytes > MAX_FIELD_BYTES or not data:
         return f"its RQ data has {data_bytes} bytes; a job of vaefarm has a few"
-    if data == encoded_call(job_id) and not meta_bytes and not any(hooks):
+    if data == encoded_call() and not meta_bytes and not any(hooks):
         return None
     if meta_bytes:
         return "it carries RQ meta, which vaefarm never writes and never deserializes"
@@ -109,9 +109,9 @@ def refusal(job_id: str, data_bytes: int, meta_bytes: int, data: bytes | None, h
     call = read_call(data)
     if call is None:
         return "its RQ data is not JSON; vaefarm never unpickles"
-    if call != [JOB_FUNCTION, None, [job_id], {}]:
+    if call != [JOB_FUNCTION, None, [], {}]:
         name = call[0] if isinstance(call, list) and call else call
-        return f"it names {str(name)[:100]!r}; only {JOB_FUNCTION} with its own id is run"
+        return f"it names {str(name)[:100]!r}; only {JOB_FUNCTION} without arguments is run"
     return None
 
 
@@ -134,9 +134,10 @@ def read_call(data: bytes) -> Any:
         return None
 
 
-def encoded_call(job_id: str) -> bytes:
-    """RQ's `data` of a job of ours: the function and its one argument, as RQ's job writes them."""
-    return zlib.compress(JSONSerializer.dumps((JOB_FUNCTION, None, [job_id], {})))
+@cache
+def encoded_call() -> bytes:
+    """RQ's `data` of a job of ours: the call of its function, as RQ's job writes it."""
+    return zlib.compress(JSONSerializer.dumps((JOB_FUNCTION, None, [], {})))
 
 
 def encoded_result(images: int) -> str:

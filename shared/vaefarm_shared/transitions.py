@@ -103,7 +103,7 @@ def _submit_arguments(job: Submission, limits: Limits) -> list[Argument]:
     return [
         *(spec.id, spec.request_hash, spec.to_json(), job.queue, job.latent_reference),
         *(job.held_bytes, spec.pixels, spec.result_seconds, spec.failure_seconds, limits.max_bytes, limits.max_jobs),
-        *(rq_bridge.encoded_call(spec.id), rq_bridge.date()),
+        *(rq_bridge.encoded_call(), rq_bridge.date()),
     ]
 
 
@@ -114,7 +114,7 @@ def adopt(connection: redis.Redis, claim: Claim, job: Submission) -> bool:
         connection,
         *(claim.job_id, claim.token, spec.request_hash, spec.to_json(), job.queue, job.latent_reference),
         *(job.held_bytes, spec.pixels, spec.result_seconds, spec.failure_seconds),
-        rq_bridge.encoded_call(spec.id),
+        rq_bridge.encoded_call(),
     )
     return bool(reply == b"adopted")
 
@@ -194,7 +194,7 @@ def _settle_arguments(outcome: Outcome) -> list[Argument]:
         rq_bridge.date(),
         rq_bridge.encoded_result(len(images)),
         rq_bridge.encoded_reason(outcome.reason) if failed else "",
-        rq_bridge.encoded_call(claim.job_id) if failed else "",
+        rq_bridge.encoded_call() if failed else "",
         rq_bridge.date(claim.queued_at) if failed else "",
         *(image.blob for image in images),
     ]

@@ -78,7 +78,7 @@ def _checked(decoder: Decoder, job: ClaimedJob) -> JobSpec | Plain | Unloadable:
     try:
         if not job.spec and not job.latent_reference:
             return _plain(decoder, job)
-        refusal = rq_bridge.refusal(claim.job_id, job.rq_data_bytes, job.rq_meta_bytes, job.rq_data, job.rq_hooks)
+        refusal = rq_bridge.refusal(job.rq_data_bytes, job.rq_meta_bytes, job.rq_data, job.rq_hooks)
         if refusal is not None:
             raise RefusedJob(f"the job is refused: {refusal}")
         if not job.latent_reference or claim.queued_at is None:
@@ -97,7 +97,7 @@ def _plain(decoder: Decoder, job: ClaimedJob) -> Plain | Unloadable:
     hooked = bool(job.rq_meta_bytes) or any(job.rq_hooks)
     argument = None if hooked else rq_bridge.plain_argument(job.rq_data)
     if argument is None:
-        refusal = rq_bridge.refusal(job.claim.job_id, job.rq_data_bytes, job.rq_meta_bytes, job.rq_data, job.rq_hooks)
+        refusal = rq_bridge.refusal(job.rq_data_bytes, job.rq_meta_bytes, job.rq_data, job.rq_hooks)
         raise RefusedJob(f"the job is refused: {refusal or 'its record has no spec; submit it with vaefarm'}")
     reference = str(argument.pop("latent", ""))
     spec = JobSpec.from_fields(argument | {"id": job.claim.job_id})
