@@ -58,7 +58,6 @@ def test_a_plain_job_whose_id_rq_drew_is_decoded_under_that_id(
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"version": 2}, "version 2"),
         ({"vae": "unknown"}, "VAE 'unknown'"),
         ({"shape": [1, 4, 8]}, "rank 3"),
         ({"latent": "redis:latent:nobody.x"}, "is gone"),

@@ -25,8 +25,15 @@ def start(decode: Callable[[BatchItem], Pixels], dtype: str = "float32", revisio
     return SelfTest(served(revision), "cuda:0", lambda item: Decoded(decode(item), dtype))
 
 
+def tried(entries: list[VaeEntry]) -> LocalDecoder:
+    """A decoder after the self-test of its start."""
+    decoder = LocalDecoder(entries, "cpu")
+    decoder.self_test()
+    return decoder
+
+
 def demo(dtype: str = "float32") -> LocalDecoder:
-    return LocalDecoder([Catalogue.load()["demo"].model_copy(update={"cpu_dtype": dtype})], "cpu")
+    return tried([Catalogue.load()["demo"].model_copy(update={"cpu_dtype": dtype})])
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
@@ -39,14 +46,14 @@ def test_the_shipped_vae_passes_in_every_dtype_by_its_known_picture(dtype: str) 
 
 def test_the_small_vaes_pass_without_a_known_picture(catalogue: Path) -> None:
     vaes = ("sd-v1", "sdxl", "flux", "taesd")
-    decoder = LocalDecoder([Catalogue.load(catalogue)[vae] for vae in vaes], "cpu")
+    decoder = tried([Catalogue.load(catalogue)[vae] for vae in vaes])
 
     assert all(decoder.vaes[vae].revision not in KNOWN_MEANS for vae in vaes)
     decoder.self_test()
 
 
 def test_weights_that_changed_in_memory_are_noticed(catalogue: Path) -> None:
-    decoder = LocalDecoder([Catalogue.load(catalogue)["sd-v1"]], "cpu")
+    decoder = tried([Catalogue.load(catalogue)["sd-v1"]])
     decoder.self_test()
     with torch.no_grad():
         # One weight of a quarter of a million.
@@ -75,10 +82,10 @@ def test_means_as_far_off_as_rounding_goes_pass_and_others_do_not(monkeypatch: p
     known = KNOWN_MEANS[revision]
 
     monkeypatch.setitem(KNOWN_MEANS, revision, (known[0] + off * (MEAN_TOLERANCE - 0.5), *known[1:]))
-    LocalDecoder([Catalogue.load()["demo"]], "cpu")
+    tried([Catalogue.load()["demo"]])
     monkeypatch.setitem(KNOWN_MEANS, revision, (*known[:-1], known[-1] + off * (MEAN_TOLERANCE + 0.5)))
     with pytest.raises(DeviceFault):
-        LocalDecoder([Catalogue.load()["demo"]], "cpu")
+        tried([Catalogue.load()["demo"]])
     decoder.self_test()
 
 
