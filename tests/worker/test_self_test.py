@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from vaefarm_shared.catalogue import Catalogue, Contract
+from vaefarm_shared.catalogue import Catalogue, Contract, VaeEntry
 from vaefarm_shared.errors import DeviceFault
 from vaefarm_worker.decoder import BatchItem, Decoded, Pixels, ServedVae
 from vaefarm_worker.local_decoder import LocalDecoder
