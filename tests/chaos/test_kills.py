@@ -1,0 +1,89 @@
+"""SIGKILL before and after every command that changes a job's state, and every reply lost."""
+
+import pytest
+from tests.chaos.arena import Arena, MakeArena
+from tests.chaos.faults import Action, Fault, Moment
+from tests.chaos.oracle import Verdict
+from tests.chaos.sweep import sweep
+from tests.conftest import eventually
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+#: Jobs under way at each point of a sweep.
+JOBS = 3
+
+MOMENTS = pytest.mark.parametrize("moment", ["before", "after"])
+
+
+@MOMENTS
+def test_a_worker_killed_at_any_command_that_changes_state_loses_nothing(make_arena: MakeArena, moment: Moment) -> None:
+    def is_reached(arena: Arena, at: int) -> bool:
+        jobs = arena.oracle.submit(range(JOBS))
+        victim = arena.crew.start("--burst", fault=Fault("kill", moment, at))
+        eventually("it is killed, or done", lambda: not victim.is_alive)
+        if victim.was_killed:
+            arena.crew.start()
+        else:
+            assert victim.process.returncode == 0, victim.log
+        assert arena.oracle.verdict() == Verdict(jobs=JOBS), f"killed {moment} change {at}"
+        assert max(job.record().attempts for job in jobs) <= 2
+        return victim.was_killed
+
+    assert sweep(make_arena, is_reached) >= 6, "birth, claim, begin, settle and death at least"
+
+
+@MOMENTS
+@pytest.mark.parametrize("step", ["claim", "begin", "settle"])
+def test_a_host_that_dies_at_any_step_loses_nothing(arena: Arena, step: str, moment: Moment) -> None:
+    arena.oracle.submit(range(JOBS))
+    victim = arena.crew.start(fault=Fault("kill-host", moment, 1, only=step))
+    eventually("it is killed", lambda: victim.was_killed)
+
+    arena.crew.start()
+
+    assert arena.oracle.verdict() == Verdict(jobs=JOBS)
+
+
+@pytest.mark.parametrize("step", ["claim", "begin"])
+def test_jobs_of_a_dead_process_on_a_living_host_come_back_before_their_leases_end(
+    make_arena: MakeArena, step: str
+) -> None:
+    arena = make_arena(lease_seconds=600.0)
+    arena.oracle.submit(range(JOBS))
+    victim = arena.crew.start(fault=Fault("kill", "after", 1, only=step))
+    eventually("it is killed", lambda: victim.was_killed)
+
+    arena.crew.start()
+
+    assert arena.oracle.verdict() == Verdict(jobs=JOBS)
+
+
+@MOMENTS
+def test_a_worker_whose_connection_is_cut_at_any_command_that_changes_state_finishes_its_jobs(
+    make_arena: MakeArena, moment: Moment
+) -> None:
+    """Cut before the request, or after it took effect and before its reply: the worker lives on, and ends by itself."""
+
+    def is_reached(arena: Arena, at: int) -> bool:
+        arena.oracle.submit(range(JOBS))
+        fault = Fault("cut", moment, at)
+        worker = arena.crew.start(fault=fault)
+        assert arena.oracle.verdict() == Verdict(jobs=JOBS), f"cut {moment} change {at}"
+        worker.stop()
+        assert worker.process.wait(30) == 0, worker.log
+        return fault.notice in worker.log
+
+    assert sweep(make_arena, is_reached) >= 6
+
+
+@pytest.mark.parametrize("action", ["kill", "cut"])
+def test_what_goes_wrong_in_the_background_loses_nothing(make_arena: MakeArena, action: Action) -> None:
+    """Heartbeats and the reaper run in a thread of their own: it is met at its first commands, all that there are."""
+    for at in range(1, 5):
+        arena = make_arena()
+        arena.oracle.submit(range(JOBS))
+        fault = Fault(action, "after", at, only="all", thread="vaefarm-keeper")
+        worker = arena.crew.start("--seconds", "0.2", fault=fault)
+        eventually("the fault", lambda worker=worker, fault=fault: fault.notice in worker.log)
+        arena.crew.tend()
+        assert arena.oracle.verdict() == Verdict(jobs=JOBS), f"{action} at {at}"
