@@ -208,9 +208,9 @@ class CancelingDecoder(FakeDecoder):
 
     farm: Farm
 
-    def decode(self, batch: Batch) -> list[Decoded]:
+    def decode(self, batch: Batch, *, tiled: bool = False) -> list[Decoded]:
         assert self.farm.job(batch.items[0].spec.id).cancel()
-        return super().decode(batch)
+        return super().decode(batch, tiled=tiled)
 
 
 @pytest.mark.redis
@@ -277,10 +277,10 @@ def test_discarding_a_waiting_job_cancels_it(farm: Farm, connection: redis.Redis
 class BrokenDecoder(FakeDecoder):
     """Raises for every latent that begins with 7."""
 
-    def decode(self, batch: Batch) -> list[Decoded]:
+    def decode(self, batch: Batch, *, tiled: bool = False) -> list[Decoded]:
         if batch.items[0].latents.array.flat[0] == 7:
             raise RuntimeError("the kernel did not like it")
-        return super().decode(batch)
+        return super().decode(batch, tiled=tiled)
 
 
 def test_a_job_whose_decode_raises_is_tried_three_times_then_fails_with_its_reason_and_latent(

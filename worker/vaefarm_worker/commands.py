@@ -39,7 +39,13 @@ def worker(
     decoder: Annotated[
         str, typer.Option(help="local, or fake: pictures without a VAE, to measure the farm.")
     ] = "local",
-    fake_seconds: Annotated[float, typer.Option(help="Seconds that the fake decoder takes.")] = 0.0,
+    fake_seconds: Annotated[float, typer.Option(help="Seconds that the fake decoder takes for a batch.", min=0)] = 0.0,
+    fake_image_bytes: Annotated[
+        int | None, typer.Option(help="Bytes of each PNG of the fake decoder, which then needs no encoding.", min=1)
+    ] = None,
+    fake_memory_bytes: Annotated[
+        int | None, typer.Option(help="Memory of the fake decoder's device, at 4096 bytes a pixel.", min=1)
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
 ) -> None:
     """Decode jobs on this machine's GPU or CPU, with VAEs that stay loaded.
@@ -51,7 +57,7 @@ def worker(
     settings = Settings.from_env(redis_url=redis, catalogue=None if catalogue is None else str(catalogue))
     entries = chosen_entries(Catalogue.load(settings.catalogue), vaes)
     wait_for_redis(settings)
-    chosen = make_decoder(decoder, entries, device, fake_seconds)
+    chosen = make_decoder(decoder, entries, device, fake_seconds, fake_image_bytes, fake_memory_bytes)
     worker = Worker(settings, chosen, name or default_name())
     stop_on_signals(worker)
     worker.run(burst)
@@ -79,12 +85,19 @@ def wait_for_redis(settings: Settings) -> None:
             return
 
 
-def make_decoder(kind: str, entries: list[VaeEntry], device: str, fake_seconds: float) -> Decoder:
-    """The decoder of that kind with every entry loaded. Raises ConfigurationError."""
+def make_decoder(
+    kind: str,
+    entries: list[VaeEntry],
+    device: str,
+    fake_seconds: float = 0.0,
+    fake_image_bytes: int | None = None,
+    fake_memory_bytes: int | None = None,
+) -> Decoder:
+    """The decoder of that kind with every entry loaded. Raises ConfigurationError, and DeviceFault for a broken GPU."""
     if kind == "fake":
         from .fake_decoder import FakeDecoder
 
-        return FakeDecoder(entries, fake_seconds)
+        return FakeDecoder(entries, fake_seconds, fake_image_bytes, fake_memory_bytes)
     if kind != "local":
         raise ConfigurationError(f"--decoder {kind!r} is not known; expected local or fake")
     try:

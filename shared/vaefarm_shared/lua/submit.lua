@@ -1,34 +1,39 @@
 -- Put one job on its queue, at most once: repeating the call with the same arguments changes nothing.
--- KEYS: 1 record, 2 tombstone, 3 lease, 4 RQ's job hash, 5 RQ's set of queues, 6 RQ's queue list,
---       7 index of non-empty queues, 8 latent (used when the latent's bytes are given)
--- ARGV: 1 id, 2 request hash, 3 spec, 4 queue name, 5 latent reference, 6 latent bytes or '', 7 doorbell channel,
---       8 RQ key prefix, 9... fields and values of RQ's job hash
--- Returns {verdict, status}: verdict is 'created', 'same' or 'conflict'.
-local held = redis.call('HMGET', KEYS[1], 'request_hash', 'status', 'queue')
-local request_hash, status = held[1], held[2]
+-- ARGV: 1 id, 2 request hash, 3 spec, 4 queue, 5 latent reference, 6 latent bytes or '', 7 bytes that the job holds
+--       until it ends, 8 pixels, 9 result seconds, 10 failure seconds, 11 most bytes, 12 most jobs, 13 RQ's data,
+--       14 RQ's date
+-- Returns {verdict, status}: 'created', 'same' or 'conflict'; or {'full', 'bytes' or 'jobs', now held}.
+--@ lib
+--@ rq_create
+local id, hash, queue, held = ARGV[1], ARGV[2], ARGV[4], tonumber(ARGV[7])
+local before = redis.call('HMGET', JOB .. id, 'request_hash', 'status', 'queue', 'held', 'latent')
+local request_hash, status = before[1], before[2]
 if not status then
-  local tombstone = redis.call('GET', KEYS[2])
-  if tombstone then
-    request_hash, status = cjson.decode(tombstone).request_hash, 'expired'
-  end
+  local tombstone = redis.call('GET', TOMBSTONE .. id)
+  if tombstone then request_hash, status = cjson.decode(tombstone).request_hash, 'expired' end
 end
 if status then
-  if request_hash ~= ARGV[2] then return {'conflict', status} end
+  if request_hash ~= hash then return {'conflict', status} end
   if status == 'queued' or status == 'started' or status == 'finished' then return {'same', status} end
 end
+local used = redis.call('HMGET', BUDGET, 'bytes', 'jobs')
+if number(used[1], 0) + held > tonumber(ARGV[11]) then return {'full', 'bytes', used[1] or '0'} end
+if number(used[2], 0) + 1 > tonumber(ARGV[12]) then return {'full', 'jobs', used[2] or '0'} end
 -- A script that has written once may go on beyond maxmemory. So the first write is one that a full Redis refuses:
 -- the submit is refused whole, and nothing was touched.
-redis.call('SADD', KEYS[5], KEYS[6])
-if held[3] then redis.call('ZREM', ARGV[8] .. ':failed:' .. held[3], ARGV[1]) end
-redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4])
-if ARGV[6] ~= '' then redis.call('SET', KEYS[8], ARGV[6]) end
-local now = redis.call('TIME')
-redis.call('HSET', KEYS[1], 'spec', ARGV[3], 'status', 'queued', 'queue', ARGV[4], 'request_hash', ARGV[2],
-  'latent', ARGV[5], 'queued_at', string.format('%d.%06d', now[1], now[2]), 'attempts', 0)
-local fields = {}
-for i = 9, #ARGV do fields[#fields + 1] = ARGV[i] end
-redis.call('HSET', KEYS[4], unpack(fields))
-redis.call('RPUSH', KEYS[6], ARGV[1])
-redis.call('ZADD', KEYS[7], 'NX', 0, ARGV[4])
-redis.call('PUBLISH', ARGV[7], ARGV[4])
+redis.call('SADD', 'rq:queues', 'rq:queue:' .. queue)
+if before[3] then redis.call('ZREM', 'rq:failed:' .. before[3], id) end
+release(id, number(before[4], 0))
+redis.call('DEL', JOB .. id, TOMBSTONE .. id, LEASE .. id, 'rq:job:' .. id)
+local latent = blob_key(ARGV[5])
+if latent and ARGV[6] ~= '' then redis.call('SET', latent, ARGV[6]) end
+redis.call('HSET', JOB .. id, 'spec', ARGV[3], 'status', 'queued', 'queue', queue, 'request_hash', hash,
+  'latent', ARGV[5], 'queued_at', STAMP, 'attempts', 0, 'held', held, 'reserve', held, 'pixels', ARGV[8],
+  'result_seconds', ARGV[9], 'failure_seconds', ARGV[10])
+rq_create({id = id, queue = queue, data = ARGV[13], created = ARGV[14], result_seconds = ARGV[9],
+  failure_seconds = ARGV[10]})
+account(held, 1)
+redis.call('RPUSH', 'rq:queue:' .. queue, id)
+enter(queue)
+ring(queue)
 return {'created', 'queued'}
