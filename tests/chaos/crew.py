@@ -13,14 +13,14 @@ from pydantic import SecretStr
 
 from vaefarm_shared.settings import Settings
 
-from .faults import Fault
+from .faults import Fault, children
 
 REPOSITORY: Final[Path] = Path(__file__).parents[2]
 
 
 @dataclass
 class Member:
-    """One worker process, the leader of a process group of its own."""
+    """One worker process."""
 
     name: str
     process: "subprocess.Popen[bytes]"
@@ -56,8 +56,11 @@ class Member:
 
     def kill_host(self) -> None:
         """End it with its children, as when the machine goes."""
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        # Stopped first, so that it starts no child in place of one that is killed.
+        self.process.send_signal(signal.SIGSTOP)
+        for child in children(self.process.pid):
+            os.kill(child, signal.SIGKILL)
+        self.kill()
 
     def kill(self) -> None:
         """End the worker's process alone; its children see that."""
@@ -89,7 +92,6 @@ class Crew:
                 stderr=log,
                 env=self._environment | (env or {}),
                 cwd=REPOSITORY,
-                start_new_session=True,
             )
         member = Member(name, process, log_path)
         self.members.append(member)

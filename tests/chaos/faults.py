@@ -11,6 +11,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import redis
@@ -149,13 +150,21 @@ def act(action: Action, connection: Any) -> None:
         case "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         case "kill-host":
-            os.killpg(0, signal.SIGKILL)
+            for child in children(os.getpid()):
+                os.kill(child, signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGKILL)
         case "stop":
             # To this thread, which then goes no step further; all others stop with it.
             signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
         case "cut":
             connection.disconnect()
             raise redis.ConnectionError("the connection is cut")
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started and that still are."""
+    listed = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for path in listed for child in path.read_text().split()]
 
 
 def as_parts(command: Any) -> list[Any]:
