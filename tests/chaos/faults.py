@@ -9,7 +9,6 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -19,12 +18,11 @@ from redis.connection import AbstractConnection
 
 from vaefarm_shared.scripts import script
 
-#: Commands that change nothing which outlives their connection.
-QUIET: Final = frozenset(
-    b"AUTH CLIENT COMMAND CONFIG EXISTS GET HELLO HGET HGETALL HMGET HSTRLEN INFO LLEN LRANGE MGET PING PSUBSCRIBE"
-    b" PUNSUBSCRIBE SCAN SCRIPT SELECT SISMEMBER SMEMBERS STRLEN SUBSCRIBE TIME TTL UNSUBSCRIBE UNWATCH WATCH XLEN"
-    b" ZCARD ZRANGE ZRANGEBYSCORE ZSCORE".split()
-)
+#: Scripts of ours that change no job's state.
+QUIET: Final[tuple[str, ...]] = ("renew", "expire_kept")
+
+#: How a request that runs a script by its digest reads on the wire.
+EVALSHA: Final[bytes] = b"\r\nEVALSHA\r\n"
 
 Action = Literal["kill", "kill-host", "stop", "cut"]
 Moment = Literal["before", "after"]
@@ -39,8 +37,8 @@ class Fault:
     moment: Moment
     #: The round trip, counted from 1 over those that `only` and `thread` choose.
     at: int
-    #: "changes": those that may change state; "all"; or the name of a script of ours.
-    only: str = "changes"
+    #: "jobs": those that may change a job's state; "all"; or the name of a script of ours.
+    only: str = "jobs"
     #: Only round trips of threads whose names begin so.
     thread: str = ""
 
@@ -95,8 +93,7 @@ class FaultyConnections:
     def send(self, connection: Any, command: Any, check_health: bool) -> None:
         """Count a request, and send it unless its fault comes first."""
         packed = b"".join(part.encode() if isinstance(part, str) else part for part in as_parts(command))
-        names = list(command_names(packed))
-        trip = self._begin(packed, names)
+        trip = self._begin(packed)
         if trip.fault is not None and trip.fault.moment == "before":
             self._act(trip.fault, connection)
         # A connection's handshake goes through here too, and is done when this returns.
@@ -126,20 +123,19 @@ class FaultyConnections:
         os.write(2, f"{fault.notice}\n".encode())
         act(fault.action, connection)
 
-    def _begin(self, packed: bytes, names: list[bytes]) -> Trip:
-        changes = not QUIET.issuperset(names)
+    def _begin(self, packed: bytes) -> Trip:
         with self._lock:
-            is_cut = changes and self._random.random() < self._cut_rate
-            return Trip(len(names), self._due(packed, changes), is_cut)
+            is_cut = self._random.random() < self._cut_rate
+            return Trip(count_commands(packed), self._due(packed), is_cut)
 
-    def _due(self, packed: bytes, changes: bool) -> Fault | None:
+    def _due(self, packed: bytes) -> Fault | None:
         fault = self._fault
         if fault is None or not threading.current_thread().name.startswith(fault.thread):
             return None
-        if fault.only == "changes":
-            chosen = changes
+        if fault.only == "jobs":
+            chosen = EVALSHA in packed and not any(digest(name) in packed for name in QUIET)
         else:
-            chosen = fault.only == "all" or script(fault.only).digest.encode() in packed
+            chosen = fault.only == "all" or digest(fault.only) in packed
         self._counted += chosen
         return fault if chosen and self._counted == fault.at else None
 
@@ -172,16 +168,21 @@ def as_parts(command: Any) -> list[Any]:
     return [command] if isinstance(command, str | bytes) else list(command)
 
 
-def command_names(packed: bytes) -> Iterator[bytes]:
-    """The name of each command in a packed request."""
-    place = 0
+def digest(name: str) -> bytes:
+    """The digest by which a script of ours is called."""
+    return script(name).digest.encode()
+
+
+def count_commands(packed: bytes) -> int:
+    """How many commands, and so replies, a packed request has."""
+    place = commands = 0
     while place < len(packed):
         words, place = _number(packed, place)
-        for word in range(words):
+        for _ in range(words):
             size, start = _number(packed, place)
-            if word == 0:
-                yield packed[start : start + size].upper()
             place = start + size + 2
+        commands += 1
+    return commands
 
 
 def _number(packed: bytes, place: int) -> tuple[int, int]:

@@ -32,13 +32,13 @@ def wakes_to_nothing(arena: Arena, fault: Fault) -> bool:
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_worker_that_slept_past_its_lease_at_any_command_changes_nothing(
+def test_a_worker_that_slept_past_its_lease_at_any_change_of_a_job_changes_nothing(
     make_arena: MakeArena, moment: Moment
 ) -> None:
     def is_reached(arena: Arena, at: int) -> bool:
         return wakes_to_nothing(arena, Fault("stop", moment, at))
 
-    assert sweep(make_arena, is_reached) >= 6
+    assert sweep(make_arena, is_reached) >= 4
 
 
 def test_a_worker_that_slept_between_claim_and_begin_until_another_had_finished_changes_nothing(arena: Arena) -> None:
