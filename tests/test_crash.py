@@ -8,16 +8,17 @@ from pathlib import Path
 import pytest
 import redis
 import torch
+from tests.claims import begin, take
 from tests.conftest import RedisServer, Serve, StartWorker, eventually, redis_servers
 
 from vaefarm_producer import Farm, Job, JobFailed, QueueFull
 from vaefarm_shared import keys, leases, transitions
 from vaefarm_shared.catalogue import Catalogue
 from vaefarm_shared.connection import connect
-from vaefarm_shared.errors import LeaseLost
 from vaefarm_shared.job import JobStatus
+from vaefarm_shared.reaper import Reaper
 from vaefarm_shared.settings import Settings
-from vaefarm_worker import worker as worker_module
+from vaefarm_shared.transitions import Outcome
 from vaefarm_worker.fake_decoder import FakeDecoder
 from vaefarm_worker.worker import Worker
 
@@ -131,11 +132,11 @@ def test_redis_restarted_with_its_log_in_mid_decode_loses_no_job(tmp_path: Path,
 def test_a_job_that_ends_each_of_its_workers_fails_in_the_end(
     farm: Farm, connection: redis.Redis, settings: Settings
 ) -> None:
-    job = farm.submit(LATENTS, vae="demo")
+    job, reaper = farm.submit(LATENTS, vae="demo"), Reaper(connection, 0.0, settings.max_attempts)
     for _ in range(settings.max_attempts):
-        claim = leases.claim(connection, [keys.queue_index("demo", "normal")], ["demo"], 1, 0.0)[0]
-        transitions.begin(connection, claim, "doomed")
-        eventually("its lease ends", lambda: leases.reap(connection, settings.max_attempts))
+        [claim] = take(connection, lease_seconds=0.0)
+        begin(connection, claim, worker="doomed")
+        eventually("its lease ends", reaper.look)
 
     with pytest.raises(JobFailed, match="3 workers went silent while they decoded it; the last was doomed"):
         job.result(timeout=5)
@@ -145,7 +146,7 @@ def test_a_job_that_ends_each_of_its_workers_fails_in_the_end(
 def test_a_death_before_the_decode_costs_the_job_nothing(farm: Farm, connection: redis.Redis, serve: Serve) -> None:
     jobs = farm.submit_many([LATENTS, LATENTS + 1], vae="demo")
     for _ in range(5):
-        leases.claim(connection, [keys.queue_index("demo", "normal")], ["demo"], 1, 0.0)
+        take(connection, lease_seconds=0.0)
         eventually("its lease ends", lambda: leases.reap(connection, 3))
     assert connection.lrange(f"rq:queue:{QUEUE}", 0, -1) == [job.id.encode() for job in jobs], "to the front again"
 
@@ -163,10 +164,10 @@ def test_a_garbled_record_keeps_nobody_elses_job_from_coming_back(
     farm: Farm, connection: redis.Redis, garbage: dict[str, str]
 ) -> None:
     garbled, good = farm.submit_many([LATENTS, LATENTS + 1], vae="demo")
-    leases.claim(connection, [keys.queue_index("demo", "normal")], ["demo"], 2, 0.0)
+    take(connection, 2, lease_seconds=0.0)
     connection.hset(keys.job(garbled.id), mapping=garbage)  # type: ignore[arg-type]
 
-    eventually("the good job comes back", lambda: good.id in leases.reap(connection, 3))
+    eventually("the good job comes back", lambda: good.id in [one.claim.job_id for one in leases.reap(connection, 3)])
 
     assert good.id.encode() in connection.lrange(f"rq:queue:{QUEUE}", 0, -1)
 
@@ -195,18 +196,15 @@ def test_a_redis_that_is_full_refuses_a_submit_whole_and_loses_nothing(
     assert {job.status().value for job in accepted} == {"finished"}
 
 
-def test_a_worker_told_to_stop_while_redis_is_away_fails_no_job(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_told_to_stop_while_redis_is_away_fails_no_job(settings: Settings, tmp_path: Path) -> None:
     """It gives up and leaves its job to the lease: being away is no fault of the job's."""
-    monkeypatch.setattr(worker_module, "STOP_GRACE_SECONDS", 0.0)
     folder = tmp_path / "redis"
     folder.mkdir()
     server = RedisServer(
         next(iter(redis_servers().values())), folder, ("--appendonly", "yes", "--appendfsync", "always")
     )
     server.start()
-    own = settings.with_redis(server.url)
+    own = settings.with_redis(server.url).model_copy(update={"drain_seconds": 2.0})
     worker = Worker(own, FakeDecoder([Catalogue.load()["demo"]], seconds_per_batch=1.0), "here")
     thread = threading.Thread(target=worker.run)
     thread.start()
@@ -234,27 +232,24 @@ def test_a_worker_told_to_stop_while_redis_is_away_fails_no_job(
 
 def test_every_transition_tests_the_token(farm: Farm, connection: redis.Redis, serve: Serve) -> None:
     job = farm.submit(LATENTS, vae="demo")
-    late = leases.claim(connection, [keys.queue_index("demo", "normal")], ["demo"], 1, 0.0)[0]
+    [late] = take(connection, lease_seconds=0.0)
     eventually("its lease ends", lambda: leases.reap(connection, 3))
     serve()
     before = connection.hgetall(keys.job(job.id))
 
-    for attempt in (
-        lambda: transitions.begin(connection, late, "late"),
-        lambda: transitions.give_back(connection, late, "late"),
-        lambda: transitions.settle(connection, late, JobStatus.FAILED, worker_name="late", reason="late"),
-    ):
-        with pytest.raises(LeaseLost):
-            attempt()
+    assert begin(connection, late) == ["lost"]
+    assert leases.give_back(connection, [(late, "attempt")], "late") == [False]
+    assert transitions.settle(connection, [Outcome(late, JobStatus.FAILED, "late", "late")]) == [False]
+    assert leases.renew(connection, [(late.job_id, late.token)], 60.0) == 0
 
     assert connection.hgetall(keys.job(job.id)) == before
 
 
 def test_a_lease_that_is_renewed_is_not_reaped(farm: Farm, connection: redis.Redis) -> None:
     job = farm.submit(LATENTS, vae="demo")
-    leases.claim(connection, [keys.queue_index("demo", "normal")], ["demo"], 1, 0.0)
+    [claim] = take(connection, lease_seconds=0.0)
 
-    leases.renew(connection, [job.id, "nobody"], 60.0)
+    assert leases.renew(connection, [(job.id, claim.token), ("nobody", "token")], 60.0) == 1
 
     assert leases.reap(connection, 3) == []
     assert connection.zscore(keys.LEASES, "nobody") is None, "a renewal makes no lease"

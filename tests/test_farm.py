@@ -87,7 +87,9 @@ def test_numpy_latents_are_taken_too(farm: Farm, serve: Serve) -> None:
 
 
 def test_higher_priorities_are_decoded_first(farm: Farm, serve: Serve) -> None:
-    jobs = {priority: farm.submit(LATENTS, vae="demo", priority=priority) for priority in ("low", "normal", "high")}
+    # Of three shapes: jobs of one would share a batch.
+    shapes = {"low": (8, 8), "normal": (8, 16), "high": (16, 8)}
+    jobs = {name: farm.submit(torch.zeros(1, 4, *shape), vae="demo", priority=name) for name, shape in shapes.items()}
     serve()
 
     started = {priority: job.record().started_at or 0.0 for priority, job in jobs.items()}
@@ -401,11 +403,13 @@ def test_every_key_of_an_ended_job_has_a_life(farm: Farm, connection: redis.Redi
     serve(BrokenDecoder([Catalogue.load()["demo"]]))
     assert failing.status() == "failed"
 
-    # RQ's set of queues and its registries, whose entries have lives of their own.
+    # RQ's set of queues and its registries, the budget and its list: their entries have lives of their own.
     eternal = {key.decode() for key in connection.scan_iter("*") if connection.ttl(key) == -1}
 
     assert eternal == {
         "rq:queues",
+        "vaefarm:budget",
+        "vaefarm:kept",
         "rq:finished:vaefarm.demo.normal.s.default",
         "rq:failed:vaefarm.demo.normal.s.default",
     }

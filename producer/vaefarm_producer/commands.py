@@ -1,11 +1,10 @@
-"""The producer's commands: submit, fetch, status, cancel."""
+"""The producer's commands: submit, fetch, cancel."""
 
 import json
 import sys
-import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -17,12 +16,10 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 
 from vaefarm_shared import latents
 from vaefarm_shared.checks import MAX_LATENT_BYTES
-from vaefarm_shared.errors import FarmError, InvalidInput, InvalidOption
-from vaefarm_shared.job import JobRecord
+from vaefarm_shared.errors import FarmError, InvalidInput, InvalidOption, JobNotFound
 from vaefarm_shared.settings import Settings
 
 from .farm import Farm
@@ -38,8 +35,10 @@ SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 
 
 def submit(
-    files: Annotated[list[Path], typer.Argument(help="Latents as safetensors files, one tensor each.")],
-    vae: Annotated[str, typer.Option(help="VAE id, such as sdxl.")],
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Latents as safetensors files, one tensor each; none to empty --spool.")
+    ] = None,
+    vae: Annotated[str | None, typer.Option(help="VAE id, such as sdxl; needed with files.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the pictures; made if missing.")] = Path(),
     height: Annotated[
         int | None, typer.Option(help="Pixels; for packed latents. Otherwise the file's metadata.")
@@ -52,6 +51,11 @@ def submit(
     reproducible: Annotated[bool, typer.Option("--reproducible", help="The pipeline's picture, bit for bit.")] = False,
     priority: Annotated[str, typer.Option(help="high, normal or low.")] = "normal",
     wait: Annotated[bool, typer.Option(help="Wait for the pictures, or print the job ids and end.")] = True,
+    block: Annotated[bool, typer.Option("--block", help="Wait while the farm is full.")] = False,
+    spool: Annotated[
+        Path | None,
+        typer.Option(help="Folder in which jobs wait while Redis is away. Otherwise VAEFARM_SPOOL."),
+    ] = None,
     timeout: TimeoutOption = None,
     redis: RedisOption = None,
     as_json: JsonOption = False,
@@ -59,7 +63,14 @@ def submit(
     """Queue latents for decoding, wait, and save the pictures as FILE.png.
 
     Exits 1 when a job fails, and names it. On Ctrl-C the jobs go on: `vaefarm fetch` collects them.
+
+    With --spool and no files: send what an earlier submit left there, and say how many jobs that were.
     """
+    if not files:
+        send_spooled(redis, spool, timeout, as_json)
+        return
+    if vae is None:
+        raise InvalidOption("--vae is missing; expected a VAE id such as sdxl")
     if image_format not in SUFFIXES:
         raise InvalidOption(f"--format {image_format!r}: expected one of {', '.join(SUFFIXES)}")
     options: SubmitOptions = {
@@ -69,8 +80,10 @@ def submit(
     }
     if quality is not None:
         options["quality"] = quality
-    with open_farm(redis) as farm:
-        names = submit_files(farm, files, vae, height, width, options)
+    with open_farm(redis, spool) as farm:
+        names = submit_files(farm, files, vae, height, width, options, block)
+        if left := farm.spooled():
+            print(f"vaefarm: Redis is away, {left} jobs are spooled: a later submit sends them", file=sys.stderr)
         if not wait:
             for job, stem in names.items():
                 print(json.dumps({"id": job.id, "file": stem}) if as_json else job.id)
@@ -90,40 +103,76 @@ def fetch(
         collect(farm, {farm.job(job_id): job_id for job_id in jobs}, out, timeout, as_json)
 
 
-def status(
-    jobs: Annotated[list[str] | None, typer.Argument(help="Job ids; none for the whole farm.")] = None,
+def cancel(
+    jobs: Annotated[list[str] | None, typer.Argument(help="Job ids.")] = None,
+    all_queued: Annotated[bool, typer.Option("--all-queued", help="Every waiting job of --vae.")] = False,
+    vae: Annotated[str | None, typer.Option(help="VAE id; for --all-queued.")] = None,
     redis: RedisOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show jobs by their ids, or the farm: its queues and workers."""
+    """End jobs that have not ended, by their ids or all that wait for a VAE.
+
+    Exits 1 when one of the ids is not known.
+    """
+    if bool(jobs) == all_queued or all_queued != (vae is not None):
+        raise InvalidOption("expected either job ids, or --all-queued with --vae VAE")
     with open_farm(redis) as farm:
-        if not jobs:
-            show_farm(farm, as_json)
-        for job_id in jobs or ():
-            record = farm.job(job_id).record()
-            print(record.model_dump_json()) if as_json else show_record(record)
+        found = [farm.job(job_id) for job_id in jobs or ()]
+        chosen = found or list(dict.fromkeys(farm.queued(vae or "")))
+        # A job that is past its life has no record to cancel, but is not unknown.
+        statuses = [status or status_of(job) for job, status in zip(chosen, farm.cancel_many(chosen), strict=True)]
+    for job, status in zip(chosen, statuses, strict=True):
+        if as_json:
+            print(json.dumps({"id": job.id, "status": status}))
+        else:
+            print(f"{job.id}: {'canceled' if status == 'canceled' else f'not canceled, it is {status}'}")
+    if not chosen:
+        print(f"vaefarm: no job waits for {vae}", file=sys.stderr)
+    if "not known" in statuses:
+        raise typer.Exit(1)
 
 
-def cancel(
-    jobs: Annotated[list[str], typer.Argument(help="Job ids.")],
-    redis: RedisOption = None,
-) -> None:
-    """End jobs that have not ended."""
-    with open_farm(redis) as farm:
-        for job_id in jobs:
-            job = farm.job(job_id)
-            print(f"{job_id}: {'canceled' if job.cancel() else f'not canceled, it is {job.status()}'}")
+def status_of(job: Job) -> str:
+    """A job's status, 'not known' for one that nobody knows."""
+    try:
+        return job.status().value
+    except JobNotFound:
+        return "not known"
 
 
-def open_farm(redis: str | None) -> Farm:
-    """A farm as environment and flag say, known to be reachable. Raises FarmUnavailable."""
-    farm = Farm(settings=Settings.from_env(redis_url=redis))
-    farm.ping()
+def open_farm(redis: str | None, spool: Path | None = None) -> Farm:
+    """A farm as environment and flags say; without a spool, known to be reachable. Raises FarmUnavailable."""
+    settings = Settings.from_env(redis_url=redis, spool=None if spool is None else str(spool))
+    farm = Farm(settings=settings)
+    if settings.spool is None:
+        farm.ping()
     return farm
 
 
+def send_spooled(redis: str | None, spool: Path | None, timeout: float | None, as_json: bool) -> None:
+    """Send what is in the spool, and say how many jobs that were; exit 1 when some were refused."""
+    settings = Settings.from_env(redis_url=redis, spool=None if spool is None else str(spool))
+    if settings.spool is None:
+        raise InvalidOption("no files were given; expected safetensors files, or --spool DIR to send what is in it")
+    with Farm(settings=settings) as farm, Console(stderr=True).status(f"sending {farm.spooled()} jobs ..."):
+        farm.ping()
+        flushed = farm.flush(timeout)
+    if as_json:
+        print(json.dumps(flushed._asdict()))
+    else:
+        print(f"{flushed.sent} jobs sent from {settings.spool}, {flushed.refused} refused")
+    if flushed.refused:
+        raise typer.Exit(1)
+
+
 def submit_files(
-    farm: Farm, files: Iterable[Path], vae: str, height: int | None, width: int | None, options: SubmitOptions
+    farm: Farm,
+    files: Iterable[Path],
+    vae: str,
+    height: int | None,
+    width: int | None,
+    options: SubmitOptions,
+    block: bool,
 ) -> dict[Job, str]:
     """Queue each file; every one is read and checked before the first is queued. Returns each job's file stem."""
     held = []
@@ -144,7 +193,7 @@ def submit_files(
             prepared.append(farm.prepare(tensor, vae=vae, **its_options))
         except InvalidInput as error:
             raise type(error)(f"{path}: {error}") from error
-    jobs = farm.submit_prepared(prepared)
+    jobs = farm.submit_prepared(prepared, block=block)
     return dict(zip(jobs, unique_stems(path.stem for path, *_ in held), strict=True))
 
 
@@ -219,44 +268,3 @@ def say_saved(job: Job, paths: list[Path], as_json: bool) -> None:
     else:
         for path in paths:
             print(path, flush=True)
-
-
-def show_record(record: JobRecord) -> None:
-    """Print a job's record as a table."""
-    table = Table("field", "value", show_header=False)
-    fields: dict[str, Any] = record.model_dump(exclude={"report"}, exclude_none=True)
-    if record.report is not None:
-        fields |= record.report.model_dump(exclude={"images"}, exclude_none=True)
-        fields["images"] = ", ".join(
-            f"{image.width}x{image.height} {image.image_format}, {image.size_bytes} bytes"
-            for image in record.report.images
-        )
-    for name, value in fields.items():
-        if name.endswith("_at"):
-            value = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
-        table.add_row(name, str(value))
-    Console().print(table)
-
-
-def show_farm(farm: Farm, as_json: bool) -> None:
-    """Print queues and workers."""
-    queues, workers = farm.queues(), farm.workers()
-    if as_json:
-        print(json.dumps({"queues": {queue.name: queue.queued for queue in queues}, "workers": workers}))
-        return
-    console = Console()
-    depths = Table("queue", "queued", title="queues")
-    for queue in queues:
-        depths.add_row(queue.name, str(queue.queued))
-    living = Table("worker", "device", "VAEs", "finished", "failed", title="workers")
-    for worker in workers:
-        vaes = worker.get("vaes")
-        served = ", ".join(vaes) if isinstance(vaes, dict) else ""
-        living.add_row(*(str(worker.get(name)) for name in ("name", "device")), served, *counts(worker))
-    console.print(depths if queues else "no queue yet")
-    console.print(living if workers else "no worker")
-
-
-def counts(worker: dict[str, object]) -> tuple[str, str]:
-    """How many jobs a worker finished and failed."""
-    return str(worker.get("finished", "")), str(worker.get("failed", ""))

@@ -71,7 +71,9 @@ def held_bytes(spec: JobSpec, latent_bytes: int, blobs: BlobStore) -> int:
 def full(connection: redis.Redis, limits: Limits, what: str, used: int) -> QueueFull:
     """The error for a submit that the budget refuses, with a wait in which the farm should have made some room."""
     seconds = suggested_wait(connection)
-    limit = f"{limits.max_jobs} jobs" if what == "jobs" else f"{limits.max_bytes} bytes of Redis for latents and pictures"
+    limit = (
+        f"{limits.max_jobs} jobs" if what == "jobs" else f"{limits.max_bytes} bytes of Redis for latents and pictures"
+    )
     held = f"{used} jobs" if what == "jobs" else f"{used} bytes"
     return QueueFull(
         f"the farm is full: it takes {limit} and holds {held}; try again in {seconds:.1f} seconds, submit with"

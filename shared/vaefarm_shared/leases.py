@@ -89,12 +89,14 @@ def claim(connection: redis.Redis, worker_name: str, wanted: Wanted) -> list[Cla
 
 def _claimed(fields: list[bytes], claimed_at: float) -> ClaimedJob:
     job_id, queue, token, cost, spec, latent, queued_at, attempts, alone, data, data_bytes, meta_bytes, *hooks = fields
-    one = Claim(job_id.decode(), queue.decode(), token.decode(), claimed_at, number(queued_at.decode("utf-8", "replace")))
+    one = Claim(
+        job_id.decode(), queue.decode(), token.decode(), claimed_at, number(queued_at.decode("utf-8", "replace"))
+    )
     return ClaimedJob(
         claim=one,
         spec=spec,
         latent_reference=latent.decode("utf-8", "replace"),
-        attempts=int(number(attempts.decode("utf-8", "replace")) or 0),
+        attempts=int(number(attempts) or 0),
         alone=alone == b"1",
         cost_seconds=float(cost),
         rq_data=data,
@@ -151,7 +153,7 @@ def reap(connection: redis.Redis, max_attempts: int) -> list[Reaped]:
     ]
 
 
-def number(value: str | None) -> float | None:
+def number(value: str | bytes | None) -> float | None:
     """A field of a record as a number; None where it is missing or none."""
     try:
         return None if value is None else float(value)

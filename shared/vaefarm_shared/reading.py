@@ -10,8 +10,8 @@ from rq.utils import as_text
 from . import keys
 from .catalogue import Contract
 from .errors import FarmError, JobExpired, JobNotFound
-from .leases import number
 from .job import DecodeReport, JobRecord, JobSpec, JobStatus, Tombstone
+from .leases import number
 from .rq_bridge import QUEUE_PREFIX, QUEUES_KEY
 from .transitions import blob_references
 

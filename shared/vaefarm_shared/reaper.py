@@ -6,10 +6,9 @@ what nobody can hold. Any number of them may run side by side.
 
 import logging
 import time
-from typing import Final
+from typing import Final, cast
 
 import redis
-from rq.utils import as_text
 
 from . import keys, rq_bridge
 from .job import JobStatus
@@ -81,8 +80,9 @@ class Reaper:
         return reaped
 
     def _queue_dependents(self) -> None:
-        for raw in self._connection.srandmember(keys.DEPENDENTS, LOOK_ENTRIES) or ():  # type: ignore[union-attr]
-            job_id, _, queue = as_text(raw).partition(" ")  # type: ignore[arg-type]
+        waited_for = cast("list[bytes]", self._connection.srandmember(keys.DEPENDENTS, LOOK_ENTRIES))
+        for raw in waited_for:
+            job_id, _, queue = raw.decode().partition(" ")
             try:
                 rq_bridge.enqueue_dependents(self._connection, job_id, queue)
             except redis.RedisError:

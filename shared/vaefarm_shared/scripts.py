@@ -36,25 +36,30 @@ class Script:
 
         After an error some calls may have run: every script is written so that repeating a call is harmless.
         """
+
+        def fill(pipe: Pipeline) -> None:
+            for arguments in calls:
+                self.queue(pipe, *arguments)
+
         with connection.pipeline(transaction=False) as pipe:
-            return self.execute(pipe, lambda: [self.queue(pipe, *arguments) for arguments in calls])
+            return self.execute(pipe, fill)
 
     def queue(self, pipe: Pipeline, *arguments: Argument) -> None:
         """Put a call on a pipeline."""
-        pipe.evalsha(self.digest, 0, *arguments)  # type: ignore[no-untyped-call]
+        pipe.evalsha(self.digest, 0, *arguments)
 
-    def execute(self, pipe: Pipeline, fill: Callable[[], object]) -> list[Any]:
+    def execute(self, pipe: Pipeline, fill: Callable[[Pipeline], None]) -> list[Any]:
         """Send a pipeline that `fill` fills with calls of this script; load the script where the server knows it not.
 
         Then the whole pipeline is sent again, so its other commands must be ones that may be repeated.
         """
-        fill()
+        fill(pipe)
         try:
             return pipe.execute()
         except redis.exceptions.NoScriptError:
             pipe.reset()
             pipe.script_load(self.text)
-            fill()
+            fill(pipe)
             return pipe.execute()[1:]
 
 

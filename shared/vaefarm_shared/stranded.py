@@ -6,7 +6,7 @@ A worker that serves their VAE must live, though: where there is none at all, on
 import logging
 import time
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import redis
 from rq.utils import as_text
@@ -26,6 +26,9 @@ PATIENCE_SECONDS: Final[float] = 60.0
 
 #: Jobs at the head of a queue that are looked at for workers that handed them back, and ended in one look.
 HEAD_JOBS: Final[int] = 32
+
+#: Queues of a VAE and priority that are looked at: as many as a claim looks at.
+LANES: Final[int] = 256
 
 #: The name in which stranded jobs are claimed.
 REAPER: Final[str] = "reaper"
@@ -54,8 +57,8 @@ class Stranded:
     def _find(self, workers: list[dict[str, Any]]) -> Iterator[tuple[str, tuple[str, str, str, str]]]:
         for vae in {vae for one in workers for vae in one.get("vaes", {})}:
             for priority in PRIORITIES:
-                for raw in self._connection.zrange(keys.queue_index(vae, priority), 0, 255):
-                    queue = as_text(raw)  # type: ignore[arg-type]
+                listed = cast("list[bytes]", self._connection.zrange(keys.queue_index(vae, priority), 0, LANES - 1))
+                for queue in (raw.decode() for raw in listed):
                     size = size_of(queue)
                     able = holders(workers, vae, size)
                     reason = f"no worker that lives has room for a picture of size class {size!r} of VAE {vae!r}"
@@ -70,8 +73,8 @@ class Stranded:
         head = self._connection.lindex(queue_key(queue), 0)
         if head is None:
             return False
-        avoid = self._connection.hget(keys.job(as_text(head)), "avoid")  # type: ignore[arg-type]
-        return avoid is not None and able <= set(as_text(avoid).split(","))  # type: ignore[arg-type]
+        avoid = self._connection.hget(keys.job(as_text(head)), "avoid")
+        return avoid is not None and able <= set(as_text(avoid).split(","))
 
     def _fail(self, vae: str, priority: str, size: str, reason: str) -> int:
         wanted = Wanted((Source(vae, priority, 0.0, (size,)),), HEAD_JOBS, 1 << 62, 60.0)
@@ -80,6 +83,9 @@ class Stranded:
             logger.warning("%d jobs fail: %s", len(claimed), reason)
         settle(
             self._connection,
-            [Outcome(one.claim, JobStatus.FAILED, REAPER, f"{reason}; start one that has, then retry") for one in claimed],
+            [
+                Outcome(one.claim, JobStatus.FAILED, REAPER, f"{reason}; start one that has, then retry")
+                for one in claimed
+            ],
         )
         return len(claimed)

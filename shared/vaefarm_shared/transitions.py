@@ -152,7 +152,7 @@ def settle(connection: redis.Redis, outcomes: Sequence[Outcome]) -> list[bool]:
             settling.queue(pipe, *_settle_arguments(outcome))
 
     with connection.pipeline(transaction=False) as pipe:
-        replies = settling.execute(pipe, lambda: fill(pipe))
+        replies = settling.execute(pipe, fill)
     verdicts = []
     place = 0
     for outcome in outcomes:
@@ -189,9 +189,7 @@ def cancel(connection: redis.Redis, job_id: str, reason: str = "canceled") -> Jo
     return _statuses(script("cancel").run(connection, reason, "1", job_id))[0]
 
 
-def cancel_many(
-    connection: redis.Redis, job_ids: Sequence[str], reason: str = "canceled"
-) -> list[JobStatus | None]:
+def cancel_many(connection: redis.Redis, job_ids: Sequence[str], reason: str = "canceled") -> list[JobStatus | None]:
     """As `cancel` for many: their entries stay in the queues until they are claimed, and are dropped then."""
     statuses: list[JobStatus | None] = []
     for start in range(0, len(job_ids), CALL_JOBS):
@@ -230,5 +228,3 @@ def blob_references(fields: dict[str, str]) -> list[str]:
 
 def _statuses(reply: Sequence[bytes]) -> list[JobStatus | None]:
     return [JobStatus(status.decode()) if status else None for status in reply]
-
-

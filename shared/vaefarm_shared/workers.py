@@ -17,7 +17,7 @@ def publish_worker(connection: redis.Redis, name: str, description: dict[str, An
 
 def read_workers(connection: redis.Redis) -> list[dict[str, Any]]:
     """What each living worker says of itself, by name. RQ's set of workers is the list: no walk through the keys."""
-    names = sorted(as_text(key).rpartition(":")[2] for key in connection.smembers(REDIS_WORKER_KEYS))  # type: ignore[arg-type]
+    names = sorted(as_text(key).rpartition(":")[2] for key in connection.smembers(REDIS_WORKER_KEYS))
     found = connection.mget([keys.worker(name) for name in names]) if names else []
     return [json.loads(raw) for raw in found if raw is not None]
 

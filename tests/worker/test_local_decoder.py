@@ -10,30 +10,15 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, FluxPipeline
 from diffusers.image_processor import VaeImageProcessor
+from tests.worker.items import decode, randn
 
-from vaefarm_producer.submission import prepare
 from vaefarm_shared.catalogue import Catalogue, VaeEntry
 from vaefarm_shared.errors import ConfigurationError, NonFiniteImage
-from vaefarm_shared.latents import from_tensor
-from vaefarm_worker.decoder import Batch, BatchItem, Decoded
 from vaefarm_worker.families.packing import unpack_2x2
 from vaefarm_worker.local_decoder import LocalDecoder, choose_device
 from vaefarm_worker.self_test import pixels_of
 
 SHAPES = {"sd-v1": (2, 4, 10, 6), "sdxl": (1, 4, 16, 8), "taesd": (1, 4, 8, 8), "flux": (1, 16, 8, 12)}
-
-
-def randn(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def item(decoder: LocalDecoder, vae: str, latents: torch.Tensor, **options: Any) -> BatchItem:
-    job = prepare(latents, vae, decoder.vaes[vae].contract, None, options)  # type: ignore[arg-type]
-    return BatchItem(job.spec, from_tensor(latents))
-
-
-def decode(decoder: LocalDecoder, vae: str, latents: torch.Tensor, **options: Any) -> Decoded:
-    return decoder.decode(Batch((item(decoder, vae, latents, **options),)))[0]
 
 
 def pipelines_picture(vae: Any, latents: torch.Tensor) -> np.ndarray:

@@ -83,7 +83,7 @@ class FakeDecoder:
             return None
         return self._memory_bytes // self._bytes_per_pixel
 
-    def batch_pixels(self, vae: str) -> int | None:
+    def batch_pixels(self, vae: str, picture_pixels: int | None = None) -> int | None:
         """The same: nothing else takes of its memory."""
         return self.max_pixels(vae)
 

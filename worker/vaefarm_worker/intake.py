@@ -111,9 +111,7 @@ class Intake:
     def _adopt(self, plain: Plain) -> None:
         spec = plain.spec
         bytes_held = held_bytes(spec, 0, self._blobs)
-        transitions.adopt(
-            self._connection, plain.claim, Submission(spec, plain.latent_reference, b"", bytes_held)
-        )
+        transitions.adopt(self._connection, plain.claim, Submission(spec, plain.latent_reference, b"", bytes_held))
         self._lifeline.drop([plain.claim])
 
     def _refuse(self, one: Unloadable) -> None:

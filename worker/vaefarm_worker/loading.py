@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 
 from vaefarm_shared import checks, latents, rq_bridge
-from vaefarm_shared.blobs import BlobStore, check_size
+from vaefarm_shared.blobs import BlobStore
 from vaefarm_shared.errors import FarmError, RefusedJob
 from vaefarm_shared.job import JobSpec
 from vaefarm_shared.leases import Claim, ClaimedJob
@@ -97,9 +97,7 @@ def _plain(job: ClaimedJob) -> Plain | Unloadable:
     hooked = bool(job.rq_meta_bytes) or any(job.rq_hooks)
     argument = None if hooked else rq_bridge.plain_argument(job.rq_data)
     if argument is None:
-        refusal = rq_bridge.refusal(
-            job.claim.job_id, job.rq_data_bytes, job.rq_meta_bytes, job.rq_data, job.rq_hooks
-        )
+        refusal = rq_bridge.refusal(job.claim.job_id, job.rq_data_bytes, job.rq_meta_bytes, job.rq_data, job.rq_hooks)
         raise RefusedJob(f"the job is refused: {refusal or 'its record has no spec; submit it with vaefarm'}")
     reference = str(argument.pop("latent", ""))
     spec = JobSpec.from_fields(argument | {"id": job.claim.job_id})
@@ -131,7 +129,8 @@ def _loaded(job: ClaimedJob, spec: JobSpec, data: bytes | Exception | None) -> L
             raise data
         if data is None:
             raise FarmError(f"its latent {reference} is gone; submit the job again")
-        check_size(reference, len(data), _most_bytes(spec))
+        if len(data) > _most_bytes(spec):
+            raise RefusedJob(f"the job is refused: its latent has more than the {_most_bytes(spec)} bytes of its shape")
         held = latents.unpack(data)
         if (held.shape, held.dtype) != (spec.shape, spec.dtype):
             raise RefusedJob(f"the job is refused: its latent is {held.dtype} {held.shape}, its spec says otherwise")

@@ -51,16 +51,11 @@ class LocalDecoder:
     """Diffusers' VAEs, loaded once and kept."""
 
     def __init__(self, entries: Iterable[VaeEntry], device: str = "auto") -> None:
-        """Load and try every entry.
-
-        Raises:
-            ConfigurationError: an entry cannot be served; names the first.
-            DeviceFault: the device fails a first decode.
-        """
+        """Load every entry. Raises ConfigurationError, naming the first that cannot be served."""
         self._device = choose_device(device)
         self._loaded = {entry.id: load_vae(entry, self._device) for entry in entries}
         self._memory = MemoryEstimate({vae: loaded.cost for vae, loaded in self._loaded.items()})
-        self._self_test = SelfTest(self.vaes, self.device, self._decode_unmeasured)
+        self._self_test: SelfTest | None = None
 
     @property
     def device(self) -> str:
@@ -91,8 +86,15 @@ class LocalDecoder:
         }
 
     def self_test(self) -> None:
-        """Decode each VAE's fixed latent again. Raises DeviceFault where it is another picture, or none."""
-        self._self_test.run()
+        """Decode each VAE's fixed latent, and compare: the first time with what is known of it, then with the first.
+
+        Raises:
+            DeviceFault: it is another picture, or none.
+        """
+        if self._self_test is None:
+            self._self_test = SelfTest(self.vaes, self.device, self._decode_unmeasured)
+        else:
+            self._self_test.run()
 
     def max_pixels(self, vae: str) -> int | None:
         """Output pixels of the largest picture worth a try; None on a device that does not tell its memory."""

@@ -19,7 +19,7 @@ import redis
 from vaefarm_shared import keys, leases, transitions
 from vaefarm_shared.blobs import BlobStore, image_name
 from vaefarm_shared.errors import DecodeError, FarmError, NonFiniteImage, OutOfMemory
-from vaefarm_shared.job import DecodeReport, ImageRecord, JobStatus
+from vaefarm_shared.job import ImageRecord, JobStatus
 from vaefarm_shared.leases import Claim, How
 from vaefarm_shared.queues import size_of
 from vaefarm_shared.transitions import Outcome
@@ -268,7 +268,8 @@ class Outbox:
             self._let_go([one.claim for one in batch])
 
     def _take(self) -> list[Ready]:
-        batch, size = [], 0
+        batch: list[Ready] = []
+        size = 0
         while self._ready and len(batch) < SETTLE_JOBS and (not batch or size < SETTLE_BYTES):
             batch.append(self._ready.popleft())
             size += batch[-1].size_bytes
@@ -279,9 +280,7 @@ class Outbox:
         if returned:
             for reason in dict.fromkeys(one.reason for one in returned):
                 claims = [(one.claim, one.how) for one in returned if one.reason == reason]
-                self._patience.insist(
-                    partial(leases.give_back, self._connection, claims, self._worker_name, reason)
-                )
+                self._patience.insist(partial(leases.give_back, self._connection, claims, self._worker_name, reason))
                 logger.warning("%d jobs go back to their queues: %s", len(claims), reason)
         ended = [one for one in batch if one.outcome is not None]
         if ended:

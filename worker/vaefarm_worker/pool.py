@@ -7,7 +7,7 @@ from typing import Final, cast
 
 from vaefarm_shared.settings import Settings
 
-from .batching import MAX_BATCH_JOBS, BatchKey, Batcher, batch_key
+from .batching import MAX_BATCH_JOBS, Batcher, BatchKey, batch_key
 from .claiming import FIRST_JOBS, Cost
 from .decoder import Decoder
 from .loading import Loaded
@@ -18,6 +18,10 @@ MOST_PIXELS: Final[int] = 64 * 1024 * 1024
 #: Batches whose pixels may wait: one that is next, and one that fills meanwhile.
 WAITING_BATCHES: Final[int] = 2
 
+#: Seconds for which the device's free memory is believed, and for how many sizes of picture.
+ROOM_SECONDS: Final[float] = 0.25
+MOST_SIZES: Final[int] = 1000
+
 
 class Pool:
     """Jobs by batch key, bounded by what two batches hold. `changed` is notified whenever anything about it does."""
@@ -26,6 +30,7 @@ class Pool:
         self._settings = settings
         self._decoder = decoder
         self._cost = cost
+        self._rooms: dict[tuple[str, int | None], tuple[float, int | None]] = {}
         self._batcher: Batcher[Loaded] = Batcher()
         self.changed = Condition()
 
@@ -83,8 +88,16 @@ class Pool:
         return left
 
     def _budget_of(self, key: Hashable) -> int:
-        return self._budget(cast(BatchKey, key).vae)
+        wanted = cast(BatchKey, key)
+        return self._budget(wanted.vae, wanted.size[0] * wanted.size[1])
 
-    def _budget(self, vae: str) -> int:
-        limits = (self._settings.batch_pixels, self._decoder.batch_pixels(vae), MOST_PIXELS)
+    def _budget(self, vae: str, picture_pixels: int | None = None) -> int:
+        now = time.monotonic()
+        until, room = self._rooms.get((vae, picture_pixels), (0.0, None))
+        if now >= until:
+            room = self._decoder.batch_pixels(vae, picture_pixels)
+            if len(self._rooms) >= MOST_SIZES:
+                self._rooms.clear()
+            self._rooms[vae, picture_pixels] = (now + ROOM_SECONDS, room)
+        limits = (self._settings.batch_pixels, room, MOST_PIXELS)
         return self._cost.batch_pixels(vae, min(limit for limit in limits if limit is not None))

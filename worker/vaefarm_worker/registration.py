@@ -36,12 +36,12 @@ class Registration:
             serializer=JSONSerializer,
             worker_ttl=RQ_WORKER_SECONDS,
         )
+        #: The size classes that the device holds, by VAE; read anew at each sign of life.
+        self.sizes = self._held_sizes()
         #: What else the worker tells of itself, read at each sign of life.
         self.figures: Callable[[], dict[str, Any]] = dict
 
-    @property
-    def sizes(self) -> dict[str, tuple[str, ...]]:
-        """The size classes that the device holds, by VAE."""
+    def _held_sizes(self) -> dict[str, tuple[str, ...]]:
         return {
             vae: size_classes(self._decoder.max_pixels(vae), served.contract.max_pixels)
             for vae, served in self._decoder.vaes.items()
@@ -67,7 +67,7 @@ class Registration:
     def heartbeat(self) -> None:
         """Say that the worker lives."""
         self._rq_worker.heartbeat(RQ_WORKER_SECONDS + 60)
-        figures = self.figures()
+        figures, self.sizes = self.figures(), self._held_sizes()
         counts: dict[Any, Any] = {
             "successful_job_count": figures.get("finished", 0),
             "failed_job_count": figures.get("failed", 0),

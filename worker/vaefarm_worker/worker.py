@@ -73,6 +73,7 @@ class Worker:
         self._keeper = Keeper(self._chores())
         self._over = threading.Event()
         self._fault: DeviceFault | None = None
+        self._stuck = False
         self._born = time.monotonic()
 
     def stop(self) -> None:
@@ -85,7 +86,12 @@ class Worker:
         Raises:
             DeviceFault: the device is at fault. Its jobs were handed back, and this process must end.
         """
-        self._patience.insist(self._registration.birth)
+        try:
+            self._decoder.self_test()
+            self._patience.insist(self._registration.birth)
+        except BaseException:
+            self._lifeline.close()
+            raise
         for part in (self._keeper, self._outbox, self._device, self._intake):
             part.start()
         logger.info("worker %s serves %s on %s", self.name, ", ".join(self._decoder.vaes), self._decoder.device)
@@ -97,6 +103,11 @@ class Worker:
             self._drain()
         if self._fault is not None:
             raise self._fault
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether a drained worker's device still decodes, beyond its grace."""
+        return self._stuck
 
     def is_idle(self) -> bool:
         """Whether the last claim found nothing, and nothing is in hand."""
@@ -121,6 +132,7 @@ class Worker:
         waiting = self._pool.clear()
         self._hand_back([(one.claim, "free") for one in waiting])
         decoded = self._fault is not None or self._device.stop(max(0.0, deadline - time.monotonic()))
+        self._stuck = not decoded
         settled = self._outbox.stop(max(0.0, deadline - time.monotonic()))
         if self._fault is not None or not (decoded and settled):
             self._hand_back_all()
