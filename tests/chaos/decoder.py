@@ -68,7 +68,7 @@ class ChaosDecoder:
     def max_pixels(self, vae: str) -> int | None:
         return self._memory_pixels
 
-    def batch_pixels(self, vae: str) -> int | None:
+    def batch_pixels(self, vae: str, picture_pixels: int | None = None) -> int | None:
         return None
 
     def decode(self, batch: Batch, *, tiled: bool = False) -> list[Decoded]:

@@ -1,11 +1,15 @@
 """SIGKILL before and after every change of a job's state, and every reply lost."""
 
+from importlib.resources import files
+
 import pytest
 from tests.chaos.arena import Arena, MakeArena
 from tests.chaos.faults import Action, Fault, Moment
 from tests.chaos.oracle import Verdict
 from tests.chaos.sweep import sweep
 from tests.conftest import eventually
+
+from vaefarm_shared.scripts import script
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -34,7 +38,11 @@ def test_a_worker_killed_at_any_change_of_a_job_loses_nothing(make_arena: MakeAr
 
 @MOMENTS
 @pytest.mark.parametrize("step", ["claim", "begin", "settle"])
-def test_a_host_that_dies_at_any_step_loses_nothing(arena: Arena, step: str, moment: Moment) -> None:
+@pytest.mark.parametrize("known", [False, True], ids=["script-unknown", "script-known"])
+def test_a_host_that_dies_at_any_step_loses_nothing(arena: Arena, step: str, moment: Moment, known: bool) -> None:
+    """Where Redis does not know the script yet, the step's first request is the one that learns that."""
+    if known:
+        load_scripts(arena)
     arena.oracle.submit(range(JOBS))
     victim = arena.crew.start(fault=Fault("kill-host", moment, 1, only=step))
     eventually("it is killed", lambda: victim.was_killed)
@@ -44,13 +52,16 @@ def test_a_host_that_dies_at_any_step_loses_nothing(arena: Arena, step: str, mom
     assert arena.oracle.verdict() == Verdict(jobs=JOBS)
 
 
-@pytest.mark.parametrize("step", ["claim", "begin"])
+@pytest.mark.parametrize("step", ["claim", "begin", "settle"])
 def test_jobs_of_a_dead_process_on_a_living_host_come_back_before_their_leases_end(
     make_arena: MakeArena, step: str
 ) -> None:
     arena = make_arena(lease_seconds=600.0)
+    load_scripts(arena)
     arena.oracle.submit(range(JOBS))
-    victim = arena.crew.start(fault=Fault("kill", "after", 1, only=step))
+    # The claim's own reply tells whose they are, so the worker dies at what comes after it.
+    fault = Fault("kill", "before", 1, only="begin") if step == "claim" else Fault("kill", "after", 1, only=step)
+    victim = arena.crew.start(fault=fault)
     eventually("it is killed", lambda: victim.was_killed)
 
     arena.crew.start()
@@ -74,6 +85,12 @@ def test_a_worker_whose_connection_is_cut_at_any_change_of_a_job_finishes_its_jo
         return fault.notice in worker.log
 
     assert sweep(make_arena, is_reached) >= 4
+
+
+def load_scripts(arena: Arena) -> None:
+    """Let Redis know every script, as after an hour's work."""
+    for path in files("vaefarm_shared").joinpath("lua").iterdir():
+        arena.connection.script_load(script(path.name.removesuffix(".lua")).text)
 
 
 @pytest.mark.parametrize("action", ["kill", "cut"])

@@ -1,41 +1,41 @@
-"""A worker process for tests of failure: `python -m tests.chaos.worker`, settings from `VAEFARM_*`."""
+"""A worker process for tests of failure: `python -m tests.chaos.worker`, the worker's own command with a decoder and
+faults of the tests'. Settings are read from `VAEFARM_*`; options that are not listed here are the command's.
+"""
 
 import argparse
 import datetime
 import sys
 import time
-from collections.abc import Sequence
 
-from vaefarm_shared.logs import configure_logging
-from vaefarm_shared.settings import Settings
-from vaefarm_worker.commands import stop_on_signals
-from vaefarm_worker.worker import Worker
+import typer
 
-from .decoder import ChaosDecoder
+from vaefarm_shared.cli_errors import run
+from vaefarm_worker import commands
+
+from .decoder import VAE, ChaosDecoder
 from .faults import Fault, FaultyConnections
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> int:
     """Serve until told to stop, or until the fault."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--name", required=True)
-    parser.add_argument("--burst", action="store_true", help="end when no job waits")
     parser.add_argument("--fault", type=Fault.from_json, help="a Fault as JSON")
-    parser.add_argument("--cut-rate", type=float, default=0.0, help="share of changes whose reply is lost")
+    parser.add_argument("--cut-rate", type=float, default=0.0, help="share of round trips whose reply is lost")
     parser.add_argument("--seed", type=int, default=0, help="of the replies lost")
     parser.add_argument("--clock-ahead", type=float, default=0.0, help="seconds by which its clock is wrong")
     parser.add_argument("--seconds", type=float, default=0.0, help="what a batch takes")
     parser.add_argument("--faulty-after", type=int, help="decodes until the device is at fault")
     parser.add_argument("--memory-pixels", type=int, help="pixels that the device holds")
-    options = parser.parse_args(arguments)
-    configure_logging()
+    options, rest = parser.parse_known_args()
     if options.clock_ahead:
         set_clock(options.clock_ahead)
     FaultyConnections(options.fault, options.cut_rate, options.seed).install()
     decoder = ChaosDecoder(options.seconds, options.faulty_after, options.memory_pixels)
-    worker = Worker(Settings.from_env(), decoder, options.name)
-    stop_on_signals(worker)
-    worker.run(options.burst)
+    commands.make_decoder = lambda *_: decoder
+    sys.argv[1:] = ["--vaes", VAE, *rest]
+    app = typer.Typer(add_completion=False)
+    app.command()(commands.worker)
+    return run(app)
 
 
 def set_clock(ahead_seconds: float) -> None:
@@ -56,4 +56,4 @@ def set_clock(ahead_seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
