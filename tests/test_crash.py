@@ -5,6 +5,7 @@ import signal
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import redis
 import torch
@@ -19,6 +20,7 @@ from vaefarm_shared.job import JobStatus
 from vaefarm_shared.reaper import Reaper
 from vaefarm_shared.settings import Settings
 from vaefarm_shared.transitions import Outcome
+from vaefarm_worker.decoder import Batch, Decoded
 from vaefarm_worker.fake_decoder import FakeDecoder
 from vaefarm_worker.worker import Worker
 
@@ -39,7 +41,8 @@ def test_a_worker_killed_in_mid_decode_loses_no_job(
 
     first.process.kill()
     first.process.wait()
-    assert job.status() == "started", "it was in mid-decode"
+    # Its renewer hands the job back, with nobody else alive.
+    eventually("the job is back in its queue", lambda: job.status() == "queued", 3.0)
     second = start_worker(vaes="demo")
 
     assert job.image(timeout=60).size == (1536, 1536)
@@ -50,16 +53,21 @@ def test_a_worker_killed_in_mid_decode_loses_no_job(
 
 
 @pytest.mark.slow
-def test_sigterm_finishes_the_job_in_hand_and_exits_0(farm: Farm, start_worker: StartWorker) -> None:
+def test_sigterm_finishes_what_is_on_the_device_hands_the_rest_back_and_exits_0(
+    farm: Farm, connection: redis.Redis, start_worker: StartWorker
+) -> None:
     worker = start_worker("--decoder", "fake", "--fake-seconds", "1.5")
-    jobs = farm.submit_many([LATENTS, LATENTS + 1], vae="demo")
+    jobs = [farm.submit(torch.zeros(1, 4, 8, 8 + n), vae="demo") for n in range(4)]
     eventually("the decode has begun", lambda: jobs[0].status() == "started")
 
     worker.process.send_signal(signal.SIGTERM)
 
     assert worker.process.wait(30) == 0, worker.log
-    assert [job.status().value for job in jobs] == ["finished", "queued"]
+    assert [job.status().value for job in jobs] == ["finished", "queued", "queued", "queued"]
+    assert connection.lrange(f"rq:queue:{QUEUE}", 0, -1) == [job.id.encode() for job in jobs[1:]], "in their order"
+    assert [job.record().attempts for job in jobs] == [1, 0, 0, 0]
     assert farm.workers() == []
+    assert not connection.exists(keys.LEASES)
 
 
 @pytest.mark.slow
@@ -174,26 +182,70 @@ def test_a_garbled_record_keeps_nobody_elses_job_from_coming_back(
 
 @pytest.mark.redis
 def test_a_redis_that_is_full_refuses_a_submit_whole_and_loses_nothing(
-    farm: Farm, connection: redis.Redis, serve: Serve
+    settings: Settings, connection: redis.Redis, serve: Serve
 ) -> None:
+    """Others fill it, so that it is full before the farm's own budget is."""
     accepted: list[Job] = []
 
-    def fill() -> None:
+    def fill(farm: Farm) -> None:
         for number in range(200):
             accepted.append(farm.submit(torch.full((1, 4, 128, 128), float(number)), vae="demo"))
 
     connection.config_set("maxmemory", connection.info("memory")["used_memory"] + 4_000_000)
+    unbounded = settings.model_copy(update={"budget_bytes": 1 << 40})
     try:
-        with pytest.raises(QueueFull, match="no memory left"):
-            fill()
-        assert accepted
-        waiting = connection.lrange(f"rq:queue:{QUEUE.replace('.s.', '.m.')}", 0, -1)
-        assert waiting == [job.id.encode() for job in accepted], "the refused one left nothing behind"
-        assert len(list(connection.scan_iter("vaefarm:latent:*"))) == len(accepted)
+        with Farm(settings=unbounded) as farm:
+            with pytest.raises(QueueFull, match="no memory left"):
+                fill(farm)
+            assert accepted
+            waiting = connection.lrange(f"rq:queue:{QUEUE.replace('.s.', '.m.')}", 0, -1)
+            assert waiting == [job.id.encode() for job in accepted], "the refused one left nothing behind"
+            assert len(list(connection.scan_iter("vaefarm:latent:*"))) == len(accepted)
+            connection.config_set("maxmemory", 0)
+            serve()
+            assert {job.status().value for job in accepted} == {"finished"}
     finally:
         connection.config_set("maxmemory", 0)
-    serve()
-    assert {job.status().value for job in accepted} == {"finished"}
+
+
+@pytest.mark.redis
+def test_a_farm_filled_to_its_budget_settles_everything_within_maxmemory(
+    settings: Settings, connection: redis.Redis, serve: Serve
+) -> None:
+    """Room for a job's picture is reserved with its latent: what was acknowledged is never refused its settle."""
+    connection.config_set("maxmemory", connection.info("memory")["used_memory"] + 30_000_000)
+    jobs: list[Job] = []
+    noise = torch.Generator().manual_seed(0)
+
+    def fill(farm: Farm) -> None:
+        while True:
+            jobs.append(farm.submit(torch.randn(1, 4, 32, 32, generator=noise), vae="demo"))
+
+    try:
+        with Farm(settings=settings) as farm:
+            with pytest.raises(QueueFull, match="holds .* bytes of Redis for latents and pictures") as refused:
+                fill(farm)
+            assert len(jobs) > 10
+            assert 0 < refused.value.retry_after_seconds <= 60
+            serve(NoisyDecoder([Catalogue.load()["demo"]]))
+            assert {job.status().value for job in jobs} == {"finished"}
+            stored = sum(connection.strlen(key) for key in connection.scan_iter("vaefarm:image:*"))
+            assert stored > 10 * 32 * 32 * 64 * 2, "the pictures were ones that no codec makes small"
+            assert connection.hgetall(keys.BUDGET) == {b"bytes": str(stored).encode(), b"jobs": b"0"}
+            for job in jobs:
+                job.discard()
+            assert connection.hget(keys.BUDGET, "bytes") == b"0"
+    finally:
+        connection.config_set("maxmemory", 0)
+
+
+class NoisyDecoder(FakeDecoder):
+    """Pictures of noise: the largest files."""
+
+    def decode(self, batch: Batch, *, tiled: bool = False) -> list[Decoded]:
+        draw = np.random.default_rng(0)
+        shapes = [(item.spec.count, item.spec.height, item.spec.width, 3) for item in batch.items]
+        return [Decoded(draw.integers(0, 256, shape, np.uint8), "fake") for shape in shapes]
 
 
 def test_a_worker_told_to_stop_while_redis_is_away_fails_no_job(settings: Settings, tmp_path: Path) -> None:

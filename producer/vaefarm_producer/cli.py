@@ -24,6 +24,7 @@ COMMANDS: Final[dict[str, str]] = {
     "pause": "vaefarm_producer.operating_commands:pause",
     "resume": "vaefarm_producer.operating_commands:resume",
     "devices": "vaefarm_producer.operating_commands:devices",
+    "reap": "vaefarm_producer.reap_command:reap",
     "doctor": "vaefarm_producer.doctor:doctor",
 }
 

@@ -71,13 +71,11 @@ def held_bytes(spec: JobSpec, latent_bytes: int, blobs: BlobStore) -> int:
 def full(connection: redis.Redis, limits: Limits, what: str, used: int) -> QueueFull:
     """The error for a submit that the budget refuses, with a wait in which the farm should have made some room."""
     seconds = suggested_wait(connection)
-    limit = (
-        f"{limits.max_jobs} jobs" if what == "jobs" else f"{limits.max_bytes} bytes of Redis for latents and pictures"
-    )
-    held = f"{used} jobs" if what == "jobs" else f"{used} bytes"
+    limit = limits.max_jobs if what == "jobs" else limits.max_bytes
+    of_what = "jobs" if what == "jobs" else "bytes of Redis for latents and pictures"
     return QueueFull(
-        f"the farm is full: it takes {limit} and holds {held}; try again in {seconds:.1f} seconds, submit with"
-        " block=True, or raise the limit (VAEFARM_BUDGET_BYTES, VAEFARM_MAX_QUEUED_JOBS)",
+        f"the farm is full: it holds {used} of at most {limit} {of_what}; try again in {seconds:.1f} seconds, submit"
+        " with block=True, or raise the limit (VAEFARM_BUDGET_BYTES, VAEFARM_MAX_QUEUED_JOBS)",
         seconds,
     )
 

@@ -14,9 +14,9 @@ from typing import Final
 import redis
 from redis.client import Pipeline
 
-from . import rq_bridge
+from . import keys, rq_bridge
 from .budget import Limits, full
-from .errors import JobConflict
+from .errors import FarmUnavailable, JobConflict
 from .job import DecodeReport, JobSpec, JobStatus
 from .leases import Claim
 from .queues import queue_name
@@ -24,6 +24,9 @@ from .scripts import Argument, script
 
 #: Jobs that one call of a script ends: a call holds Redis for as long as it runs.
 CALL_JOBS: Final[int] = 500
+
+#: Seconds that a latent lies in Redis before its job is: the two travel together.
+UNCLAIMED_SECONDS: Final[int] = 600
 
 #: A begin's verdicts besides the number of the attempt.
 LOST, EXPIRED = "lost", "expired"
@@ -39,6 +42,11 @@ class Submission:
     latent_bytes: bytes
     #: Bytes of Redis that the job holds until it ends: its latent, and room for its pictures.
     held_bytes: int = 0
+
+    @property
+    def latent_name(self) -> str:
+        """The latent's blob name."""
+        return self.latent_reference.partition(":")[2]
 
     @property
     def queue(self) -> str:
@@ -61,10 +69,21 @@ def submit(connection: redis.Redis, submissions: Sequence[Submission], limits: L
         JobConflict: an id was used for other content.
         QueueFull: the farm takes no more just now; those before the first that was refused are queued.
     """
-    limits = limits or Limits()
-    replies = script("submit").run_many(connection, [_submit_arguments(job, limits) for job in submissions])
+    limits, submitting = limits or Limits(), script("submit")
+
+    def fill(pipe: Pipeline) -> None:
+        for job in submissions:
+            if job.latent_bytes:
+                # Never over one that is there: that of a job which waits has no end.
+                pipe.set(keys.blob(job.latent_name), job.latent_bytes, nx=True, ex=UNCLAIMED_SECONDS)
+            submitting.queue(pipe, *_submit_arguments(job, limits))
+
+    with connection.pipeline(transaction=False) as pipe:
+        replies = [reply for reply in submitting.execute(pipe, fill) if isinstance(reply, list)]
     statuses, refused = [], None
     for job, (verdict, status, *more) in zip(submissions, replies, strict=True):
+        if verdict == b"gone":
+            raise FarmUnavailable(f"the latent of job {job.spec.id!r} is not where it was written; submit it again")
         if verdict == b"conflict":
             raise JobConflict(
                 f"job id {job.spec.id!r} was used for other latents or options ({status.decode()});"
@@ -82,7 +101,7 @@ def submit(connection: redis.Redis, submissions: Sequence[Submission], limits: L
 def _submit_arguments(job: Submission, limits: Limits) -> list[Argument]:
     spec = job.spec
     return [
-        *(spec.id, spec.request_hash, spec.to_json(), job.queue, job.latent_reference, job.latent_bytes),
+        *(spec.id, spec.request_hash, spec.to_json(), job.queue, job.latent_reference),
         *(job.held_bytes, spec.pixels, spec.result_seconds, spec.failure_seconds, limits.max_bytes, limits.max_jobs),
         *(rq_bridge.encoded_call(spec.id), rq_bridge.date()),
     ]

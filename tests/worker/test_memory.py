@@ -107,6 +107,15 @@ def test_after_a_batch_of_several_ran_out_half_of_it_is_tried_and_one_at_least(c
     assert memory.max_pixels("vae", 100 * GIB) >= picture
 
 
+def test_a_ceiling_never_rises() -> None:
+    memory = estimate()
+
+    for count in (4, 16):
+        memory.note_out_of_memory("vae", count * 512**2, 512**2)
+
+    assert memory.batch_pixels("vae", 80 * GIB, 512**2) == 2 * 512**2
+
+
 def test_a_ceiling_binds_its_vae_alone_and_no_smaller_pictures_when_their_size_is_told() -> None:
     memory = estimate()
     before = memory.batch_pixels("vae", 80 * GIB), memory.batch_pixels("other", 80 * GIB)

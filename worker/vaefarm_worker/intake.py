@@ -96,7 +96,7 @@ class Intake:
             self.found_nothing.set()
             return 0
         self.found_nothing.clear()
-        self._lifeline.hold(one.claim for one in claimed)
+        self._lifeline.hold([one.claim for one in claimed])
         ready: list[Loaded] = []
         for one in load(self._blobs, self._decoder, claimed):
             if isinstance(one, Loaded):

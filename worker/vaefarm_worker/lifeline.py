@@ -35,7 +35,7 @@ class Lifeline:
         self._device = "<\n"
         self._process = self._spawn()
 
-    def hold(self, claims: Iterable[Claim]) -> None:
+    def hold(self, claims: Sequence[Claim]) -> None:
         """Have the leases of these renewed from now on."""
         with self._lock:
             self._held.update((one.job_id, one.token) for one in claims)

@@ -77,7 +77,7 @@ def _checked(decoder: Decoder, job: ClaimedJob) -> JobSpec | Plain | Unloadable:
     claim = job.claim
     try:
         if not job.spec and not job.latent_reference:
-            return _plain(job)
+            return _plain(decoder, job)
         refusal = rq_bridge.refusal(claim.job_id, job.rq_data_bytes, job.rq_meta_bytes, job.rq_data, job.rq_hooks)
         if refusal is not None:
             raise RefusedJob(f"the job is refused: {refusal}")
@@ -85,15 +85,15 @@ def _checked(decoder: Decoder, job: ClaimedJob) -> JobSpec | Plain | Unloadable:
             missing = "latent" if not job.latent_reference else "time at which it was queued"
             raise RefusedJob(f"the job is refused: its record has no {missing}; submit it with vaefarm")
         spec = JobSpec.from_json(job.spec)
-        if spec.id != claim.job_id or spec.vae not in decoder.vaes:
-            raise RefusedJob(f"the job is refused: its spec is of job {spec.id!r} and VAE {spec.vae!r}")
+        if spec.id != claim.job_id:
+            raise RefusedJob(f"the job is refused: its spec is of job {spec.id!r}")
         _check_pictures(decoder, spec)
         return spec
     except Exception as error:
         return Unloadable(claim, error)
 
 
-def _plain(job: ClaimedJob) -> Plain | Unloadable:
+def _plain(decoder: Decoder, job: ClaimedJob) -> Plain | Unloadable:
     hooked = bool(job.rq_meta_bytes) or any(job.rq_hooks)
     argument = None if hooked else rq_bridge.plain_argument(job.rq_data)
     if argument is None:
@@ -101,10 +101,13 @@ def _plain(job: ClaimedJob) -> Plain | Unloadable:
         raise RefusedJob(f"the job is refused: {refusal or 'its record has no spec; submit it with vaefarm'}")
     reference = str(argument.pop("latent", ""))
     spec = JobSpec.from_fields(argument | {"id": job.claim.job_id})
+    _check_pictures(decoder, spec)
     return Plain(job.claim, spec, reference)
 
 
 def _check_pictures(decoder: Decoder, spec: JobSpec) -> None:
+    if spec.vae not in decoder.vaes:
+        raise RefusedJob(f"the job is refused: its spec is of VAE {spec.vae!r}, its queue of another")
     contract, packed = decoder.vaes[spec.vae].contract, spec.layout == "packed"
     pictures = checks.check_shape(
         spec.vae, contract, spec.shape, spec.height if packed else None, spec.width if packed else None
