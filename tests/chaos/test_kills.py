@@ -1,15 +1,20 @@
 """SIGKILL before and after every change of a job's state, and every reply lost."""
 
+import subprocess
+import sys
 from importlib.resources import files
 
 import pytest
 from tests.chaos.arena import Arena, MakeArena
+from tests.chaos.decoder import VAE
 from tests.chaos.faults import Action, Fault, Moment
 from tests.chaos.oracle import Verdict
 from tests.chaos.sweep import sweep
 from tests.conftest import eventually
 
+from vaefarm_shared.leases import Source, Wanted, claim
 from vaefarm_shared.scripts import script
+from vaefarm_worker.renewer import Terms
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -104,3 +109,20 @@ def test_what_goes_wrong_in_the_background_loses_nothing(make_arena: MakeArena, 
         eventually("the fault", lambda worker=worker, fault=fault: fault.notice in worker.log)
         arena.crew.tend()
         assert arena.oracle.verdict() == Verdict(jobs=JOBS), f"{action} at {at}"
+
+
+def test_a_renewer_that_first_runs_after_its_worker_has_died_hands_everything_back(arena: Arena) -> None:
+    """On a busy machine it may start late: all that the worker wrote before it died is in the pipe."""
+    arena.oracle.submit(range(JOBS))
+    source = Source(VAE, "normal", 0.0, ("s",))
+    claimed = claim(arena.connection, "dead", Wanted((source,), JOBS, 1 << 30, 600.0))
+    held = "".join(f"+ {one.claim.job_id} {one.claim.token}\n" for one in claimed)
+    url = arena.settings.redis_url.get_secret_value()
+    terms = Terms(redis_url=url, worker="dead", pid=0, lease_seconds=600.0)
+
+    subprocess.run(
+        [sys.executable, "-m", "vaefarm_worker.renewer"], input=terms.line() + f"<\n{held}".encode(), check=True
+    )
+    arena.crew.start()
+
+    assert arena.oracle.verdict() == Verdict(jobs=JOBS)
