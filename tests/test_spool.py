@@ -81,7 +81,7 @@ def names(folder: Path) -> set[str]:
 
 def waiting_ids(server: RedisServer) -> list[str]:
     with connect(server.url) as connection:
-        return [job_id.decode() for job_id in connection.lrange(QUEUE, 0, -1)]
+        return [as_text(job_id) for job_id in connection.lrange(QUEUE, 0, -1)]
 
 
 def test_while_redis_is_away_a_generator_loses_no_latent_and_each_is_decoded_once(
@@ -186,7 +186,7 @@ def test_a_job_outlives_the_producer_that_is_killed_once_submit_returned(
 
 @pytest.mark.parametrize("count", [1, 7, 40])
 def test_a_producer_killed_in_mid_submit_loses_nothing_that_was_acknowledged(
-    connection: redis.Redis, settings: Settings, folder: Path, count: int
+    server: RedisServer, settings: Settings, folder: Path, count: int
 ) -> None:
     producer = run_producer(folder, "while True: print(farm.submit(latents, vae='demo').id, flush=True)")
     assert producer.stdout is not None
@@ -197,7 +197,7 @@ def test_a_producer_killed_in_mid_submit_loses_nothing_that_was_acknowledged(
     with Farm(settings=settings, spool=folder) as later:
         flushed = later.flush(timeout=60)
 
-    queued = [as_text(job_id) for job_id in connection.lrange(QUEUE, 0, -1)]
+    queued = waiting_ids(server)
     assert queued[: len(acknowledged)] == acknowledged
     assert len(queued) - len(acknowledged) in (0, 1), "the last may have been on disk before it could be told"
     assert flushed == (len(queued), 0)
@@ -277,7 +277,7 @@ def test_a_forked_child_does_not_keep_the_spool_from_others(folder: Path) -> Non
         with spool.sending() as second:
             assert not second, "one at a time"
         child = multiprocessing.get_context("fork").Process(
-            target=lambda: (os.write(inside[1], b"x"), os.read(done[0], 1))
+            target=lambda: (os.write(inside[1], b"x"), os.read(done[0], 1)), daemon=True
         )
         child.start()
         os.read(inside[0], 1)

@@ -60,7 +60,7 @@ def test_a_job_that_every_worker_handed_back_fails_and_one_that_a_new_worker_may
     connection.delete("vaefarm:worker:b")
 
     assert stranded.look() >= 1
-    with pytest.raises(JobFailed, match="handed it back for want of room"):
+    with pytest.raises(JobFailed, match="every worker that lives handed it back: no room"):
         jobs[0].result(timeout=5)
 
 

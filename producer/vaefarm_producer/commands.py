@@ -8,30 +8,20 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from vaefarm_shared import latents
 from vaefarm_shared.checks import MAX_LATENT_BYTES
-from vaefarm_shared.errors import FarmError, InvalidInput, InvalidOption, JobNotFound
+from vaefarm_shared.errors import InvalidInput, InvalidOption, JobNotFound
 from vaefarm_shared.settings import Settings
 
+from .collecting import SUFFIXES, collect, make_folder
 from .farm import Farm
-from .handle import Job, Result
+from .handle import Job
 from .submission import SubmitOptions
 
 RedisOption = Annotated[str | None, typer.Option(help="Redis URL. Otherwise VAEFARM_REDIS_URL.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 TimeoutOption = Annotated[float | None, typer.Option(help="Seconds to wait for all; otherwise no limit.")]
-
-#: File name endings of the formats.
-SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 
 
 def submit(
@@ -73,6 +63,8 @@ def submit(
         raise InvalidOption("--vae is missing; expected a VAE id such as sdxl")
     if image_format not in SUFFIXES:
         raise InvalidOption(f"--format {image_format!r}: expected one of {', '.join(SUFFIXES)}")
+    if wait:
+        make_folder(out)
     options: SubmitOptions = {
         "image_format": image_format,
         "reproducible": reproducible,
@@ -99,6 +91,7 @@ def fetch(
     as_json: JsonOption = False,
 ) -> None:
     """Wait for jobs by their ids and save their pictures as ID.png."""
+    make_folder(out)
     with open_farm(redis) as farm:
         collect(farm, {farm.job(job_id): job_id for job_id in jobs}, out, timeout, as_json)
 
@@ -215,56 +208,3 @@ def unique_stems(stems: Iterable[str]) -> list[str]:
         seen[stem] = seen.get(stem, 0) + 1
         named.append(stem if seen[stem] == 1 else f"{stem}-{seen[stem]}")
     return named
-
-
-def collect(farm: Farm, names: dict[Job, str], out: Path, timeout: float | None, as_json: bool) -> None:
-    """Save each job's pictures as it ends; name those that failed, and exit 1 if there are any."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidOption(f"--out {out}: {error.strerror}; expected a folder that can be written") from error
-    failures: list[str] = []
-    waiting = dict(names)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    console = Console(stderr=True)
-    try:
-        with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
-            bar = progress.add_task("decoding", total=len(names))
-            for job in farm.as_completed(names, timeout=timeout):
-                try:
-                    paths = save(job.fetch(), out, names[job])
-                    say_saved(job, paths, as_json)
-                except FarmError as error:
-                    failures.append(str(error))
-                del waiting[job]
-                progress.advance(bar)
-    except KeyboardInterrupt:
-        print(f"vaefarm: {len(waiting)} jobs go on; collect them with:", file=sys.stderr)
-        print("  vaefarm fetch " + " ".join(job.id for job in waiting), file=sys.stderr)
-        raise typer.Exit(130) from None
-    for failure in failures:
-        print(f"vaefarm: {failure}", file=sys.stderr)
-    if failures:
-        raise typer.Exit(1)
-
-
-def save(result: Result, out: Path, stem: str) -> list[Path]:
-    """Write a job's pictures: STEM.png, or STEM-0.png, STEM-1.png, ... when there are several."""
-    paths = []
-    for index, (data, image) in enumerate(zip(result.data, result.report.images, strict=True)):
-        suffix = SUFFIXES[image.image_format]
-        path = out / (f"{stem}{suffix}" if len(result.data) == 1 else f"{stem}-{index}{suffix}")
-        part = path.with_name(f".{path.name}.part")
-        part.write_bytes(data)
-        part.replace(path)
-        paths.append(path)
-    return paths
-
-
-def say_saved(job: Job, paths: list[Path], as_json: bool) -> None:
-    """Print what a job became."""
-    if as_json:
-        print(json.dumps({"id": job.id, "files": [str(path) for path in paths]}), flush=True)
-    else:
-        for path in paths:
-            print(path, flush=True)

@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.text import Text
 
 from vaefarm_shared import rq_bridge
-from vaefarm_shared.connection import address, connect, farm_errors, redis_time
+from vaefarm_shared.budget import read_limits
+from vaefarm_shared.connection import address, connect, farm_errors
 from vaefarm_shared.errors import FarmError
 from vaefarm_shared.failures import vae_of
-from vaefarm_shared.redis_policy import NO_AOF, RedisPolicy, budget_bytes, eviction, read_policy
+from vaefarm_shared.redis_policy import NO_AOF, RedisPolicy, eviction, read_clock, read_policy
 from vaefarm_shared.settings import Settings
 
 from .commands import JsonOption, RedisOption
@@ -116,7 +117,7 @@ FSYNC_WINDOWS: Final[dict[str | None, str]] = {
 
 def memory(connection: redis_py.Redis, policy: RedisPolicy, settings: Settings) -> Finding:
     """Whether the budget fits into what Redis has."""
-    budget = budget_bytes(policy.maxmemory, settings.budget_bytes)
+    budget = read_limits(connection, settings.budget_bytes, settings.max_queued_jobs).max_bytes
     if policy.maxmemory == 0:
         return Finding("note", "memory", f"no maxmemory; the budget of {mebibytes(budget)} bounds latents and pictures")
     used = f"budget {mebibytes(budget)} of maxmemory {mebibytes(policy.maxmemory)}"
@@ -137,7 +138,7 @@ def mebibytes(size: int) -> str:
 def clock_skew(connection: redis_py.Redis) -> Finding:
     """How far this machine's clock is from Redis', by which all leases and deadlines go."""
     before = time.time()
-    there = redis_time(connection)
+    there = read_clock(connection)
     skew = (before + time.time()) / 2 - there
     if abs(skew) <= SKEW_SECONDS:
         return Finding("ok", "clock", "this machine's agrees with Redis'")

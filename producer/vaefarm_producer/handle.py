@@ -116,7 +116,10 @@ class Job:
         return self._transport.cancel(self.id)
 
     def retry(self) -> bool:
-        """Put a failed job back on its queue, with all its attempts; False where it has not failed."""
+        """Put a failed job back on its queue, with all its attempts; False where it has not failed.
+
+        Raises JobNotFound, and JobExpired where its latent was not kept.
+        """
         return self._transport.retry(self.id)
 
     def discard(self) -> None:

@@ -11,7 +11,7 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from vaefarm_shared.errors import InvalidOption
+from vaefarm_shared.errors import InvalidOption, JobExpired, JobNotFound
 from vaefarm_shared.failures import FailedJob
 from vaefarm_shared.job import JobRecord
 
@@ -93,16 +93,19 @@ def failed(
 
 
 def retry_jobs(farm: Farm, job_ids: list[str], as_json: bool) -> None:
-    """Put failed jobs back on their queues; exit 1 when one has not failed, and say how it stands."""
+    """Put failed jobs back on their queues; say why one is not, and exit 1 then."""
     jobs, refused = [farm.job(job_id) for job_id in job_ids], False
     for job in track(jobs, "retrying", console=Console(stderr=True), transient=True, disable=len(jobs) < 100):
-        retried = job.retry()
+        try:
+            retried = job.retry()
+            why = "" if retried else f"not retried, it is {job.status().value}"
+        except (JobNotFound, JobExpired) as error:
+            retried, why = False, str(error)
         refused |= not retried
-        status = "queued" if retried else job.status().value
         if as_json:
-            print(json.dumps({"id": job.id, "retried": retried, "status": status}))
+            print(json.dumps({"id": job.id, "retried": retried, "reason": why}))
         else:
-            print(f"{job.id}: {'queued again' if retried else f'not retried, it is {status}'}")
+            print(f"{job.id}: {why or 'queued again'}")
     if refused:
         raise typer.Exit(1)
 

@@ -106,7 +106,7 @@ class Transport(Protocol):
         ...
 
     def retry(self, job_id: str) -> bool:
-        """Put a failed job back on its queue; False where it has not failed."""
+        """Put a failed job back on its queue; False where it has not failed. Raises JobNotFound, JobExpired."""
         ...
 
     def quarantined(self) -> list[Device]:

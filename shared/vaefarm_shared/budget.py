@@ -5,6 +5,7 @@ finds it; the settle puts what was stored in place of what was reserved. Blobs i
 """
 
 from dataclasses import dataclass
+from itertools import islice
 from math import ceil
 from typing import Final
 
@@ -37,6 +38,12 @@ SHORTEST_WAIT, LONGEST_WAIT = 0.5, 60.0
 #: Share of the jobs in the farm that should have ended before the next try.
 ENDED_SHARE: Final[float] = 0.05
 
+#: Records that a repair reads in one round trip.
+SCAN_KEYS: Final[int] = 500
+
+#: Bytes below which the counter is left alone: what a busy farm moves while it is counted.
+DRIFT_BYTES: Final[int] = 64 * 1024 * 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -47,9 +54,12 @@ class Limits:
 
 
 def read_limits(connection: redis.Redis, budget_bytes: int | None, max_jobs: int) -> Limits:
-    """The limits that apply: `budget_bytes`, else 60 % of Redis' maxmemory, else 2 GiB."""
+    """The limits that apply: `budget_bytes`, else 60 % of Redis' maxmemory, else (or where it does not tell) 2 GiB."""
     if budget_bytes is None:
-        maxmemory = int(connection.info("memory").get("maxmemory", 0))
+        try:
+            maxmemory = int(connection.info("memory").get("maxmemory", 0))
+        except redis.exceptions.NoPermissionError:
+            maxmemory = 0
         budget_bytes = int(maxmemory * MAXMEMORY_SHARE) or DEFAULT_BYTES
     return Limits(budget_bytes, max_jobs)
 
@@ -87,3 +97,33 @@ def suggested_wait(connection: redis.Redis) -> float:
     if rate <= 0:
         return LONGEST_WAIT / 10
     return min(max(jobs * ENDED_SHARE / rate, SHORTEST_WAIT), LONGEST_WAIT)
+
+
+def repair(connection: redis.Redis) -> int:
+    """Put the counter right where it drifted from what the records hold; return by how many bytes.
+
+    Every transition counts in the step that it takes, so only an outsider's hand, or a key that Redis evicted, makes it
+    drift. A walk through the records takes a while: only what lies outside of all that was counted meanwhile is drift.
+    """
+    before, total = _counted(connection), 0
+    records = connection.scan_iter(match=keys.job("*"), count=SCAN_KEYS)
+    while page := list(islice(records, SCAN_KEYS)):
+        with connection.pipeline(transaction=False) as pipe:
+            for key in page:
+                pipe.hget(key, "held")
+            total += sum(int(held) for held in pipe.execute(raise_on_error=False) if _is_number(held))
+    after = _counted(connection)
+    low, high = min(before, after), max(before, after)
+    drift = low - total if total < low else min(0, high - total)
+    if abs(drift) > DRIFT_BYTES:
+        connection.hincrby(keys.BUDGET, "bytes", -drift)
+        return drift
+    return 0
+
+
+def _counted(connection: redis.Redis) -> int:
+    return int(connection.hget(keys.BUDGET, "bytes") or 0)
+
+
+def _is_number(held: object) -> bool:
+    return isinstance(held, bytes) and held.isdigit()

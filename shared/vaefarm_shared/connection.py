@@ -55,12 +55,6 @@ def address(connection: redis.Redis) -> str:
     return f"redis://{options.get('host', 'localhost')}:{options.get('port', 6379)}/{options.get('db') or 0}"
 
 
-def redis_time(connection: redis.Redis) -> float:
-    """Redis' clock, Unix seconds: the one clock that all of a farm shares."""
-    seconds, microseconds = connection.time()
-    return seconds + microseconds / 1e6
-
-
 @contextmanager
 def farm_errors(connection: redis.Redis) -> Iterator[None]:
     """Turn what redis-py raises into one line that a user can act on.

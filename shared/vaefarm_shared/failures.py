@@ -9,7 +9,7 @@ import redis
 from rq.utils import as_text
 
 from . import keys, rq_bridge, transitions
-from .errors import JobExpired
+from .errors import JobExpired, JobNotFound
 from .job import JobStatus
 from .leases import number
 
@@ -48,12 +48,17 @@ def retry(connection: redis.Redis, job_id: str) -> bool:
     """Put a failed job back on its queue, with all its attempts; False where it has not failed.
 
     Raises:
-        JobExpired: its latent is gone.
+        JobNotFound: no such job.
+        JobExpired: its latent was not kept.
     """
-    answer = transitions.retry(connection, job_id)
-    if answer == "gone":
-        raise JobExpired(f"job {job_id!r} cannot be tried again, its latent is gone: submit it anew")
-    return answer == JobStatus.QUEUED
+    match transitions.retry(connection, job_id):
+        case "":
+            raise JobNotFound(f"job {job_id!r} is not known: no such id was submitted, or it is past its life")
+        case "gone":
+            raise JobExpired(f"job {job_id!r} cannot be retried: its latent is gone; submit it again")
+        case status:
+            # Queued also where the reply to an earlier call was lost.
+            return bool(status == JobStatus.QUEUED)
 
 
 def _queues(connection: redis.Redis, vae: str | None) -> list[str]:

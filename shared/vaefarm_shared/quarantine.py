@@ -15,7 +15,7 @@ import redis
 from rq.utils import as_text
 
 from . import keys
-from .connection import redis_time
+from .redis_policy import read_clock
 
 #: Seconds in which exits count together.
 WINDOW_SECONDS: Final[int] = 600
@@ -53,7 +53,7 @@ def note_exit(connection: redis.Redis, device_id: str, reason: str, exit_id: str
     Args:
         exit_id: What tells this exit from others, such as the worker's name: a repeated call then counts once.
     """
-    now, key = redis_time(connection), exits_key(device_id)
+    now, key = read_clock(connection), exits_key(device_id)
     with connection.pipeline() as pipe:
         pipe.zadd(key, {exit_id or uuid4().hex: now})
         pipe.zremrangebyscore(key, "-inf", now - WINDOW_SECONDS)
@@ -94,7 +94,7 @@ def read_devices(connection: redis.Redis) -> list[Device]:
 
 
 def _with_exits(connection: redis.Redis, found: dict[str, Any]) -> list[Device]:
-    since = redis_time(connection) - WINDOW_SECONDS
+    since = read_clock(connection) - WINDOW_SECONDS
     names = sorted(found)
     with connection.pipeline(transaction=False) as pipe:
         for name in names:

@@ -18,12 +18,6 @@ MIN_VERSION: Final[tuple[int, int]] = (6, 2)
 #: The one maxmemory-policy that never deletes a job.
 NO_EVICTION: Final[str] = "noeviction"
 
-#: Part of maxmemory that latents and pictures may take; the rest is for records, RQ's own keys and buffers.
-BUDGET_SHARE: Final[float] = 0.6
-
-#: Bytes that latents and pictures may take where Redis has no limit.
-DEFAULT_BUDGET_BYTES: Final[int] = 2 * 1024**3
-
 
 @dataclass(frozen=True, slots=True)
 class RedisPolicy:
@@ -62,6 +56,12 @@ def read_policy(connection: redis.Redis) -> RedisPolicy:
     )
 
 
+def read_clock(connection: redis.Redis) -> float:
+    """Redis' clock, Unix seconds: the one that everything of the farm goes by."""
+    whole, micro = connection.time()
+    return float(whole + micro / 1e6)
+
+
 def check_policy(connection: redis.Redis, allow_eviction: bool) -> list[str]:
     """Refuse a Redis that evicts; return a line for each thing that is merely risky.
 
@@ -93,13 +93,6 @@ def eviction(policy: RedisPolicy) -> str:
         f"has maxmemory-policy {policy.maxmemory_policy}, which deletes acknowledged jobs when it is full;"
         f" set maxmemory-policy {NO_EVICTION}"
     )
-
-
-def budget_bytes(maxmemory: int, given: int | None) -> int:
-    """Bytes that latents and pictures may take in a Redis of `maxmemory` bytes (0: no limit)."""
-    if given is not None:
-        return given
-    return int(BUDGET_SHARE * maxmemory) if maxmemory else DEFAULT_BUDGET_BYTES
 
 
 def _info(connection: redis.Redis) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Jobs that no living worker can hold: they fail with that reason instead of waiting for ever.
+"""Jobs that no living worker can take: they fail with that reason instead of waiting for ever.
 
 A worker that serves their VAE must live, though: where there is none at all, one may be on its way.
 """
@@ -63,18 +63,17 @@ class Stranded:
                     able = holders(workers, vae, size)
                     reason = f"no worker that lives has room for a picture of size class {size!r} of VAE {vae!r}"
                     if not able:
-                        yield queue, (vae, priority, size, reason)
-                    elif self._avoided(queue, able):
-                        reason = "every worker that lives handed it back for want of room"
-                        yield queue, (vae, priority, size, reason)
+                        yield queue, (vae, priority, size, f"{reason}; start one that has, then retry")
+                    elif (error := self._avoided(queue, able)) is not None:
+                        yield queue, (vae, priority, size, f"every worker that lives handed it back: {error}")
 
-    def _avoided(self, queue: str, able: set[str]) -> bool:
-        """Whether the head of a queue was handed back by everyone who could take it."""
+    def _avoided(self, queue: str, able: set[str]) -> str | None:
+        """Why the head of a queue was handed back by everyone who could take it; None unless it was."""
         head = self._connection.lindex(queue_key(queue), 0)
         if head is None:
-            return False
-        avoid = self._connection.hget(keys.job(as_text(head)), "avoid")
-        return avoid is not None and able <= set(as_text(avoid).split(","))
+            return None
+        avoid, error = self._connection.hmget(keys.job(as_text(head)), "avoid", "last_error")
+        return as_text(error or b"") if avoid is not None and able <= set(as_text(avoid).split(",")) else None
 
     def _fail(self, vae: str, priority: str, size: str, reason: str) -> int:
         wanted = Wanted((Source(vae, priority, 0.0, (size,)),), HEAD_JOBS, 1 << 62, 60.0)

@@ -7,7 +7,7 @@ import pytest
 import redis
 from tests.conftest import Serve
 
-from vaefarm_producer import Farm
+from vaefarm_producer import Farm, JobExpired, JobNotFound
 from vaefarm_shared import failures
 from vaefarm_shared.catalogue import Catalogue
 from vaefarm_worker.decoder import Batch, Decoded
@@ -82,6 +82,20 @@ def test_a_retried_job_is_decoded_from_the_latent_that_was_kept(
 
     assert job.status() == "queued"
     assert list(failures.read_failed(connection)) == []
-    assert not failures.retry(connection, job.id), "what has not failed is not retried"
     serve()
     assert (job.status(), job.record().attempts) == ("finished", 1)
+    assert not failures.retry(connection, job.id), "what has not failed is not retried"
+
+
+def test_a_job_that_is_unknown_or_whose_latent_is_gone_is_not_retried_and_says_so(
+    farm: Farm, connection: redis.Redis, serve: Serve, broken: BrokenDecoder
+) -> None:
+    job = farm.submit(BAD, vae="demo")
+    serve(broken)
+    connection.delete(*connection.scan_iter("vaefarm:latent:*"))
+
+    with pytest.raises(JobExpired, match="its latent is gone; submit it again"):
+        job.retry()
+    with pytest.raises(JobNotFound, match="'nobody' is not known"):
+        farm.job("nobody").retry()
+    assert job.status() == "failed"

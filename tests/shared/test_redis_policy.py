@@ -9,7 +9,7 @@ from tests.conftest import RedisServer, redis_servers
 
 from vaefarm_shared.connection import connect
 from vaefarm_shared.errors import ConfigurationError
-from vaefarm_shared.redis_policy import RedisPolicy, budget_bytes, check_policy, read_policy
+from vaefarm_shared.redis_policy import RedisPolicy, check_policy, read_policy
 
 StartRedis = Callable[..., redis.Redis]
 
@@ -77,8 +77,3 @@ def test_a_redis_that_forbids_info_and_config_is_a_warning(start_redis: StartRed
 @pytest.mark.parametrize(("version", "old"), [("6.0.16", True), ("5.0", True), ("6.2.0", False), ("10.0.1", False)])
 def test_a_redis_before_6_2_is_too_old(version: str, old: bool) -> None:
     assert RedisPolicy(version, 0, "noeviction", True, "always").is_too_old is old
-
-
-@pytest.mark.parametrize(("maxmemory", "given", "budget"), [(0, None, 2 << 30), (1000, None, 600), (1000, 7, 7)])
-def test_the_budget_is_what_was_given_else_a_share_of_maxmemory(maxmemory: int, given: int | None, budget: int) -> None:
-    assert budget_bytes(maxmemory, given) == budget

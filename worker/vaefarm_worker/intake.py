@@ -9,6 +9,7 @@ from vaefarm_shared import leases, transitions
 from vaefarm_shared.blobs import BlobStore
 from vaefarm_shared.budget import held_bytes
 from vaefarm_shared.connection import AWAY
+from vaefarm_shared.errors import UnsupportedVersion
 from vaefarm_shared.leases import Wanted
 from vaefarm_shared.transitions import Submission
 
@@ -117,5 +118,8 @@ class Intake:
     def _refuse(self, one: Unloadable) -> None:
         if isinstance(one.error, OSError):
             self._outbox.hand_back(one.claim, "avoid", f"its latent cannot be read here: {one.error}")
+        elif isinstance(one.error, UnsupportedVersion):
+            # A worker of the other release may live, or be about to.
+            self._outbox.hand_back(one.claim, "avoid", str(one.error))
         else:
             self._outbox.fail(one.claim, one.error)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import redis
 
-from vaefarm_shared import leases, rq_bridge
+from vaefarm_shared import budget, leases, rq_bridge
 from vaefarm_shared.blobs import BlobStore
 from vaefarm_shared.connection import connect
 from vaefarm_shared.errors import DeviceFault
@@ -172,6 +172,8 @@ class Worker:
             swept = self._blobs.sweep(lambda references: named_blobs(tidy_connection, references))
             if swept:
                 logger.info("swept %d files that no record names", swept)
+            if drift := budget.repair(tidy_connection):
+                logger.warning("the budget was off by %d bytes and is right again", drift)
 
         return [
             (REAP_SECONDS, reaper.look),

@@ -43,7 +43,8 @@ redis.call('HSET', JOB .. id, 'spec', ARGV[3], 'status', 'queued', 'queue', queu
 rq_create({id = id, queue = queue, data = ARGV[12], created = ARGV[13], result_seconds = ARGV[8],
   failure_seconds = ARGV[9]})
 account(held, 1)
-redis.call('RPUSH', 'rq:queue:' .. queue, id)
+local length = redis.call('RPUSH', 'rq:queue:' .. queue, id)
 enter(queue)
-ring(queue)
+-- Behind others nobody idles, and what is rung at a busy worker piles up.
+if length == 1 then ring(queue) end
 return {'created', 'queued'}
