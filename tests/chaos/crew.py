@@ -18,7 +18,7 @@ from .faults import Fault, children
 REPOSITORY: Final[Path] = Path(__file__).parents[2]
 
 
-@dataclass
+@dataclass(eq=False)
 class Member:
     """One worker process."""
 

@@ -114,7 +114,7 @@ class Oracle:
             found += [one for one, status in zip(part, statuses, strict=True) if status not in TERMINAL_STATUSES]
         return found
 
-    def verdict(self, seconds: float = 60.0) -> Verdict:
+    def verdict(self, seconds: float = 45.0) -> Verdict:
         """Wait until every job has ended, `seconds` at most, and until nothing is left behind; judge."""
         deadline = time.monotonic() + seconds
         lost = self._patiently(self.unended, deadline)
