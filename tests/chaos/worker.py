@@ -1,0 +1,59 @@
+"""A worker process for tests of failure: `python -m tests.chaos.worker`, the worker's own command with a decoder and
+faults of the tests'. Settings are read from `VAEFARM_*`; options that are not listed here are the command's.
+"""
+
+import argparse
+import datetime
+import sys
+import time
+
+import typer
+
+from vaefarm_shared.cli_errors import run
+from vaefarm_worker import commands
+
+from .decoder import VAE, ChaosDecoder
+from .faults import Fault, FaultyConnections
+
+
+def main() -> int:
+    """Serve until told to stop, or until the fault."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--fault", type=Fault.from_json, help="a Fault as JSON")
+    parser.add_argument("--cut-rate", type=float, default=0.0, help="share of round trips whose reply is lost")
+    parser.add_argument("--seed", type=int, default=0, help="of the replies lost")
+    parser.add_argument("--clock-ahead", type=float, default=0.0, help="seconds by which its clock is wrong")
+    parser.add_argument("--seconds", type=float, default=0.0, help="what a batch takes")
+    parser.add_argument("--faulty-after", type=int, help="decodes until the device is at fault")
+    parser.add_argument("--memory-pixels", type=int, help="pixels that the device holds")
+    options, rest = parser.parse_known_args()
+    if options.clock_ahead:
+        set_clock(options.clock_ahead)
+    FaultyConnections(options.fault, options.cut_rate, options.seed).install()
+    decoder = ChaosDecoder(options.seconds, options.faulty_after, options.memory_pixels)
+    commands.make_decoder = lambda *_: decoder
+    sys.argv[1:] = ["--vaes", VAE, *rest]
+    app = typer.Typer(add_completion=False)
+    app.command()(commands.worker)
+    return run(app)
+
+
+def set_clock(ahead_seconds: float) -> None:
+    """Make this process' wall clock wrong, for our code and for RQ's."""
+    right = time.time
+
+    def wrong_time() -> float:
+        return right() + ahead_seconds
+
+    def wrong_now() -> datetime.datetime:
+        return datetime.datetime.fromtimestamp(wrong_time(), datetime.UTC)
+
+    time.time = wrong_time
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] == "rq" and hasattr(module, "now"):
+            module.now = wrong_now
+            module.current_timestamp = lambda: int(wrong_time())  # type: ignore[attr-defined]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
