@@ -35,5 +35,7 @@ local fields = {'token', token}
 if ARGV[6] ~= '' then fields[3], fields[4] = 'report', ARGV[6] end
 redis.call('HSET', JOB .. job.id, unpack(fields))
 finish_record(job, status, ARGV[5], life, kept)
-charge(job.queue, tonumber(ARGV[7]))
+-- Less than a millisecond beyond the estimate changes no turn.
+local extra = tonumber(ARGV[7])
+if math.abs(extra) >= 0.001 then charge(job.queue, extra) end
 return 'settled'
