@@ -2,7 +2,6 @@
 model of a few lines. On fakeredis and on the real Redis.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -211,7 +210,9 @@ class JobStates(RuleBasedStateMachine):
         assert {one.claim.job_id for one in reaped if one.exhausted} == exhausted
         for one in reaped:
             if one.exhausted:
-                assert transitions.settle(self.connection, [Outcome(one.claim, JobStatus.FAILED, "w", "silent")]) == [True]
+                assert transitions.settle(self.connection, [Outcome(one.claim, JobStatus.FAILED, "w", "silent")]) == [
+                    True
+                ]
                 self.end(one.claim.job_id, "failed")
                 self.world.jobs[one.claim.job_id].settled = (one.claim.token, "failed")
             else:

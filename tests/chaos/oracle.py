@@ -202,4 +202,3 @@ class Oracle:
             self._listens.set()
         elif message["type"] == "pmessage" and message["data"] == JobStatus.FINISHED.encode():
             self._finished[message["channel"].decode().rpartition(":")[2]] += 1
-

@@ -169,7 +169,10 @@ class Storm:
 def main() -> int:
     """Run one storm; 0 when nothing was lost, published twice, wrong or left behind."""
     plan = Plan.from_env()
-    print(f"seed {plan.seed}, {plan.kills} kills of {plan.workers} workers, {plan.seconds:.0f} seconds at most", flush=True)
+    print(
+        f"seed {plan.seed}, {plan.kills} kills of {plan.workers} workers, {plan.seconds:.0f} seconds at most",
+        flush=True,
+    )
     with tempfile.TemporaryDirectory(prefix="vaefarm-chaos-") as folder:
         options = ("--appendonly", "yes", "--appendfsync", "always")
         server = RedisServer(next(iter(redis_servers().values())), Path(folder), options)

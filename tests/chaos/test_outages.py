@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 import redis
-from tests.chaos.arena import Arena, MakeArena
+from tests.chaos.arena import Arena
 from tests.chaos.oracle import Verdict
 from tests.conftest import RedisServer, eventually
 

@@ -18,16 +18,15 @@ import redis
 
 from vaefarm_shared import transitions
 from vaefarm_shared.errors import DeviceFault
-from vaefarm_shared.settings import Settings
 
 from . import ladder
-from .claiming import Cost
-from .decoder import Batch, BatchItem, Decoder
-from .lifeline import Lifeline
+from .decoder import Batch, BatchItem
+from .endings import Done
 from .loading import Loaded
-from .outbox import Done, Outbox
-from .patience import Abandoned, Patience
+from .outbox import Outbox
+from .patience import Abandoned
 from .pool import Pool
+from .station import Station
 
 logger = logging.getLogger(__name__)
 
@@ -64,25 +63,16 @@ class Device:
 
     def __init__(
         self,
-        worker_name: str,
-        settings: Settings,
-        decoder: Decoder,
-        cost: Cost,
+        station: Station,
         pool: Pool,
         outbox: Outbox,
-        lifeline: Lifeline,
-        patience: Patience,
         connection: redis.Redis,
         on_fault: Callable[[DeviceFault], None],
     ) -> None:
-        self._worker_name = worker_name
-        self._settings = settings
-        self._decoder = decoder
-        self._cost = cost
+        """`on_fault` is told when the device is at fault; nothing is decoded after that."""
+        self._station = station
         self._pool = pool
         self._outbox = outbox
-        self._lifeline = lifeline
-        self._patience = patience
         self._connection = connection
         self._on_fault = on_fault
         self._slot: queue.SimpleQueue[Bound | None] = queue.SimpleQueue()
@@ -108,8 +98,7 @@ class Device:
     def stop(self, seconds: float) -> bool:
         """Bind no more; return whether what was bound is decoded within `seconds`."""
         self._stopping.set()
-        with self._pool.changed:
-            self._pool.changed.notify_all()
+        self._pool.notify()
         deadline = time.monotonic() + seconds
         self._binder.join(seconds)
         self._slot.put(None)
@@ -126,7 +115,7 @@ class Device:
             except Exception:
                 # Their leases end, and they come back.
                 logger.exception("%d jobs could not begin", len(jobs))
-                self._lifeline.drop([one.claim for one in jobs])
+                self._station.lifeline.drop([one.claim for one in jobs])
                 continue
             if bound.jobs:
                 with self._pool.changed:
@@ -164,8 +153,8 @@ class Device:
         """Write that they begin; drop those that were canceled, went to another or are too late."""
         began = time.monotonic()
         claims = [(one.claim, one.spec.deadline_seconds) for one in jobs]
-        begin = partial(transitions.begin, self._connection, claims, self._worker_name, shared=len(jobs) > 1)
-        verdicts = self._patience.insist(begin)
+        begin = partial(transitions.begin, self._connection, claims, self._station.name, shared=len(jobs) > 1)
+        verdicts = self._station.patience.insist(begin)
         self._bind_seconds += 0.2 * (time.monotonic() - began - self._bind_seconds)
         kept: list[tuple[Loaded, int]] = []
         for one, verdict in zip(jobs, verdicts, strict=True):
@@ -175,29 +164,29 @@ class Device:
                 self._outbox.expire(one)
             else:
                 logger.info("job %s was canceled or went to another: dropped", one.claim.job_id)
-                self._lifeline.drop([one.claim])
+                self._station.lifeline.drop([one.claim])
         return Bound(tuple(one for one, _ in kept), tuple(attempt for _, attempt in kept))
 
     def _decode(self) -> None:
         while (bound := self._slot.get()) is not None:
             began = time.monotonic()
-            estimate = self._cost.seconds(bound.vae, bound.pixels)
-            self._free_at = began + estimate if self._cost.is_known(bound.vae) else float("inf")
-            allowed = max(self._settings.decode_timeout, HUNG_TIMES * estimate)
+            estimate = self._station.cost.seconds(bound.vae, bound.pixels)
+            self._free_at = began + estimate if self._station.cost.is_known(bound.vae) else float("inf")
+            allowed = max(self._station.settings.decode_timeout, HUNG_TIMES * estimate)
             try:
                 outcomes = ladder.decode(
-                    self._decoder,
+                    self._station.decoder,
                     Batch(tuple(one.item for one in bound.jobs)),
                     lambda items, allowed=allowed: self._tell(items, allowed),  # type: ignore[misc]
-                    tiling=self._settings.tiling,
+                    tiling=self._station.settings.tiling,
                 )
             except Exception as error:
                 # The ladder lets nothing out that is a job's own.
                 self._on_fault(error if isinstance(error, DeviceFault) else DeviceFault(f"the decoder broke: {error}"))
                 return
             seconds = time.monotonic() - began
-            self._lifeline.idle()
-            self._cost.note(bound.vae, bound.pixels, seconds)
+            self._station.lifeline.idle()
+            self._station.cost.note(bound.vae, bound.pixels, seconds)
             self.busy_seconds += seconds
             logger.info("%d jobs of %s decoded in %.3f s", len(bound.jobs), bound.vae, seconds)
             self._outbox.put(self._done(bound, outcomes, seconds))
@@ -207,7 +196,7 @@ class Device:
                 self._pool.changed.notify_all()
 
     def _tell(self, items: Sequence[BatchItem], allowed_seconds: float) -> None:
-        self._lifeline.on_device((item.spec.id for item in items), allowed_seconds)
+        self._station.lifeline.on_device((item.spec.id for item in items), allowed_seconds)
 
     @staticmethod
     def _done(bound: Bound, outcomes: list[ladder.Outcome], seconds: float) -> list[Done]:

@@ -15,15 +15,13 @@ from vaefarm_shared.errors import UnsupportedVersion
 from vaefarm_shared.leases import ClaimedJob, Wanted
 from vaefarm_shared.transitions import Submission
 
-from .claiming import ClaimOrder, Cost
-from .decoder import Decoder
+from .claiming import ClaimOrder
 from .doorbell import Doorbell
-from .lifeline import Lifeline
 from .loading import Loaded, Plain, Unloadable, load
 from .outbox import Outbox
-from .patience import Patience
 from .pool import Pool
 from .registration import Registration
+from .station import Station
 
 logger = logging.getLogger(__name__)
 
@@ -36,31 +34,21 @@ class Intake:
 
     def __init__(
         self,
-        worker_name: str,
-        lease_seconds: float,
+        station: Station,
         registration: Registration,
-        decoder: Decoder,
-        cost: Cost,
         pool: Pool,
         outbox: Outbox,
-        lifeline: Lifeline,
-        patience: Patience,
         connection: redis.Redis,
         blobs: BlobStore,
     ) -> None:
-        self._worker_name = worker_name
-        self._lease_seconds = lease_seconds
+        self._station = station
         self._registration = registration
-        self._decoder = decoder
-        self._cost = cost
         self._pool = pool
         self._outbox = outbox
-        self._lifeline = lifeline
-        self._patience = patience
         self._connection = connection
         self._blobs = blobs
-        self._order = ClaimOrder(list(decoder.vaes))
-        self._doorbell = Doorbell(connection, decoder.vaes)
+        self._order = ClaimOrder(list(station.decoder.vaes))
+        self._doorbell = Doorbell(connection, station.decoder.vaes)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="vaefarm-intake", daemon=True)
         #: Set while the last claim found nothing.
@@ -95,30 +83,30 @@ class Intake:
     def claim_once(self) -> int:
         """Claim and load once; return how many jobs there were."""
         jobs, pixels = self._pool.room()
-        sources = self._order.next(self._cost, self._registration.sizes)
-        wanted = Wanted(sources, jobs, pixels, self._lease_seconds)
-        claimed = leases.claim(self._connection, self._worker_name, wanted)
+        sources = self._order.next(self._station.cost, self._registration.sizes)
+        wanted = Wanted(sources, jobs, pixels, self._station.settings.lease_seconds)
+        claimed = leases.claim(self._connection, self._station.name, wanted)
         if not claimed:
             self.found_nothing.set()
             return 0
         self.found_nothing.clear()
         claims = [one.claim for one in claimed]
-        self._lifeline.hold(claims)
+        self._station.lifeline.hold(claims)
         try:
             self._take_up(claimed)
         except Exception as error:
             # Their leases end, and they come back.
             logger.warning("%d jobs are left to their leases: %s", len(claims), error)
-            self._lifeline.drop(claims)
+            self._station.lifeline.drop(claims)
         return len(claimed)
 
     def _take_up(self, claimed: Sequence[ClaimedJob]) -> None:
         ready: list[Loaded] = []
-        for one in self._patience.insist(partial(load, self._blobs, self._decoder, claimed)):
+        for one in self._station.patience.insist(partial(load, self._blobs, self._station.decoder, claimed)):
             if isinstance(one, Loaded):
                 ready.append(one)
             elif isinstance(one, Plain):
-                self._patience.insist(partial(self._adopt, one))
+                self._station.patience.insist(partial(self._adopt, one))
             else:
                 self._refuse(one)
         self._pool.put(ready)
@@ -127,7 +115,7 @@ class Intake:
         spec = plain.spec
         bytes_held = held_bytes(spec, 0, self._blobs)
         transitions.adopt(self._connection, plain.claim, Submission(spec, plain.latent_reference, b"", bytes_held))
-        self._lifeline.drop([plain.claim])
+        self._station.lifeline.drop([plain.claim])
 
     def _refuse(self, one: Unloadable) -> None:
         if isinstance(one.error, OSError):

@@ -6,31 +6,25 @@ no more, and the device is given nothing while it is full.
 
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
 import redis
 
-from vaefarm_shared import keys, leases, transitions
-from vaefarm_shared.blobs import BlobStore, image_name
-from vaefarm_shared.errors import DecodeError, FarmError, NonFiniteImage, OutOfMemory
-from vaefarm_shared.job import ImageRecord, JobStatus
+from vaefarm_shared import leases, transitions
+from vaefarm_shared.blobs import BlobStore
+from vaefarm_shared.job import JobStatus
 from vaefarm_shared.leases import Claim, How
-from vaefarm_shared.queues import size_of
 from vaefarm_shared.transitions import Outcome
-from vaefarm_shared.workers import holders, read_workers
 
 from .decoder import Decoded
-from .encode import encode_image
-from .lifeline import Lifeline
+from .endings import Done, Endings, Ready, describe
 from .loading import Loaded
-from .patience import Abandoned, Patience
-from .reports import Reporter
+from .patience import Abandoned
+from .station import Station
 
 logger = logging.getLogger(__name__)
 
@@ -43,56 +37,19 @@ MOST_PIXELS: Final[int] = 64 * 1024 * 1024
 MOST_JOBS: Final[int] = 256
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
-    """What became of one job on the device."""
-
-    job: Loaded
-    attempt: int
-    outcome: Decoded | Exception
-    #: Its share of the batch's time on the device.
-    seconds_decode: float
-    batch_size: int
-
-
-@dataclass(slots=True)
-class Ready:
-    """One thing to write: an outcome, or a return to the queue."""
-
-    claim: Claim
-    pixels: int = 0
-    outcome: Outcome | None = None
-    how: How = "free"
-    reason: str = ""
-    size_bytes: int = 0
-    files: tuple[str, ...] = ()
-    latent_reference: str = field(default="")
-
-
 class Outbox:
     """Encodes, stores and settles what it is given; nothing that one job does ends it."""
 
-    def __init__(
-        self,
-        worker_name: str,
-        encode_threads: int,
-        max_attempts: int,
-        reporter: Reporter,
-        lifeline: Lifeline,
-        patience: Patience,
-        connection: redis.Redis,
-        blobs: BlobStore,
-        notify: Callable[[], None],
-    ) -> None:
-        self._worker_name = worker_name
-        self._max_attempts = max_attempts
-        self._reporter = reporter
-        self._lifeline = lifeline
-        self._patience = patience
+    def __init__(self, station: Station, connection: redis.Redis, blobs: BlobStore, notify: Callable[[], None]) -> None:
+        """`notify` is told whenever there may be room again."""
+        self._worker_name = station.name
+        self._endings = Endings(station, connection, blobs)
+        self._lifeline = station.lifeline
+        self._patience = station.patience
         self._connection = connection
         self._blobs = blobs
         self._notify = notify
-        self._encoders = ThreadPoolExecutor(encode_threads, thread_name_prefix="vaefarm-encoder")
+        self._encoders = ThreadPoolExecutor(station.settings.encode_threads, thread_name_prefix="vaefarm-encoder")
         self._changed = threading.Condition()
         self._ready: deque[Ready] = deque()
         self._held: dict[str, int] = {}
@@ -101,11 +58,6 @@ class Outbox:
         self._thread = threading.Thread(target=self._settle_all, name="vaefarm-settler", daemon=True)
         self.finished = 0
         self.failed = 0
-
-    @property
-    def jobs(self) -> int:
-        """Jobs that are not settled yet."""
-        return len(self._held)
 
     def has_room(self) -> bool:
         """Whether the device may have another batch."""
@@ -133,7 +85,7 @@ class Outbox:
                 self._hold(one.job.claim, one.job.spec.pixels)
         for one in done:
             if isinstance(one.outcome, Decoded) and one.outcome.files and self._blobs.files is None:
-                ready.append(self._finished(one, one.outcome))
+                ready.append(self._endings.of(one))
             else:
                 self._encoders.submit(self._encode, one)
         self._add(ready)
@@ -171,88 +123,11 @@ class Outbox:
 
     def _encode(self, done: Done) -> None:
         try:
-            self._add([self._become(done)])
+            self._add([self._endings.of(done)])
         except Exception as error:
             # Its lease ends, and it comes back.
             logger.warning("job %s is left to its lease: %s", done.job.claim.job_id, error)
             self._let_go([done.job.claim])
-
-    def _become(self, done: Done) -> Ready:
-        if not isinstance(done.outcome, Decoded):
-            return self._went_wrong(done, done.outcome)
-        try:
-            return self._finished(done, done.outcome)
-        except Abandoned:
-            raise
-        except Exception as error:
-            return self._went_wrong(done, error)
-
-    def _finished(self, done: Done, decoded: Decoded) -> Ready:
-        """Encode a job's pictures; write those that go to files."""
-        began = time.monotonic()
-        claim, spec = done.job.claim, done.job.spec
-        files = decoded.files or tuple(encode_image(pixels, spec) for pixels in decoded.pixels)  # type: ignore[union-attr]
-        seconds_encode = time.monotonic() - began
-        images, to_redis = [], []
-        for index, data in enumerate(files):
-            name = image_name(claim.job_id, claim.token, index)
-            if self._blobs.goes_to_files(len(data)):
-                reference = self._patience.insist(partial(self._blobs.put, name, data, spec.result_seconds))
-            else:
-                reference = self._blobs.reference(name, len(data))
-                to_redis.append((keys.blob(name), data, spec.result_seconds))
-            images.append(
-                ImageRecord(
-                    blob=reference,
-                    image_format=spec.image_format,
-                    size_bytes=len(data),
-                    width=spec.width,
-                    height=spec.height,
-                )
-            )
-        report = self._reporter.report(done, decoded, seconds_encode, tuple(images))
-        outcome = Outcome(
-            claim,
-            JobStatus.FINISHED,
-            self._worker_name,
-            report=report,
-            extra_seconds=done.seconds_decode - done.job.cost_seconds,
-            files=to_redis,
-        )
-        references = tuple(image.blob for image in images)
-        size = sum(len(data) for _, data, _ in to_redis)
-        return Ready(
-            claim, outcome=outcome, size_bytes=size, files=references, latent_reference=done.job.latent_reference
-        )
-
-    def _went_wrong(self, done: Done, error: Exception) -> Ready:
-        """What a job's own error costs it: an attempt, or its life; want of room only sends it to another worker."""
-        claim, reason = done.job.claim, describe(error)
-        if isinstance(error, OutOfMemory):
-            if self._patience.insist(partial(self._another_holds, claim, done.job.spec.vae)):
-                return Ready(claim, how="avoid", reason=reason)
-            reason = f"{reason}, and no other worker that lives has room for it"
-            return self._failed(done, reason)
-        if not isinstance(error, FarmError):
-            logger.error("job %s: an error of no kind of ours", claim.job_id, exc_info=error)
-        may_pass = (isinstance(error, DecodeError) and not isinstance(error, NonFiniteImage)) or not isinstance(
-            error, FarmError
-        )
-        if may_pass and done.attempt < self._max_attempts:
-            return Ready(claim, how="attempt", reason=reason)
-        return self._failed(done, reason)
-
-    def _failed(self, done: Done, reason: str) -> Ready:
-        extra = done.seconds_decode - done.job.cost_seconds
-        return Ready(
-            done.job.claim,
-            outcome=Outcome(done.job.claim, JobStatus.FAILED, self._worker_name, reason, extra_seconds=extra),
-        )
-
-    def _another_holds(self, claim: Claim, vae: str) -> bool:
-        avoid = (self._connection.hget(keys.job(claim.job_id), "avoid") or b"").decode().split(",")  # type: ignore[union-attr]
-        able = holders(read_workers(self._connection), vae, size_of(claim.queue))
-        return bool(able - {self._worker_name, *avoid})
 
     def _settle_all(self) -> None:
         while True:
@@ -313,8 +188,3 @@ class Outbox:
             self._pixels -= sum(self._held.pop(claim.token, 0) for claim in claims)
             self._changed.notify_all()
         self._notify()
-
-
-def describe(error: Exception) -> str:
-    """An error as a job's reason: one of ours speaks for itself."""
-    return str(error) if isinstance(error, FarmError) else f"{type(error).__name__}: {error}"

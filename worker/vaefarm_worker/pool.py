@@ -5,12 +5,10 @@ from collections.abc import Hashable, Sequence
 from threading import Condition
 from typing import Final, cast
 
-from vaefarm_shared.settings import Settings
-
 from .batching import MAX_BATCH_JOBS, Batcher, BatchKey, batch_key
-from .claiming import FIRST_JOBS, Cost
-from .decoder import Decoder
+from .claiming import FIRST_JOBS
 from .loading import Loaded
+from .station import Station
 
 #: Output pixels of a batch where neither the operator nor the decoder names a limit: 64 pictures of 1024 x 1024.
 MOST_PIXELS: Final[int] = 64 * 1024 * 1024
@@ -26,10 +24,10 @@ MOST_SIZES: Final[int] = 1000
 class Pool:
     """Jobs by batch key, bounded by what two batches hold. `changed` is notified whenever anything about it does."""
 
-    def __init__(self, settings: Settings, decoder: Decoder, cost: Cost) -> None:
-        self._settings = settings
-        self._decoder = decoder
-        self._cost = cost
+    def __init__(self, station: Station) -> None:
+        self._settings = station.settings
+        self._decoder = station.decoder
+        self._cost = station.cost
         self._rooms: dict[tuple[str, int | None], tuple[float, int | None]] = {}
         self._batcher: Batcher[Loaded] = Batcher()
         self.changed = Condition()
@@ -51,6 +49,11 @@ class Pool:
         if jobs <= 0 or (pixels <= 0 and self.jobs):
             return 0, 0
         return jobs, max(1, pixels)
+
+    def notify(self) -> None:
+        """Wake whoever waits: something outside of the pool has changed that decides what is bound."""
+        with self.changed:
+            self.changed.notify_all()
 
     def wait_for_room(self, seconds: float) -> None:
         """Return once there may be room, after `seconds` at the latest."""

@@ -8,7 +8,7 @@ from vaefarm_shared.job import DecodeReport, ImageRecord
 from .decoder import Decoded, Decoder
 
 if TYPE_CHECKING:
-    from .outbox import Done
+    from .endings import Done
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,17 +19,15 @@ from vaefarm_shared.reaper import LOOK_SECONDS as REAP_SECONDS
 from vaefarm_shared.reaper import Reaper
 from vaefarm_shared.settings import Settings
 
-from .claiming import Cost
 from .decoder import Decoder
 from .device import Device
 from .intake import Intake
 from .keeper import HEARTBEAT_SECONDS, TIDY_SECONDS, Keeper
 from .lifeline import Lifeline
 from .outbox import Outbox
-from .patience import Patience
 from .pool import Pool
 from .registration import Registration
-from .reports import Reporter
+from .station import Station
 
 logger = logging.getLogger(__name__)
 
@@ -52,24 +50,13 @@ class Worker:
         self._connect: Callable[[], redis.Redis] = lambda: connect(url)
         self._connection = self._connect()
         self._blobs = BlobStore(self._connection, settings.blobs, settings.blob_threshold)
-        self._lifeline = lifeline or Lifeline(settings, name)
-        self._patience = Patience()
+        self._station = Station(name, settings, decoder, lifeline or Lifeline(settings, name))
         self._registration = Registration(self._connect(), name, decoder)
         self._registration.figures = self.figures
-        cost = Cost()
-        self._pool = Pool(settings, decoder, cost)
-        self._outbox = Outbox(
-            *(name, settings.encode_threads, settings.max_attempts, Reporter(name, decoder), self._lifeline),
-            *(self._patience, self._connect(), self._blobs, self._notify),
-        )
-        self._device = Device(
-            *(name, settings, decoder, cost, self._pool, self._outbox, self._lifeline, self._patience),
-            *(self._connect(), self._on_fault),
-        )
-        self._intake = Intake(
-            *(name, settings.lease_seconds, self._registration, decoder, cost, self._pool, self._outbox),
-            *(self._lifeline, self._patience, self._connect(), self._blobs),
-        )
+        self._pool = Pool(self._station)
+        self._outbox = Outbox(self._station, self._connect(), self._blobs, self._pool.notify)
+        self._device = Device(self._station, self._pool, self._outbox, self._connect(), self._on_fault)
+        self._intake = Intake(self._station, self._registration, self._pool, self._outbox, self._connect(), self._blobs)
         self._keeper = Keeper(self._chores())
         self._over = threading.Event()
         self._fault: DeviceFault | None = None
@@ -88,9 +75,9 @@ class Worker:
         """
         try:
             self._decoder.self_test()
-            self._patience.insist(self._registration.birth)
+            self._station.patience.insist(self._registration.birth)
         except BaseException:
-            self._lifeline.close()
+            self._station.lifeline.close()
             raise
         for part in (self._keeper, self._outbox, self._device, self._intake):
             part.start()
@@ -111,7 +98,7 @@ class Worker:
 
     def is_idle(self) -> bool:
         """Whether the last claim found nothing, and nothing is in hand."""
-        return self._intake.found_nothing.is_set() and not self._lifeline.held()
+        return self._intake.found_nothing.is_set() and not self._station.lifeline.held()
 
     def figures(self) -> dict[str, Any]:
         """What the worker has done so far."""
@@ -127,7 +114,7 @@ class Worker:
     def _drain(self) -> None:
         """Hand back what has not begun, finish what has within the grace, hand back what is left of it."""
         deadline = time.monotonic() + self._settings.drain_seconds
-        self._patience.end_by(deadline)
+        self._station.patience.end_by(deadline)
         self._intake.stop()
         waiting = self._pool.clear()
         self._hand_back([(one.claim, "free") for one in waiting])
@@ -141,7 +128,9 @@ class Worker:
 
     def _hand_back_all(self) -> None:
         """Return whatever is still held; an attempt that had begun costs nothing."""
-        self._hand_back([(Claim(job_id, "", token, 0.0), "free") for job_id, token in self._lifeline.held().items()])
+        self._hand_back(
+            [(Claim(job_id, "", token, 0.0), "free") for job_id, token in self._station.lifeline.held().items()]
+        )
 
     def _hand_back(self, claims: list[tuple[Claim, How]]) -> None:
         if not claims:
@@ -152,16 +141,12 @@ class Worker:
             logger.warning("%d jobs are left to their leases: %s", len(claims), error)
             return
         logger.info("worker %s handed %d jobs back", self.name, sum(returned))
-        self._lifeline.drop([claim for claim, _ in claims])
+        self._station.lifeline.drop([claim for claim, _ in claims])
 
     def _on_fault(self, fault: DeviceFault) -> None:
         logger.error("the device is at fault, its jobs are handed back: %s", fault)
         self._fault = fault
         self._over.set()
-
-    def _notify(self) -> None:
-        with self._pool.changed:
-            self._pool.changed.notify_all()
 
     def _chores(self) -> list[tuple[float, Callable[[], Any]]]:
         reaper = Reaper(self._connect(), self._settings.lease_seconds, self._settings.max_attempts)
@@ -177,13 +162,13 @@ class Worker:
 
         return [
             (REAP_SECONDS, reaper.look),
-            (REAP_SECONDS, self._lifeline.check),
+            (REAP_SECONDS, self._station.lifeline.check),
             (HEARTBEAT_SECONDS, self._registration.heartbeat),
             (TIDY_SECONDS, tidy),
         ]
 
     def _leave(self) -> None:
-        self._lifeline.close()
+        self._station.lifeline.close()
         try:
             self._registration.death()
         except redis.RedisError as error:

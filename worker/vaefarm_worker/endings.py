@@ -1,0 +1,151 @@
+"""How a job ends: from what became of it on the device to what is written about it."""
+
+import logging
+import time
+from dataclasses import dataclass
+from functools import partial
+
+import redis
+
+from vaefarm_shared import keys
+from vaefarm_shared.blobs import BlobStore, image_name
+from vaefarm_shared.errors import DecodeError, FarmError, NonFiniteImage, OutOfMemory
+from vaefarm_shared.job import ImageRecord, JobStatus
+from vaefarm_shared.leases import Claim, How
+from vaefarm_shared.queues import size_of
+from vaefarm_shared.transitions import Outcome
+from vaefarm_shared.workers import holders, read_workers
+
+from .decoder import Decoded
+from .encode import encoded_files
+from .loading import Loaded
+from .patience import Abandoned
+from .reports import Reporter
+from .station import Station
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What became of one job on the device."""
+
+    job: Loaded
+    attempt: int
+    outcome: Decoded | Exception
+    #: Its share of the batch's time on the device.
+    seconds_decode: float
+    batch_size: int
+
+
+@dataclass(slots=True)
+class Ready:
+    """One thing to write: an outcome, or a return to the queue."""
+
+    claim: Claim
+    pixels: int = 0
+    outcome: Outcome | None = None
+    how: How = "free"
+    reason: str = ""
+    size_bytes: int = 0
+    files: tuple[str, ...] = ()
+    latent_reference: str = ""
+
+
+class Endings:
+    """Decides and prepares; nothing of Redis' is changed here but blobs that no record names yet."""
+
+    def __init__(self, station: Station, connection: redis.Redis, blobs: BlobStore) -> None:
+        self._worker_name = station.name
+        self._max_attempts = station.settings.max_attempts
+        self._patience = station.patience
+        self._reporter = Reporter(station.name, station.decoder)
+        self._connection = connection
+        self._blobs = blobs
+
+    def of(self, done: Done) -> Ready:
+        """What a decoded job becomes: its pictures are encoded, and written where they go to files.
+
+        Raises:
+            Abandoned: the worker stops, and the store is away.
+        """
+        if not isinstance(done.outcome, Decoded):
+            return self._went_wrong(done, done.outcome)
+        try:
+            return self._finished(done, done.outcome)
+        except Abandoned:
+            raise
+        except Exception as error:
+            return self._went_wrong(done, error)
+
+    def _finished(self, done: Done, decoded: Decoded) -> Ready:
+        """Encode a job's pictures; write those that go to files."""
+        began = time.monotonic()
+        claim, spec = done.job.claim, done.job.spec
+        files = encoded_files(decoded, spec)
+        seconds_encode = time.monotonic() - began
+        images, to_redis = [], []
+        for index, data in enumerate(files):
+            name = image_name(claim.job_id, claim.token, index)
+            if self._blobs.goes_to_files(len(data)):
+                reference = self._patience.insist(partial(self._blobs.put, name, data, spec.result_seconds))
+            else:
+                reference = self._blobs.reference(name, len(data))
+                to_redis.append((keys.blob(name), data, spec.result_seconds))
+            images.append(
+                ImageRecord(
+                    blob=reference,
+                    image_format=spec.image_format,
+                    size_bytes=len(data),
+                    width=spec.width,
+                    height=spec.height,
+                )
+            )
+        report = self._reporter.report(done, decoded, seconds_encode, tuple(images))
+        outcome = Outcome(
+            claim,
+            JobStatus.FINISHED,
+            self._worker_name,
+            report=report,
+            extra_seconds=done.seconds_decode - done.job.cost_seconds,
+            files=to_redis,
+        )
+        references = tuple(image.blob for image in images)
+        size = sum(len(data) for _, data, _ in to_redis)
+        return Ready(
+            claim, outcome=outcome, size_bytes=size, files=references, latent_reference=done.job.latent_reference
+        )
+
+    def _went_wrong(self, done: Done, error: Exception) -> Ready:
+        """What a job's own error costs it: an attempt, or its life; want of room only sends it to another worker."""
+        claim, reason = done.job.claim, describe(error)
+        if isinstance(error, OutOfMemory):
+            if self._patience.insist(partial(self._another_holds, claim, done.job.spec.vae)):
+                return Ready(claim, how="avoid", reason=reason)
+            reason = f"{reason}, and no other worker that lives has room for it"
+            return self._failed(done, reason)
+        if not isinstance(error, FarmError):
+            logger.error("job %s: an error of no kind of ours", claim.job_id, exc_info=error)
+        may_pass = (isinstance(error, DecodeError) and not isinstance(error, NonFiniteImage)) or not isinstance(
+            error, FarmError
+        )
+        if may_pass and done.attempt < self._max_attempts:
+            return Ready(claim, how="attempt", reason=reason)
+        return self._failed(done, reason)
+
+    def _failed(self, done: Done, reason: str) -> Ready:
+        extra = done.seconds_decode - done.job.cost_seconds
+        return Ready(
+            done.job.claim,
+            outcome=Outcome(done.job.claim, JobStatus.FAILED, self._worker_name, reason, extra_seconds=extra),
+        )
+
+    def _another_holds(self, claim: Claim, vae: str) -> bool:
+        avoid = (self._connection.hget(keys.job(claim.job_id), "avoid") or b"").decode().split(",")  # type: ignore[union-attr]
+        able = holders(read_workers(self._connection), vae, size_of(claim.queue))
+        return bool(able - {self._worker_name, *avoid})
+
+
+def describe(error: Exception) -> str:
+    """An error as a job's reason: one of ours speaks for itself."""
+    return str(error) if isinstance(error, FarmError) else f"{type(error).__name__}: {error}"
