@@ -24,6 +24,8 @@ from vaefarm_worker.commands import make_decoder
 from vaefarm_worker.decoder import Batch, BatchItem, Decoder
 from vaefarm_worker.encode import encode_image
 
+from . import cpu
+
 #: The VAE of every figure.
 VAE: Final = "demo"
 
@@ -39,11 +41,15 @@ class Options:
     """How to measure."""
 
     jobs: int
+    #: Jobs of each burst of `overhead`.
+    burst: int
     rounds: int
     durable: bool
     threads: int
     device: str
     folder: Path
+    #: Names of the sides of `overhead`; all where there are none.
+    sides: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,7 @@ class FarmUnderTest:
         return {
             "producer": time.process_time(),
             "redis": redis_cpu["used_cpu_user"] + redis_cpu["used_cpu_sys"],
-            "worker": session_cpu_seconds(self.worker.pid),
+            "worker": cpu.session_seconds(self.worker.pid),
         }
 
 
@@ -105,19 +111,3 @@ class Bare:
         """A job's latents -> the bytes of its pictures."""
         decoded = self._decoder.decode(Batch((BatchItem(job.spec, held),)))[0]
         return [encode_image(pixels, job.spec) for pixels in decoded.pixels]
-
-
-def session_cpu_seconds(session: int) -> float:
-    """User and system seconds of every living process of a session; NaN where there is no /proc."""
-    if not Path("/proc/self/stat").exists():
-        return float("nan")
-    ticks = 0
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            # The name, in parentheses, may hold spaces; after it: state, parent, group, session ...
-            fields = path.read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(fields[3]) == session:
-            ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")

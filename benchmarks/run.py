@@ -14,14 +14,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from benchmarks import latency, machine, submit, throughput
+from benchmarks import latency, machine, overhead, submit, throughput
 from benchmarks.farm_under_test import Options
+from benchmarks.peers.sides import SIDES
 from benchmarks.report import Figure
 
 #: Every figure, in the order in which they run.
 FIGURES: Final[dict[str, Callable[[Options], Figure]]] = {
     "submit": submit.submit,
-    "overhead": latency.overhead,
+    "overhead": overhead.overhead,
+    "alone": latency.overhead,
     "latency": latency.latency,
     "throughput": throughput.throughput,
 }
@@ -32,11 +34,13 @@ def main() -> None:
     arguments = parse()
     options = Options(
         jobs=arguments.jobs,
+        burst=arguments.burst,
         rounds=arguments.rounds,
         durable=not arguments.not_durable,
         threads=arguments.threads or torch.get_num_threads(),
         device=arguments.device,
         folder=arguments.folder,
+        sides=tuple(arguments.side or ()),
     )
     described = machine.describe(options.folder)
     print(", ".join(f"{name}: {value}" for name, value in described.items()), flush=True)
@@ -55,11 +59,14 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """The command line."""
+    names = [side.name for side in SIDES]
     parser = argparse.ArgumentParser(
         description="What the farm costs, against the same work without it. Starts its own Redis and worker.",
-        epilog="Figures: submit, overhead (fake decoder), latency (demo VAE), throughput (demo VAE).",
+        epilog="Figures: submit; overhead (peers); alone (fake decoder), latency, throughput (demo VAE).",
     )
     parser.add_argument("--jobs", type=positive, default=200, help="jobs of each round (200)")
+    parser.add_argument("--burst", type=positive, default=2000, help="jobs of each burst of `overhead` (2000)")
+    parser.add_argument("--side", action="append", choices=names, help="this side of `overhead`; several times (all)")
     parser.add_argument("--rounds", type=positive, default=3, help="rounds; what is shown is their median (3)")
     parser.add_argument("--only", action="append", choices=FIGURES, help="this figure; may be given several times")
     parser.add_argument("--threads", type=positive, help="torch threads of worker and bare loop (torch's default)")
