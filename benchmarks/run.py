@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from benchmarks import latency, machine, overhead, submit, throughput
+from benchmarks import depth, latency, machine, overhead, overlap, real_sizes, submit, throughput
 from benchmarks.farm_under_test import Options
 from benchmarks.peers.sides import SIDES
 from benchmarks.report import Figure
@@ -26,6 +26,9 @@ FIGURES: Final[dict[str, Callable[[Options], Figure]]] = {
     "alone": latency.overhead,
     "latency": latency.latency,
     "throughput": throughput.throughput,
+    "real-sizes": real_sizes.real_sizes,
+    "overlap": overlap.overlap,
+    "depth": depth.depth,
 }
 
 
@@ -35,6 +38,7 @@ def main() -> None:
     options = Options(
         jobs=arguments.jobs,
         burst=arguments.burst,
+        depth=arguments.depth,
         rounds=arguments.rounds,
         durable=not arguments.not_durable,
         threads=arguments.threads or torch.get_num_threads(),
@@ -66,6 +70,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--jobs", type=positive, default=200, help="jobs of each round (200)")
     parser.add_argument("--burst", type=positive, default=2000, help="jobs of each burst of `overhead` (2000)")
+    parser.add_argument("--depth", type=positive, default=200_000, help="jobs of the deep queue of `depth` (200000)")
     parser.add_argument("--side", action="append", choices=names, help="this side of `overhead`; several times (all)")
     parser.add_argument("--rounds", type=positive, default=3, help="rounds; what is shown is their median (3)")
     parser.add_argument("--only", action="append", choices=FIGURES, help="this figure; may be given several times")

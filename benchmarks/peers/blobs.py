@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import count
-from typing import Final
+from typing import Any, Final
 
 import redis
 
@@ -53,7 +53,7 @@ def worker_connection() -> redis.Redis:
 def work(job_ids: Sequence[str]) -> None:
     """Decode jobs together: latents in one round trip, images in another, which also drops the latents."""
     connection = worker_connection()
-    latents = connection.mget([latent_key(job_id) for job_id in job_ids])
+    latents: Sequence[Any] = connection.mget([latent_key(job_id) for job_id in job_ids])
     with connection.pipeline(transaction=False) as pipeline:
         for job_id, latent in zip(job_ids, latents, strict=True):
             pipeline.set(image_key(job_id), workload.decode(latent), ex=KEPT_SECONDS)
@@ -63,7 +63,7 @@ def work(job_ids: Sequence[str]) -> None:
 
 def take_images(connection: redis.Redis, job_ids: Sequence[str]) -> list[bytes]:
     """The images of jobs that have ended, in few round trips."""
-    images: list[bytes] = []
+    images: list[Any] = []
     for start in range(0, len(job_ids), CHUNK):
         images += connection.mget([image_key(job_id) for job_id in job_ids[start : start + CHUNK]])
     return images

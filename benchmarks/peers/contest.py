@@ -14,11 +14,9 @@ from vaefarm_producer.local.processes import end, spawn
 from vaefarm_producer.local.redis_server import LocalRedis, free_port
 from vaefarm_shared.errors import FarmError
 
+from ..farm_under_test import python_path
 from .producer import ROUND_SECONDS
 from .sides import Command, Side
-
-#: The folder that holds the package `benchmarks`.
-ROOT: Final = Path(__file__).resolve().parents[2]
 
 #: Seconds that a worker may take to end.
 END_SECONDS: Final = 10.0
@@ -64,8 +62,7 @@ def play(side: Side, python: str, burst: int, single: int, durable: bool, folder
 def _environment(url: str) -> dict[str, str]:
     """What worker and producer see: none of our settings but the queue's place, and this package's folder."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("VAEFARM_")}
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return kept | {"PYTHONPATH": path, "PEER_URL": url, "VAEFARM_REDIS_URL": url, "OMP_NUM_THREADS": "1"}
+    return kept | {"PYTHONPATH": python_path(), "PEER_URL": url, "VAEFARM_REDIS_URL": url, "OMP_NUM_THREADS": "1"}
 
 
 def _produce(

@@ -104,9 +104,9 @@ def drain(side: QueueSide, arguments: Arguments, latents: Sequence[bytes]) -> di
 
 
 @contextmanager
-def stopped(session: int) -> Iterator[None]:
-    """A session whose processes stand still for the length of the block."""
-    members = [process for process, _ in cpu.session_members(session)]
+def stopped(worker: int) -> Iterator[None]:
+    """A worker all of whose processes stand still for the length of the block."""
+    members = [process.number for process in cpu.family(worker)]
     for process in members:
         os.kill(process, signal.SIGSTOP)
     try:
@@ -118,7 +118,7 @@ def stopped(session: int) -> Iterator[None]:
 
 def cpu_seconds(arguments: Arguments) -> Cpu:
     """User and system seconds that worker, producer and Redis have used so far."""
-    seconds = {"worker": cpu.session_seconds(arguments.worker), "producer": time.process_time()}
+    seconds = {"worker": cpu.family_seconds(arguments.worker), "producer": time.process_time()}
     return seconds | {"redis": redis_seconds(arguments.url)} if arguments.url.startswith("redis:") else seconds
 
 
@@ -136,7 +136,7 @@ def parse() -> Arguments:
     parser = argparse.ArgumentParser()
     parser.add_argument("module", help="the side's module, whose class `Side` submits and waits")
     parser.add_argument("--url", required=True, help="where the queue is, or the server")
-    parser.add_argument("--worker", type=int, required=True, help="the worker's session")
+    parser.add_argument("--worker", type=int, required=True, help="the worker's process")
     parser.add_argument("--burst", type=int, required=True, help="jobs of the burst")
     parser.add_argument("--single", type=int, required=True, help="jobs that go one at a time")
     return Arguments(**vars(parser.parse_args()))

@@ -83,7 +83,7 @@ class Side:
         return blobs.take_images(self._connection, [job_id])
 
     def _finished(self) -> int:
-        return self._queue.finished_job_registry.get_job_count(cleanup=False) - self._ended
+        return int(self._queue.finished_job_registry.get_job_count(cleanup=False)) - self._ended
 
 
 def work() -> None:
