@@ -18,6 +18,7 @@ from benchmarks import depth, latency, machine, overhead, overlap, real_sizes, s
 from benchmarks.farm_under_test import Options
 from benchmarks.peers.sides import SIDES
 from benchmarks.report import Figure
+from vaefarm_shared.errors import FarmError
 
 #: Every figure, in the order in which they run.
 FIGURES: Final[dict[str, Callable[[Options], Figure]]] = {
@@ -50,7 +51,10 @@ def main() -> None:
     print(", ".join(f"{name}: {value}" for name, value in described.items()), flush=True)
     figures = {}
     for name in arguments.only or FIGURES:
-        figures[name] = FIGURES[name](options)
+        try:
+            figures[name] = FIGURES[name](options)
+        except FarmError as error:
+            sys.exit(f"{name}: {error}")
         print(f"\n{figures[name].markdown()}", flush=True)
     if arguments.json is not None:
         raw = {

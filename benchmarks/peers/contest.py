@@ -24,6 +24,9 @@ END_SECONDS: Final = 10.0
 #: Seconds between two looks at whether worker and producer live.
 LOOK_SECONDS: Final = 0.2
 
+#: Bytes of Redis that vaefarm may take: room for a burst's pictures were they as large as their pixels could need.
+BUDGET_BYTES: Final = 64 * 1024**3
+
 Round = dict[str, Any]
 
 
@@ -62,7 +65,8 @@ def play(side: Side, python: str, burst: int, single: int, durable: bool, folder
 def _environment(url: str) -> dict[str, str]:
     """What worker and producer see: none of our settings but the queue's place, and this package's folder."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("VAEFARM_")}
-    return kept | {"PYTHONPATH": python_path(), "PEER_URL": url, "VAEFARM_REDIS_URL": url, "OMP_NUM_THREADS": "1"}
+    ours = {"VAEFARM_REDIS_URL": url, "VAEFARM_BUDGET_BYTES": str(BUDGET_BYTES)}
+    return kept | ours | {"PYTHONPATH": python_path(), "PEER_URL": url, "OMP_NUM_THREADS": "1"}
 
 
 def _produce(

@@ -19,7 +19,7 @@ LOOK_SECONDS: Final = 0.005
 JOB_SECONDS: Final = 60
 
 # Blocking pops are its default; `notify_result` is its way to low-latency results
-# (https://huey.readthedocs.io/en/latest/api.html#RedisHuey).
+# (https://huey.readthedocs.io/en/latest/api.html).
 huey = RedisHuey("peer", url=os.environ["PEER_URL"], notify_result=True)
 
 

@@ -21,7 +21,8 @@ CONNECTIONS: Final = 64
 #: Seconds that the server may take to start.
 START_SECONDS: Final = 60.0
 
-#: The settings that https://lightning.ai/docs/litserve/features/batching has one find by trying.
+#: Found by trying, as https://lightning.ai/docs/litserve/features/batching says. With a timeout of 0 the worker would
+#: ask its queue without a pause.
 MAX_BATCH_SIZE: Final = 32
 BATCH_TIMEOUT: Final = 0.001
 
