@@ -23,7 +23,7 @@ from vaefarm_shared.connection import connect
 from vaefarm_shared.settings import Settings
 from vaefarm_worker.commands import make_decoder
 from vaefarm_worker.decoder import Batch, BatchItem, Decoder
-from vaefarm_worker.encode import encode_image
+from vaefarm_worker.encode import encoded_files
 
 from . import cpu
 
@@ -120,9 +120,9 @@ class Bare:
 
     def __init__(self, options: Options, decoder: str) -> None:
         torch.set_num_threads(options.threads)
-        self._decoder: Decoder = make_decoder(decoder, [Catalogue.load()[VAE]], options.device, 0.0)
+        self._decoder: Decoder = make_decoder(decoder, [Catalogue.load()[VAE]], options.device)
 
     def files(self, job: PreparedJob, held: latents.Latents) -> list[bytes]:
         """A job's latents -> the bytes of its pictures."""
         decoded = self._decoder.decode(Batch((BatchItem(job.spec, held),)))[0]
-        return [encode_image(pixels, job.spec) for pixels in decoded.pixels]
+        return encoded_files(decoded, job.spec)

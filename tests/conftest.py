@@ -27,6 +27,7 @@ from vaefarm_shared.connection import connect
 from vaefarm_shared.settings import Settings
 from vaefarm_worker.decoder import Decoder
 from vaefarm_worker.fake_decoder import FakeDecoder
+from vaefarm_worker.lifeline import Lifeline
 from vaefarm_worker.worker import Worker
 
 #: Seconds for anything that a test waits for.
@@ -209,16 +210,38 @@ def start_worker(settings: Settings, tmp_path: Path, connection: redis.Redis) ->
         worker.process.wait()
 
 
+class SharedLifeline(Lifeline):
+    """A renewer that outlives its worker: in-process workers that follow one another share it."""
+
+    def close(self) -> None:
+        """Leave it to the end of the session."""
+
+
+@pytest.fixture(scope="session")
+def shared_lifelines() -> Iterator[Callable[[Settings], Lifeline]]:
+    lifelines: dict[tuple[str, float], SharedLifeline] = {}
+
+    def of(settings: Settings) -> Lifeline:
+        terms = settings.redis_url.get_secret_value(), settings.lease_seconds
+        if terms not in lifelines:
+            lifelines[terms] = SharedLifeline(terms[0], "here", terms[1])
+        return lifelines[terms]
+
+    yield of
+    for lifeline in lifelines.values():
+        Lifeline.close(lifeline)
+
+
 Serve = Callable[..., None]
 
 
 @pytest.fixture
-def serve(settings: Settings) -> Serve:
+def serve(settings: Settings, shared_lifelines: Callable[[Settings], Lifeline]) -> Serve:
     """Run a worker in this process until no job waits; with the fake decoder unless told otherwise."""
 
     def run(decoder: Decoder | None = None, *, settings: Settings = settings, name: str = "here") -> None:
         chosen = decoder or FakeDecoder([entry for entry in Catalogue.load(settings.catalogue) if entry.contract])
-        Worker(settings, chosen, name).run(burst=True)
+        Worker(settings, chosen, name, shared_lifelines(settings)).run(burst=True)
 
     return run
 

@@ -5,19 +5,22 @@ import signal
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import redis
 import torch
+from tests.claims import begin, take
 from tests.conftest import RedisServer, Serve, StartWorker, eventually, redis_servers
 
 from vaefarm_producer import Farm, Job, JobFailed, QueueFull
 from vaefarm_shared import keys, leases, transitions
 from vaefarm_shared.catalogue import Catalogue
 from vaefarm_shared.connection import connect
-from vaefarm_shared.errors import LeaseLost
 from vaefarm_shared.job import JobStatus
+from vaefarm_shared.reaper import Reaper
 from vaefarm_shared.settings import Settings
-from vaefarm_worker import worker as worker_module
+from vaefarm_shared.transitions import Outcome
+from vaefarm_worker.decoder import Batch, Decoded
 from vaefarm_worker.fake_decoder import FakeDecoder
 from vaefarm_worker.worker import Worker
 
@@ -38,7 +41,8 @@ def test_a_worker_killed_in_mid_decode_loses_no_job(
 
     first.process.kill()
     first.process.wait()
-    assert job.status() == "started", "it was in mid-decode"
+    # Its renewer hands the job back, with nobody else alive.
+    eventually("the job is back in its queue", lambda: job.status() == "queued", 3.0)
     second = start_worker(vaes="demo")
 
     assert job.image(timeout=60).size == (1536, 1536)
@@ -49,16 +53,21 @@ def test_a_worker_killed_in_mid_decode_loses_no_job(
 
 
 @pytest.mark.slow
-def test_sigterm_finishes_the_job_in_hand_and_exits_0(farm: Farm, start_worker: StartWorker) -> None:
+def test_sigterm_finishes_what_is_on_the_device_hands_the_rest_back_and_exits_0(
+    farm: Farm, connection: redis.Redis, start_worker: StartWorker
+) -> None:
     worker = start_worker("--decoder", "fake", "--fake-seconds", "1.5")
-    jobs = farm.submit_many([LATENTS, LATENTS + 1], vae="demo")
+    jobs = [farm.submit(torch.zeros(1, 4, 8, 8 + n), vae="demo") for n in range(4)]
     eventually("the decode has begun", lambda: jobs[0].status() == "started")
 
     worker.process.send_signal(signal.SIGTERM)
 
     assert worker.process.wait(30) == 0, worker.log
-    assert [job.status().value for job in jobs] == ["finished", "queued"]
+    assert [job.status().value for job in jobs] == ["finished", "queued", "queued", "queued"]
+    assert connection.lrange(f"rq:queue:{QUEUE}", 0, -1) == [job.id.encode() for job in jobs[1:]], "in their order"
+    assert [job.record().attempts for job in jobs] == [1, 0, 0, 0]
     assert farm.workers() == []
+    assert not connection.exists(keys.LEASES)
 
 
 @pytest.mark.slow
@@ -131,11 +140,11 @@ def test_redis_restarted_with_its_log_in_mid_decode_loses_no_job(tmp_path: Path,
 def test_a_job_that_ends_each_of_its_workers_fails_in_the_end(
     farm: Farm, connection: redis.Redis, settings: Settings
 ) -> None:
-    job = farm.submit(LATENTS, vae="demo")
+    job, reaper = farm.submit(LATENTS, vae="demo"), Reaper(connection, 0.0, settings.max_attempts)
     for _ in range(settings.max_attempts):
-        claim = leases.claim(connection, [keys.queue_index("demo", "normal")], ["demo"], 1, 0.0)[0]
-        transitions.begin(connection, claim, "doomed")
-        eventually("its lease ends", lambda: leases.reap(connection, settings.max_attempts))
+        [claim] = take(connection, lease_seconds=0.0)
+        begin(connection, claim, worker="doomed")
+        eventually("its lease ends", reaper.look)
 
     with pytest.raises(JobFailed, match="3 workers went silent while they decoded it; the last was doomed"):
         job.result(timeout=5)
@@ -145,7 +154,7 @@ def test_a_job_that_ends_each_of_its_workers_fails_in_the_end(
 def test_a_death_before_the_decode_costs_the_job_nothing(farm: Farm, connection: redis.Redis, serve: Serve) -> None:
     jobs = farm.submit_many([LATENTS, LATENTS + 1], vae="demo")
     for _ in range(5):
-        leases.claim(connection, [keys.queue_index("demo", "normal")], ["demo"], 1, 0.0)
+        take(connection, lease_seconds=0.0)
         eventually("its lease ends", lambda: leases.reap(connection, 3))
     assert connection.lrange(f"rq:queue:{QUEUE}", 0, -1) == [job.id.encode() for job in jobs], "to the front again"
 
@@ -163,50 +172,91 @@ def test_a_garbled_record_keeps_nobody_elses_job_from_coming_back(
     farm: Farm, connection: redis.Redis, garbage: dict[str, str]
 ) -> None:
     garbled, good = farm.submit_many([LATENTS, LATENTS + 1], vae="demo")
-    leases.claim(connection, [keys.queue_index("demo", "normal")], ["demo"], 2, 0.0)
+    take(connection, 2, lease_seconds=0.0)
     connection.hset(keys.job(garbled.id), mapping=garbage)  # type: ignore[arg-type]
 
-    eventually("the good job comes back", lambda: good.id in leases.reap(connection, 3))
+    eventually("the good job comes back", lambda: good.id in [one.claim.job_id for one in leases.reap(connection, 3)])
 
     assert good.id.encode() in connection.lrange(f"rq:queue:{QUEUE}", 0, -1)
 
 
 @pytest.mark.redis
 def test_a_redis_that_is_full_refuses_a_submit_whole_and_loses_nothing(
-    farm: Farm, connection: redis.Redis, serve: Serve
+    settings: Settings, connection: redis.Redis, serve: Serve
 ) -> None:
+    """Others fill it, so that it is full before the farm's own budget is."""
     accepted: list[Job] = []
 
-    def fill() -> None:
+    def fill(farm: Farm) -> None:
         for number in range(200):
             accepted.append(farm.submit(torch.full((1, 4, 128, 128), float(number)), vae="demo"))
 
     connection.config_set("maxmemory", connection.info("memory")["used_memory"] + 4_000_000)
+    unbounded = settings.model_copy(update={"budget_bytes": 1 << 40})
     try:
-        with pytest.raises(QueueFull, match="no memory left"):
-            fill()
-        assert accepted
-        waiting = connection.lrange(f"rq:queue:{QUEUE.replace('.s.', '.m.')}", 0, -1)
-        assert waiting == [job.id.encode() for job in accepted], "the refused one left nothing behind"
-        assert len(list(connection.scan_iter("vaefarm:latent:*"))) == len(accepted)
+        with Farm(settings=unbounded) as farm:
+            with pytest.raises(QueueFull, match="no memory left"):
+                fill(farm)
+            assert accepted
+            waiting = connection.lrange(f"rq:queue:{QUEUE.replace('.s.', '.m.')}", 0, -1)
+            assert waiting == [job.id.encode() for job in accepted], "the refused one left nothing behind"
+            assert len(list(connection.scan_iter("vaefarm:latent:*"))) == len(accepted)
+            connection.config_set("maxmemory", 0)
+            serve()
+            assert {job.status().value for job in accepted} == {"finished"}
     finally:
         connection.config_set("maxmemory", 0)
-    serve()
-    assert {job.status().value for job in accepted} == {"finished"}
 
 
-def test_a_worker_told_to_stop_while_redis_is_away_fails_no_job(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.redis
+def test_a_farm_filled_to_its_budget_settles_everything_within_maxmemory(
+    settings: Settings, connection: redis.Redis, serve: Serve
 ) -> None:
+    """Room for a job's picture is reserved with its latent: what was acknowledged is never refused its settle."""
+    connection.config_set("maxmemory", connection.info("memory")["used_memory"] + 30_000_000)
+    jobs: list[Job] = []
+    noise = torch.Generator().manual_seed(0)
+
+    def fill(farm: Farm) -> None:
+        while True:
+            jobs.append(farm.submit(torch.randn(1, 4, 32, 32, generator=noise), vae="demo"))
+
+    try:
+        with Farm(settings=settings) as farm:
+            with pytest.raises(QueueFull, match="holds .* bytes of Redis for latents and pictures") as refused:
+                fill(farm)
+            assert len(jobs) > 10
+            assert 0 < refused.value.retry_after_seconds <= 60
+            serve(NoisyDecoder([Catalogue.load()["demo"]]))
+            assert {job.status().value for job in jobs} == {"finished"}
+            stored = sum(connection.strlen(key) for key in connection.scan_iter("vaefarm:image:*"))
+            assert stored > 10 * 32 * 32 * 64 * 2, "the pictures were ones that no codec makes small"
+            assert connection.hgetall(keys.BUDGET) == {b"bytes": str(stored).encode(), b"jobs": b"0"}
+            for job in jobs:
+                job.discard()
+            assert connection.hget(keys.BUDGET, "bytes") == b"0"
+    finally:
+        connection.config_set("maxmemory", 0)
+
+
+class NoisyDecoder(FakeDecoder):
+    """Pictures of noise: the largest files."""
+
+    def decode(self, batch: Batch, *, tiled: bool = False) -> list[Decoded]:
+        draw = np.random.default_rng(0)
+        shapes = [(item.spec.count, item.spec.height, item.spec.width, 3) for item in batch.items]
+        return [Decoded(draw.integers(0, 256, shape, np.uint8), "fake") for shape in shapes]
+
+
+def test_a_worker_told_to_stop_while_redis_is_away_fails_no_job(settings: Settings, tmp_path: Path) -> None:
     """It gives up and leaves its job to the lease: being away is no fault of the job's."""
-    monkeypatch.setattr(worker_module, "STOP_GRACE_SECONDS", 0.0)
     folder = tmp_path / "redis"
     folder.mkdir()
     server = RedisServer(
         next(iter(redis_servers().values())), folder, ("--appendonly", "yes", "--appendfsync", "always")
     )
     server.start()
-    own = settings.with_redis(server.url)
+    own = settings.with_redis(server.url).model_copy(update={"drain_seconds": 2.0})
     worker = Worker(own, FakeDecoder([Catalogue.load()["demo"]], seconds_per_batch=1.0), "here")
     thread = threading.Thread(target=worker.run)
     thread.start()
@@ -234,27 +284,24 @@ def test_a_worker_told_to_stop_while_redis_is_away_fails_no_job(
 
 def test_every_transition_tests_the_token(farm: Farm, connection: redis.Redis, serve: Serve) -> None:
     job = farm.submit(LATENTS, vae="demo")
-    late = leases.claim(connection, [keys.queue_index("demo", "normal")], ["demo"], 1, 0.0)[0]
+    [late] = take(connection, lease_seconds=0.0)
     eventually("its lease ends", lambda: leases.reap(connection, 3))
     serve()
     before = connection.hgetall(keys.job(job.id))
 
-    for attempt in (
-        lambda: transitions.begin(connection, late, "late"),
-        lambda: transitions.give_back(connection, late, "late"),
-        lambda: transitions.settle(connection, late, JobStatus.FAILED, worker_name="late", reason="late"),
-    ):
-        with pytest.raises(LeaseLost):
-            attempt()
+    assert begin(connection, late) == ["lost"]
+    assert leases.give_back(connection, [(late, "attempt")], "late") == [False]
+    assert transitions.settle(connection, [Outcome(late, JobStatus.FAILED, "late", "late")]) == [False]
+    assert leases.renew(connection, [(late.job_id, late.token)], 60.0) == 0
 
     assert connection.hgetall(keys.job(job.id)) == before
 
 
 def test_a_lease_that_is_renewed_is_not_reaped(farm: Farm, connection: redis.Redis) -> None:
     job = farm.submit(LATENTS, vae="demo")
-    leases.claim(connection, [keys.queue_index("demo", "normal")], ["demo"], 1, 0.0)
+    [claim] = take(connection, lease_seconds=0.0)
 
-    leases.renew(connection, [job.id, "nobody"], 60.0)
+    assert leases.renew(connection, [(job.id, claim.token), ("nobody", "token")], 60.0) == 1
 
     assert leases.reap(connection, 3) == []
     assert connection.zscore(keys.LEASES, "nobody") is None, "a renewal makes no lease"

@@ -87,7 +87,9 @@ def test_numpy_latents_are_taken_too(farm: Farm, serve: Serve) -> None:
 
 
 def test_higher_priorities_are_decoded_first(farm: Farm, serve: Serve) -> None:
-    jobs = {priority: farm.submit(LATENTS, vae="demo", priority=priority) for priority in ("low", "normal", "high")}
+    # Of three shapes: jobs of one would share a batch.
+    shapes = {"low": (8, 8), "normal": (8, 16), "high": (16, 8)}
+    jobs = {name: farm.submit(torch.zeros(1, 4, *shape), vae="demo", priority=name) for name, shape in shapes.items()}
     serve()
 
     started = {priority: job.record().started_at or 0.0 for priority, job in jobs.items()}
@@ -208,9 +210,9 @@ class CancelingDecoder(FakeDecoder):
 
     farm: Farm
 
-    def decode(self, batch: Batch) -> list[Decoded]:
+    def decode(self, batch: Batch, *, tiled: bool = False) -> list[Decoded]:
         assert self.farm.job(batch.items[0].spec.id).cancel()
-        return super().decode(batch)
+        return super().decode(batch, tiled=tiled)
 
 
 @pytest.mark.redis
@@ -277,10 +279,10 @@ def test_discarding_a_waiting_job_cancels_it(farm: Farm, connection: redis.Redis
 class BrokenDecoder(FakeDecoder):
     """Raises for every latent that begins with 7."""
 
-    def decode(self, batch: Batch) -> list[Decoded]:
+    def decode(self, batch: Batch, *, tiled: bool = False) -> list[Decoded]:
         if batch.items[0].latents.array.flat[0] == 7:
             raise RuntimeError("the kernel did not like it")
-        return super().decode(batch)
+        return super().decode(batch, tiled=tiled)
 
 
 def test_a_job_whose_decode_raises_is_tried_three_times_then_fails_with_its_reason_and_latent(
@@ -401,11 +403,13 @@ def test_every_key_of_an_ended_job_has_a_life(farm: Farm, connection: redis.Redi
     serve(BrokenDecoder([Catalogue.load()["demo"]]))
     assert failing.status() == "failed"
 
-    # RQ's set of queues and its registries, whose entries have lives of their own.
+    # RQ's set of queues and its registries, the budget and its list: their entries have lives of their own.
     eternal = {key.decode() for key in connection.scan_iter("*") if connection.ttl(key) == -1}
 
     assert eternal == {
         "rq:queues",
+        "vaefarm:budget",
+        "vaefarm:kept",
         "rq:finished:vaefarm.demo.normal.s.default",
         "rq:failed:vaefarm.demo.normal.s.default",
     }

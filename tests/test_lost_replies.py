@@ -63,7 +63,7 @@ class CuttingProxy:
         for end in (source, sink):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
-                end.close()
+            end.close()
 
     def _is_cut(self) -> bool:
         with self._lock:

@@ -12,11 +12,13 @@ from rq.job import Job as RqJob
 from rq.registry import FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
 from rq.serializers import JSONSerializer
 from rq.utils import as_text
+from tests.claims import begin, take
 from tests.conftest import Serve, StartWorker
 
 from vaefarm_producer import Farm
-from vaefarm_shared import keys, leases, rq_bridge, transitions
+from vaefarm_shared import leases, rq_bridge, transitions
 from vaefarm_shared.job import JobStatus
+from vaefarm_shared.transitions import Outcome
 
 QUEUE = "vaefarm.demo.normal.s.default"
 LATENTS = torch.zeros(1, 4, 8, 8)
@@ -59,10 +61,10 @@ def test_rq_itself_reads_a_job_of_ours_at_every_stage(farm: Farm, connection: re
     job = farm.submit(LATENTS, vae="demo")
     assert seen() == ("queued", [job.id], 0, 0)
 
-    claim = leases.claim(connection, [keys.queue_index("demo", "normal")], ["demo"], 1, 60.0)[0]
-    transitions.begin(connection, claim, "w")
+    [claim] = take(connection)
+    begin(connection, claim)
     assert seen() == ("started", [], 1, 0)
-    transitions.give_back(connection, claim, "w")
+    leases.give_back(connection, [(claim, "free")], "by-hand")
     assert seen() == ("queued", [job.id], 0, 0)
 
     serve()
@@ -77,8 +79,8 @@ def test_rq_sees_our_worker_and_its_info_fails_no_job_in_hand(
 ) -> None:
     worker = start_worker("--decoder", "fake")
     job = farm.submit(LATENTS, vae="sdxl")
-    claim = leases.claim(connection, [keys.queue_index("sdxl", "normal")], ["sdxl"], 1, 60.0)[0]
-    transitions.begin(connection, claim, "w")
+    [claim] = take(connection, vae="sdxl")
+    begin(connection, claim)
     url = f"redis://127.0.0.1:{connection.connection_pool.connection_kwargs['port']}/0"
 
     command = [sys.executable, "-m", "rq.cli", "info", "--url", url]
@@ -87,5 +89,5 @@ def test_rq_sees_our_worker_and_its_info_fails_no_job_in_hand(
     assert f"{job.record().queue} | 0, 1 executing" in shown
     assert [one.name for one in RqWorker.all(connection=connection)] == [worker.name]
     assert job.status() == "started"
-    transitions.settle(connection, claim, JobStatus.FAILED, worker_name="w", reason="done")
+    transitions.settle(connection, [Outcome(claim, JobStatus.FAILED, "by-hand", "done")])
     assert job.record().attempts == 1

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -39,6 +40,7 @@ def contest(
     for turn in range(rounds):
         for place in range(len(sides)):
             place = (place + turn) % len(sides)
+            print(f"round {turn + 1} of {rounds}: {sides[place].name} ...", file=sys.stderr, flush=True)
             with TemporaryDirectory(prefix="vaefarm-bench-", dir=folder) as own:
                 figures[place].append(play(sides[place], pythons[place], burst, single, durable, Path(own)))
     return figures

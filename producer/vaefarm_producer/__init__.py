@@ -18,23 +18,29 @@ from vaefarm_shared.errors import (
     UnknownVae,
     WaitTimeout,
 )
+from vaefarm_shared.failures import FailedJob
 from vaefarm_shared.job import DecodeReport, ImageRecord, JobRecord, JobStatus
+from vaefarm_shared.quarantine import Device
 
 from .async_farm import AsyncFarm, AsyncJob
 from .farm import Farm
 from .handle import Job, Result
 from .submission import SubmitOptions
+from .transport import Flushed
 
 __all__ = [
     # Farms
     "AsyncFarm",
     "AsyncJob",
     "Farm",
+    "Flushed",
     "Job",
     "Result",
     "SubmitOptions",
     # Records
     "DecodeReport",
+    "Device",
+    "FailedJob",
     "ImageRecord",
     "JobRecord",
     "JobStatus",

@@ -2,18 +2,22 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
+from os import PathLike
 from typing import Any, Self, Unpack
 
 from PIL import Image
 
-from vaefarm_shared.errors import WaitTimeout
+from vaefarm_shared.errors import QueueFull, WaitTimeout
+from vaefarm_shared.failures import FailedJob
 from vaefarm_shared.job import JobRecord, JobStatus
 from vaefarm_shared.reading import QueueDepth
 from vaefarm_shared.settings import Settings
 
+from .backpressure import Patience, batches
 from .farm import Farm
 from .handle import Job, Result, only
-from .submission import SubmitOptions
+from .submission import PreparedJob, SubmitOptions
+from .transport import Flushed
 
 
 class AsyncJob:
@@ -62,6 +66,10 @@ class AsyncJob:
         """As `Job.cancel`."""
         return await asyncio.to_thread(self._job.cancel)
 
+    async def retry(self) -> bool:
+        """As `Job.retry`."""
+        return await asyncio.to_thread(self._job.retry)
+
     async def discard(self) -> None:
         """As `Job.discard`."""
         await asyncio.to_thread(self._job.discard)
@@ -70,9 +78,15 @@ class AsyncJob:
 class AsyncFarm:
     """`Farm` for asyncio: the same methods, awaited."""
 
-    def __init__(self, url: str | None = None, *, settings: Settings | None = None) -> None:
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        spool: str | PathLike[str] | None = None,
+        settings: Settings | None = None,
+    ) -> None:
         """As `Farm`."""
-        self._farm = Farm(url, settings=settings)
+        self._farm = Farm(url, spool=spool, settings=settings)
 
     @classmethod
     def from_env(cls) -> Self:
@@ -80,10 +94,18 @@ class AsyncFarm:
         return cls(settings=Settings.from_env())
 
     async def submit(
-        self, latents: Any, *, vae: str, job_id: str | None = None, **options: Unpack[SubmitOptions]
+        self,
+        latents: Any,
+        *,
+        vae: str,
+        job_id: str | None = None,
+        block: bool = False,
+        timeout: float | None = None,
+        **options: Unpack[SubmitOptions],
     ) -> AsyncJob:
-        """As `Farm.submit`."""
-        return AsyncJob(await asyncio.to_thread(self._farm.submit, latents, vae=vae, job_id=job_id, **options))
+        """As `Farm.submit`; no thread is held while it waits."""
+        prepared = await asyncio.to_thread(self._farm.prepare, latents, vae=vae, job_id=job_id, **options)
+        return (await self.submit_prepared([prepared], block=block, timeout=timeout))[0]
 
     async def submit_many(
         self,
@@ -91,11 +113,48 @@ class AsyncFarm:
         *,
         vae: str,
         job_ids: Sequence[str] | None = None,
+        block: bool = False,
+        timeout: float | None = None,
         **options: Unpack[SubmitOptions],
     ) -> list[AsyncJob]:
-        """As `Farm.submit_many`."""
-        jobs = await asyncio.to_thread(self._farm.submit_many, latents, vae=vae, job_ids=job_ids, **options)
+        """As `Farm.submit_many`; no thread is held while it waits."""
+        prepared = await asyncio.to_thread(self._farm.prepare_many, latents, vae=vae, job_ids=job_ids, **options)
+        return await self.submit_prepared(prepared, block=block, timeout=timeout)
+
+    async def prepare(
+        self, latents: Any, *, vae: str, job_id: str | None = None, **options: Unpack[SubmitOptions]
+    ) -> PreparedJob:
+        """As `Farm.prepare`."""
+        return await asyncio.to_thread(self._farm.prepare, latents, vae=vae, job_id=job_id, **options)
+
+    async def submit_prepared(
+        self, prepared: Sequence[PreparedJob], *, block: bool = False, timeout: float | None = None
+    ) -> list[AsyncJob]:
+        """As `Farm.submit_prepared`; no thread is held while it waits."""
+        patience = Patience(block, timeout)
+        jobs: list[Job] = []
+        for batch in batches(prepared):
+            while True:
+                try:
+                    jobs += await asyncio.to_thread(self._farm.submit_prepared, batch)
+                    break
+                except QueueFull as refusal:
+                    await asyncio.sleep(patience.after(refusal))
         return [AsyncJob(job) for job in jobs]
+
+    async def put_latent(
+        self, latents: Any, *, vae: str, job_id: str | None = None, **options: Unpack[SubmitOptions]
+    ) -> dict[str, Any]:
+        """As `Farm.put_latent`."""
+        return await asyncio.to_thread(self._farm.put_latent, latents, vae=vae, job_id=job_id, **options)
+
+    async def cancel_many(self, jobs: Iterable[AsyncJob]) -> list[JobStatus | None]:
+        """As `Farm.cancel_many`."""
+        return await asyncio.to_thread(self._farm.cancel_many, [self._farm.job(job.id) for job in jobs])
+
+    async def flush(self, timeout: float | None = None) -> Flushed:
+        """As `Farm.flush`."""
+        return await asyncio.to_thread(self._farm.flush, timeout)
 
     def job(self, job_id: str) -> AsyncJob:
         """As `Farm.job`."""
@@ -130,6 +189,22 @@ class AsyncFarm:
     async def workers(self) -> list[dict[str, object]]:
         """As `Farm.workers`."""
         return await asyncio.to_thread(self._farm.workers)
+
+    async def pause(self, vae: str) -> bool:
+        """As `Farm.pause`."""
+        return await asyncio.to_thread(self._farm.pause, vae)
+
+    async def resume(self, vae: str) -> bool:
+        """As `Farm.resume`."""
+        return await asyncio.to_thread(self._farm.resume, vae)
+
+    async def paused(self) -> list[str]:
+        """As `Farm.paused`."""
+        return await asyncio.to_thread(self._farm.paused)
+
+    async def failed(self, vae: str | None = None) -> list[FailedJob]:
+        """As `Farm.failed`, all at once."""
+        return await asyncio.to_thread(lambda: list(self._farm.failed(vae)))
 
     async def close(self) -> None:
         """As `Farm.close`."""

@@ -18,8 +18,14 @@ COMMANDS: Final[dict[str, str]] = {
     "worker": "vaefarm_worker.commands:worker",
     "submit": "vaefarm_producer.commands:submit",
     "fetch": "vaefarm_producer.commands:fetch",
-    "status": "vaefarm_producer.commands:status",
+    "status": "vaefarm_producer.operating_commands:status",
     "cancel": "vaefarm_producer.commands:cancel",
+    "failed": "vaefarm_producer.operating_commands:failed",
+    "pause": "vaefarm_producer.operating_commands:pause",
+    "resume": "vaefarm_producer.operating_commands:resume",
+    "devices": "vaefarm_producer.operating_commands:devices",
+    "reap": "vaefarm_producer.reap_command:reap",
+    "doctor": "vaefarm_producer.doctor:doctor",
 }
 
 

@@ -1,45 +1,34 @@
-"""The producer's commands: submit, fetch, status, cancel."""
+"""The producer's commands: submit, fetch, cancel."""
 
 import json
 import sys
-import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
 
 from vaefarm_shared import latents
 from vaefarm_shared.checks import MAX_LATENT_BYTES
-from vaefarm_shared.errors import FarmError, InvalidInput, InvalidOption
-from vaefarm_shared.job import JobRecord
+from vaefarm_shared.errors import InvalidInput, InvalidOption, JobNotFound
 from vaefarm_shared.settings import Settings
 
+from .collecting import SUFFIXES, collect, make_folder
 from .farm import Farm
-from .handle import Job, Result
+from .handle import Job
 from .submission import SubmitOptions
 
 RedisOption = Annotated[str | None, typer.Option(help="Redis URL. Otherwise VAEFARM_REDIS_URL.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 TimeoutOption = Annotated[float | None, typer.Option(help="Seconds to wait for all; otherwise no limit.")]
 
-#: File name endings of the formats.
-SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
-
 
 def submit(
-    files: Annotated[list[Path], typer.Argument(help="Latents as safetensors files, one tensor each.")],
-    vae: Annotated[str, typer.Option(help="VAE id, such as sdxl.")],
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Latents as safetensors files, one tensor each; none to empty --spool.")
+    ] = None,
+    vae: Annotated[str | None, typer.Option(help="VAE id, such as sdxl; needed with files.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the pictures; made if missing.")] = Path(),
     height: Annotated[
         int | None, typer.Option(help="Pixels; for packed latents. Otherwise the file's metadata.")
@@ -52,6 +41,11 @@ def submit(
     reproducible: Annotated[bool, typer.Option("--reproducible", help="The pipeline's picture, bit for bit.")] = False,
     priority: Annotated[str, typer.Option(help="high, normal or low.")] = "normal",
     wait: Annotated[bool, typer.Option(help="Wait for the pictures, or print the job ids and end.")] = True,
+    block: Annotated[bool, typer.Option("--block", help="Wait while the farm is full.")] = False,
+    spool: Annotated[
+        Path | None,
+        typer.Option(help="Folder in which jobs wait while Redis is away. Otherwise VAEFARM_SPOOL."),
+    ] = None,
     timeout: TimeoutOption = None,
     redis: RedisOption = None,
     as_json: JsonOption = False,
@@ -59,9 +53,18 @@ def submit(
     """Queue latents for decoding, wait, and save the pictures as FILE.png.
 
     Exits 1 when a job fails, and names it. On Ctrl-C the jobs go on: `vaefarm fetch` collects them.
+
+    With --spool and no files: send what an earlier submit left there, and say how many jobs that were.
     """
+    if not files:
+        send_spooled(redis, spool, timeout, as_json)
+        return
+    if vae is None:
+        raise InvalidOption("--vae is missing; expected a VAE id such as sdxl")
     if image_format not in SUFFIXES:
         raise InvalidOption(f"--format {image_format!r}: expected one of {', '.join(SUFFIXES)}")
+    if wait:
+        make_folder(out)
     options: SubmitOptions = {
         "image_format": image_format,
         "reproducible": reproducible,
@@ -69,8 +72,10 @@ def submit(
     }
     if quality is not None:
         options["quality"] = quality
-    with open_farm(redis) as farm:
-        names = submit_files(farm, files, vae, height, width, options)
+    with open_farm(redis, spool) as farm:
+        names = submit_files(farm, files, vae, height, width, options, block)
+        if left := farm.spooled():
+            print(f"vaefarm: Redis is away, {left} jobs are spooled: a later submit sends them", file=sys.stderr)
         if not wait:
             for job, stem in names.items():
                 print(json.dumps({"id": job.id, "file": stem}) if as_json else job.id)
@@ -86,44 +91,81 @@ def fetch(
     as_json: JsonOption = False,
 ) -> None:
     """Wait for jobs by their ids and save their pictures as ID.png."""
+    make_folder(out)
     with open_farm(redis) as farm:
         collect(farm, {farm.job(job_id): job_id for job_id in jobs}, out, timeout, as_json)
 
 
-def status(
-    jobs: Annotated[list[str] | None, typer.Argument(help="Job ids; none for the whole farm.")] = None,
+def cancel(
+    jobs: Annotated[list[str] | None, typer.Argument(help="Job ids.")] = None,
+    all_queued: Annotated[bool, typer.Option("--all-queued", help="Every waiting job of --vae.")] = False,
+    vae: Annotated[str | None, typer.Option(help="VAE id; for --all-queued.")] = None,
     redis: RedisOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show jobs by their ids, or the farm: its queues and workers."""
+    """End jobs that have not ended, by their ids or all that wait for a VAE.
+
+    Exits 1 when one of the ids is not known.
+    """
+    if bool(jobs) == all_queued or all_queued != (vae is not None):
+        raise InvalidOption("expected either job ids, or --all-queued with --vae VAE")
     with open_farm(redis) as farm:
-        if not jobs:
-            show_farm(farm, as_json)
-        for job_id in jobs or ():
-            record = farm.job(job_id).record()
-            print(record.model_dump_json()) if as_json else show_record(record)
+        found = [farm.job(job_id) for job_id in jobs or ()]
+        chosen = found or list(dict.fromkeys(farm.queued(vae or "")))
+        # A job that is past its life has no record to cancel, but is not unknown.
+        statuses = [status or status_of(job) for job, status in zip(chosen, farm.cancel_many(chosen), strict=True)]
+    for job, status in zip(chosen, statuses, strict=True):
+        if as_json:
+            print(json.dumps({"id": job.id, "status": status}))
+        else:
+            print(f"{job.id}: {'canceled' if status == 'canceled' else f'not canceled, it is {status}'}")
+    if not chosen:
+        print(f"vaefarm: no job waits for {vae}", file=sys.stderr)
+    if "not known" in statuses:
+        raise typer.Exit(1)
 
 
-def cancel(
-    jobs: Annotated[list[str], typer.Argument(help="Job ids.")],
-    redis: RedisOption = None,
-) -> None:
-    """End jobs that have not ended."""
-    with open_farm(redis) as farm:
-        for job_id in jobs:
-            job = farm.job(job_id)
-            print(f"{job_id}: {'canceled' if job.cancel() else f'not canceled, it is {job.status()}'}")
+def status_of(job: Job) -> str:
+    """A job's status, 'not known' for one that nobody knows."""
+    try:
+        return job.status().value
+    except JobNotFound:
+        return "not known"
 
 
-def open_farm(redis: str | None) -> Farm:
-    """A farm as environment and flag say, known to be reachable. Raises FarmUnavailable."""
-    farm = Farm(settings=Settings.from_env(redis_url=redis))
-    farm.ping()
+def open_farm(redis: str | None, spool: Path | None = None) -> Farm:
+    """A farm as environment and flags say; without a spool, known to be reachable. Raises FarmUnavailable."""
+    settings = Settings.from_env(redis_url=redis, spool=None if spool is None else str(spool))
+    farm = Farm(settings=settings)
+    if settings.spool is None:
+        farm.ping()
     return farm
 
 
+def send_spooled(redis: str | None, spool: Path | None, timeout: float | None, as_json: bool) -> None:
+    """Send what is in the spool, and say how many jobs that were; exit 1 when some were refused."""
+    settings = Settings.from_env(redis_url=redis, spool=None if spool is None else str(spool))
+    if settings.spool is None:
+        raise InvalidOption("no files were given; expected safetensors files, or --spool DIR to send what is in it")
+    with Farm(settings=settings) as farm, Console(stderr=True).status(f"sending {farm.spooled()} jobs ..."):
+        farm.ping()
+        flushed = farm.flush(timeout)
+    if as_json:
+        print(json.dumps(flushed._asdict()))
+    else:
+        print(f"{flushed.sent} jobs sent from {settings.spool}, {flushed.refused} refused")
+    if flushed.refused:
+        raise typer.Exit(1)
+
+
 def submit_files(
-    farm: Farm, files: Iterable[Path], vae: str, height: int | None, width: int | None, options: SubmitOptions
+    farm: Farm,
+    files: Iterable[Path],
+    vae: str,
+    height: int | None,
+    width: int | None,
+    options: SubmitOptions,
+    block: bool,
 ) -> dict[Job, str]:
     """Queue each file; every one is read and checked before the first is queued. Returns each job's file stem."""
     held = []
@@ -144,7 +186,7 @@ def submit_files(
             prepared.append(farm.prepare(tensor, vae=vae, **its_options))
         except InvalidInput as error:
             raise type(error)(f"{path}: {error}") from error
-    jobs = farm.submit_prepared(prepared)
+    jobs = farm.submit_prepared(prepared, block=block)
     return dict(zip(jobs, unique_stems(path.stem for path, *_ in held), strict=True))
 
 
@@ -166,97 +208,3 @@ def unique_stems(stems: Iterable[str]) -> list[str]:
         seen[stem] = seen.get(stem, 0) + 1
         named.append(stem if seen[stem] == 1 else f"{stem}-{seen[stem]}")
     return named
-
-
-def collect(farm: Farm, names: dict[Job, str], out: Path, timeout: float | None, as_json: bool) -> None:
-    """Save each job's pictures as it ends; name those that failed, and exit 1 if there are any."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidOption(f"--out {out}: {error.strerror}; expected a folder that can be written") from error
-    failures: list[str] = []
-    waiting = dict(names)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    console = Console(stderr=True)
-    try:
-        with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
-            bar = progress.add_task("decoding", total=len(names))
-            for job in farm.as_completed(names, timeout=timeout):
-                try:
-                    paths = save(job.fetch(), out, names[job])
-                    say_saved(job, paths, as_json)
-                except FarmError as error:
-                    failures.append(str(error))
-                del waiting[job]
-                progress.advance(bar)
-    except KeyboardInterrupt:
-        print(f"vaefarm: {len(waiting)} jobs go on; collect them with:", file=sys.stderr)
-        print("  vaefarm fetch " + " ".join(job.id for job in waiting), file=sys.stderr)
-        raise typer.Exit(130) from None
-    for failure in failures:
-        print(f"vaefarm: {failure}", file=sys.stderr)
-    if failures:
-        raise typer.Exit(1)
-
-
-def save(result: Result, out: Path, stem: str) -> list[Path]:
-    """Write a job's pictures: STEM.png, or STEM-0.png, STEM-1.png, ... when there are several."""
-    paths = []
-    for index, (data, image) in enumerate(zip(result.data, result.report.images, strict=True)):
-        suffix = SUFFIXES[image.image_format]
-        path = out / (f"{stem}{suffix}" if len(result.data) == 1 else f"{stem}-{index}{suffix}")
-        part = path.with_name(f".{path.name}.part")
-        part.write_bytes(data)
-        part.replace(path)
-        paths.append(path)
-    return paths
-
-
-def say_saved(job: Job, paths: list[Path], as_json: bool) -> None:
-    """Print what a job became."""
-    if as_json:
-        print(json.dumps({"id": job.id, "files": [str(path) for path in paths]}), flush=True)
-    else:
-        for path in paths:
-            print(path, flush=True)
-
-
-def show_record(record: JobRecord) -> None:
-    """Print a job's record as a table."""
-    table = Table("field", "value", show_header=False)
-    fields: dict[str, Any] = record.model_dump(exclude={"report"}, exclude_none=True)
-    if record.report is not None:
-        fields |= record.report.model_dump(exclude={"images"}, exclude_none=True)
-        fields["images"] = ", ".join(
-            f"{image.width}x{image.height} {image.image_format}, {image.size_bytes} bytes"
-            for image in record.report.images
-        )
-    for name, value in fields.items():
-        if name.endswith("_at"):
-            value = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
-        table.add_row(name, str(value))
-    Console().print(table)
-
-
-def show_farm(farm: Farm, as_json: bool) -> None:
-    """Print queues and workers."""
-    queues, workers = farm.queues(), farm.workers()
-    if as_json:
-        print(json.dumps({"queues": {queue.name: queue.queued for queue in queues}, "workers": workers}))
-        return
-    console = Console()
-    depths = Table("queue", "queued", title="queues")
-    for queue in queues:
-        depths.add_row(queue.name, str(queue.queued))
-    living = Table("worker", "device", "VAEs", "finished", "failed", title="workers")
-    for worker in workers:
-        vaes = worker.get("vaes")
-        served = ", ".join(vaes) if isinstance(vaes, dict) else ""
-        living.add_row(*(str(worker.get(name)) for name in ("name", "device")), served, *counts(worker))
-    console.print(depths if queues else "no queue yet")
-    console.print(living if workers else "no worker")
-
-
-def counts(worker: dict[str, object]) -> tuple[str, str]:
-    """How many jobs a worker finished and failed."""
-    return str(worker.get("finished", "")), str(worker.get("failed", ""))

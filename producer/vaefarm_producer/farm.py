@@ -1,24 +1,28 @@
 """`Farm`: submit latents, get jobs, wait for pictures."""
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import AbstractContextManager
-from time import monotonic
+from os import PathLike, fspath
+from pathlib import Path
+from time import monotonic, sleep
 from types import TracebackType
 from typing import Any, Unpack
 
-from vaefarm_shared.errors import InvalidInput, InvalidOption, WaitTimeout
+from vaefarm_shared.errors import InvalidInput, InvalidOption, QueueFull, WaitTimeout
 from vaefarm_shared.job import JobStatus, check_job_id
-from vaefarm_shared.reading import QueueDepth
 from vaefarm_shared.settings import Settings
 
+from .backpressure import Patience, batches
 from .handle import Job
+from .operating import Operating
 from .redis_transport import RedisTransport
 from .submission import PreparedJob, SubmitOptions, prepare
-from .transport import Transport
+from .transport import Flushed, Transport
 
 
-class Farm(AbstractContextManager["Farm"]):
+class Farm(Operating, AbstractContextManager["Farm"]):
     """A farm of VAE workers, reached over Redis. Safe to share between threads; usable after a fork.
 
     farm = Farm("redis://localhost:6379")
@@ -26,27 +30,45 @@ class Farm(AbstractContextManager["Farm"]):
     image = job.image(timeout=60)
     """
 
-    def __init__(self, url: str | None = None, *, settings: Settings | None = None) -> None:
-        """Connect lazily: nothing is sent before the first call.
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        spool: str | PathLike[str] | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        """Connect lazily: nothing is sent before the first call, but what an earlier process left in the spool.
 
         Args:
             url: Where the queue is; `settings` or the default (redis://localhost:6379/0) otherwise.
+            spool: A folder of this machine's disk, one for each farm. While Redis is away `submit` writes jobs into
+                it, and they are sent in the background, by this process or by a later one with that spool.
             settings: Everything else; the defaults otherwise. The environment is read by `from_env` only.
 
         Raises:
-            ConfigurationError: the URL, the blob store or the catalogue is not what it should be.
+            ConfigurationError: the URL, the blob store, the catalogue or the spool is not what it should be.
         """
         chosen = settings if settings is not None else Settings.model_construct()
         if url is not None:
             chosen = chosen.with_redis(url)
-        self._transport: Transport = RedisTransport(chosen)
+        folder = chosen.spool if spool is None else fspath(spool)
+        self._transport: Transport = open_transport(chosen, folder)
 
     @classmethod
     def from_env(cls) -> "Farm":
         """A farm as the `VAEFARM_*` variables say. Raises ConfigurationError."""
         return cls(settings=Settings.from_env())
 
-    def submit(self, latents: Any, *, vae: str, job_id: str | None = None, **options: Unpack[SubmitOptions]) -> Job:
+    def submit(
+        self,
+        latents: Any,
+        *,
+        vae: str,
+        job_id: str | None = None,
+        block: bool = False,
+        timeout: float | None = None,
+        **options: Unpack[SubmitOptions],
+    ) -> Job:
         """Queue latents for decoding, as a diffusers pipeline returns them with `output_type="latent"`.
 
         Args:
@@ -55,6 +77,8 @@ class Farm(AbstractContextManager["Farm"]):
             vae: A VAE id of the catalogue, such as 'sdxl'.
             job_id: An id of your own. The same id with the same latents and options is one job, however often it
                 is submitted; a failed, canceled or expired one starts anew.
+            block: Wait while the farm is full.
+            timeout: Seconds for which `block` waits; without limit unless given.
             options: See SubmitOptions.
 
         Returns:
@@ -64,8 +88,10 @@ class Farm(AbstractContextManager["Farm"]):
             InvalidLatents, InvalidJobId, InvalidOption, UnknownVae: nothing was queued.
             JobConflict: the id was used for other content.
             FarmUnavailable, QueueFull: the farm takes it not now.
+            ConfigurationError: Redis evicts what it was given, or is too old.
         """
-        return self.submit_prepared([self.prepare(latents, vae=vae, job_id=job_id, **options)])[0]
+        prepared = self.prepare(latents, vae=vae, job_id=job_id, **options)
+        return self.submit_prepared([prepared], block=block, timeout=timeout)[0]
 
     def submit_many(
         self,
@@ -73,12 +99,33 @@ class Farm(AbstractContextManager["Farm"]):
         *,
         vae: str,
         job_ids: Sequence[str] | None = None,
+        block: bool = False,
+        timeout: float | None = None,
         **options: Unpack[SubmitOptions],
     ) -> list[Job]:
         """Queue each of several latents as a job of its own, in few round trips.
 
-        All are checked before any is queued. Raises as `submit`; the message of a refusal names its place.
+        All are checked before any is queued. Raises as `submit`; the message of a refusal names its place. When the
+        farm is full those before the first that it refused are queued, and with `block` the rest follows.
         """
+        prepared = self.prepare_many(latents, vae=vae, job_ids=job_ids, **options)
+        return self.submit_prepared(prepared, block=block, timeout=timeout)
+
+    def prepare(
+        self, latents: Any, *, vae: str, job_id: str | None = None, **options: Unpack[SubmitOptions]
+    ) -> PreparedJob:
+        """Check and pack latents without queueing them. Takes and raises what `submit` does."""
+        return prepare(latents, vae, self._transport.contract(vae), job_id, options)
+
+    def prepare_many(
+        self,
+        latents: Iterable[Any],
+        *,
+        vae: str,
+        job_ids: Sequence[str] | None = None,
+        **options: Unpack[SubmitOptions],
+    ) -> list[PreparedJob]:
+        """Check and pack each of several latents without queueing them. Takes and raises what `submit_many` does."""
         tensors = list(latents)
         if job_ids is not None and len(job_ids) != len(tensors):
             raise InvalidOption(f"{len(job_ids)} job ids were given for {len(tensors)} latents; expected one each")
@@ -90,22 +137,52 @@ class Farm(AbstractContextManager["Farm"]):
                 prepared.append(self.prepare(tensor, vae=vae, job_id=job_ids[place] if job_ids else None, **options))
             except InvalidInput as error:
                 raise type(error)(f"latents {place}: {error}") from error
-        return self.submit_prepared(prepared)
+        return prepared
 
-    def prepare(
-        self, latents: Any, *, vae: str, job_id: str | None = None, **options: Unpack[SubmitOptions]
-    ) -> PreparedJob:
-        """Check and pack latents without queueing them. Takes and raises what `submit` does."""
-        return prepare(latents, vae, self._transport.contract(vae), job_id, options)
+    def submit_prepared(
+        self, prepared: Sequence[PreparedJob], *, block: bool = False, timeout: float | None = None
+    ) -> list[Job]:
+        """Queue what `prepare` made, in few round trips.
 
-    def submit_prepared(self, prepared: Sequence[PreparedJob]) -> list[Job]:
-        """Queue what `prepare` made, in few round trips. Raises JobConflict, FarmUnavailable, QueueFull."""
-        self._transport.submit(prepared)
+        Raises JobConflict, FarmUnavailable, QueueFull, ConfigurationError as `submit`.
+        """
+        patience = Patience(block, timeout)
+        for batch in batches(prepared):
+            while True:
+                try:
+                    self._transport.submit(batch)
+                    break
+                except QueueFull as refusal:
+                    # What was taken before the refusal is not queued twice when all is sent again.
+                    sleep(patience.after(refusal))
         return [Job(one.spec.id, self._transport) for one in prepared]
+
+    def put_latent(
+        self, latents: Any, *, vae: str, job_id: str | None = None, **options: Unpack[SubmitOptions]
+    ) -> dict[str, Any]:
+        """Store latents for a plain RQ job, which must be enqueued within a day.
+
+        Takes and raises what `submit` does. Returns the one argument of that job, which the id belongs to as well:
+
+            argument = farm.put_latent(latents, vae="sdxl")
+            queue = rq.Queue("vaefarm.sdxl", connection=connection, serializer=JSONSerializer)
+            queue.enqueue("vaefarm_worker.tasks.decode", argument, job_id=argument["id"])
+        """
+        job = self.prepare(latents, vae=vae, job_id=job_id, **options)
+        spec: dict[str, Any] = json.loads(job.spec.to_json())
+        return spec | {"latent": self._transport.put_latent(job)}
 
     def job(self, job_id: str) -> Job:
         """A job by its id, from any process. Raises InvalidJobId; whether it exists shows when it is asked."""
         return Job(check_job_id(job_id), self._transport)
+
+    def queued(self, vae: str) -> Iterator[Job]:
+        """The jobs of a VAE that wait, some perhaps twice."""
+        return (Job(job_id, self._transport) for job_id in self._transport.queued(vae))
+
+    def cancel_many(self, jobs: Iterable[Job]) -> list[JobStatus | None]:
+        """End those jobs that have not ended, in few round trips; how each stands now, None for an unknown one."""
+        return self._transport.cancel_many([job.id for job in jobs])
 
     def as_completed(
         self, jobs: Iterable[Job], *, timeout: float | None = None, discard: bool = False
@@ -138,17 +215,17 @@ class Farm(AbstractContextManager["Farm"]):
             for future in waiting:
                 future.cancel()
 
-    def queues(self) -> list[QueueDepth]:
-        """How many jobs wait on each queue."""
-        return self._transport.queues()
+    def spooled(self) -> int:
+        """How many jobs are in the spool, of this process and of others; 0 without a spool."""
+        return self._transport.spooled()
 
-    def workers(self) -> list[dict[str, object]]:
-        """What each living worker says of itself: name, VAEs, device, since when."""
-        return self._transport.workers()
+    def flush(self, timeout: float | None = None) -> Flushed:
+        """Return once the jobs that are in the spool now have left it; what this farm did with spooled jobs so far.
 
-    def ping(self) -> None:
-        """Return if the farm is reachable now, without waiting for it. Raises FarmUnavailable."""
-        self._transport.ping()
+        Raises:
+            WaitTimeout: some have not after `timeout` seconds; they stay there until they are sent.
+        """
+        return self._transport.flush(timeout)
 
     def close(self) -> None:
         """Close connections and threads; jobs live on."""
@@ -158,3 +235,13 @@ class Farm(AbstractContextManager["Farm"]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def open_transport(settings: Settings, spool: str | None) -> Transport:
+    """The transport over Redis, with a spool where there is a folder for one. Raises ConfigurationError."""
+    if spool is None:
+        return RedisTransport(settings)
+    # Here and not above: it needs file locks and forks, which Windows has not.
+    from .spooling_transport import SpoolingTransport
+
+    return SpoolingTransport(settings, Path(spool))

@@ -56,7 +56,7 @@ class Job:
         return hash(self.id)
 
     def status(self) -> JobStatus:
-        """'queued', 'started', 'finished', 'failed', 'canceled' or 'expired'. Raises JobNotFound."""
+        """'queued', 'started', 'finished', 'failed', 'canceled', 'expired', or 'spooled'. Raises JobNotFound."""
         return self._transport.status(self.id)
 
     def record(self) -> JobRecord:
@@ -114,6 +114,13 @@ class Job:
     def cancel(self) -> bool:
         """End the job unless it has ended; True when it is canceled now. Raises JobNotFound."""
         return self._transport.cancel(self.id)
+
+    def retry(self) -> bool:
+        """Put a failed job back on its queue, with all its attempts; False where it has not failed.
+
+        Raises JobNotFound, and JobExpired where its latent was not kept.
+        """
+        return self._transport.retry(self.id)
 
     def discard(self) -> None:
         """Remove pictures and record, canceling the job first. Its id then counts as expired."""

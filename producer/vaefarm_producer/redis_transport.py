@@ -1,92 +1,110 @@
 """The transport over Redis."""
 
-import json
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Final, TypeVar
+from typing import Final
 
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
-
-from vaefarm_shared import keys, reading, transitions
+from vaefarm_shared import reading, transitions
 from vaefarm_shared.blobs import BlobStore, latent_name
+from vaefarm_shared.budget import Limits, held_bytes, read_limits
 from vaefarm_shared.catalogue import Catalogue, Contract, unknown_vae
-from vaefarm_shared.connection import connect, farm_errors
-from vaefarm_shared.errors import FarmUnavailable
+from vaefarm_shared.connection import farm_errors
 from vaefarm_shared.job import ImageRecord, JobRecord, JobStatus
-from vaefarm_shared.reading import QueueDepth
+from vaefarm_shared.redis_policy import check_policy
 from vaefarm_shared.settings import Settings
 
+from .redis_operations import RedisOperations
 from .submission import PreparedJob
+from .transport import Flushed
 from .watcher import Watcher
 
-T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 #: Seconds for which a contract that was read is believed.
 CONTRACT_SECONDS: Final[float] = 60.0
 
-#: Bytes of latents in one round trip of a bulk submit: enough to hide the trip, little enough to hold.
-ROUND_TRIP_BYTES: Final[int] = 8 * 1024 * 1024
+#: Seconds that a latent which was put for a plain RQ job waits for it: a day.
+PUT_SECONDS: Final[int] = 24 * 3600
 
 
-class RedisTransport:
+class RedisTransport(RedisOperations):
     """Jobs and pictures over a Redis connection."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._connection = connect(settings.redis_url.get_secret_value())
+        super().__init__(settings)
         self._blobs = BlobStore(self._connection, settings.blobs, settings.blob_threshold)
         self._catalogue = Catalogue.load(settings.catalogue)
         self._watcher = Watcher(self._connection)
         self._contracts: dict[str, tuple[float, Contract]] = {}
+        self._known_limits: Limits | None = None
+        self._submit_seconds = settings.submit_timeout
+        self._policy_checked = False
 
     def contract(self, vae: str) -> Contract:
         """A worker's published contract, else the catalogue's. Raises UnknownVae."""
         read_at, contract = self._contracts.get(vae, (-CONTRACT_SECONDS, None))
         if contract is not None and time.monotonic() - read_at < CONTRACT_SECONDS:
             return contract
-        published = self._insist(lambda: reading.read_contract(self._connection, str(vae)))
-        contract = published or (self._catalogue[vae].contract if vae in self._catalogue else None)
-        if contract is None:
-            raise unknown_vae(vae, {entry.id: entry for entry in self._catalogue})
+        published = self._insist(lambda: reading.read_contract(self._connection, str(vae)), self._submit_seconds)
+        contract = published or self._catalogue_contract(vae)
         self._contracts[vae] = (time.monotonic(), contract)
         return contract
 
+    def _catalogue_contract(self, vae: str) -> Contract:
+        contract = self._catalogue[vae].contract if vae in self._catalogue else None
+        if contract is None:
+            raise unknown_vae(vae, {entry.id: entry for entry in self._catalogue})
+        return contract
+
     def submit(self, jobs: Sequence[PreparedJob]) -> list[JobStatus]:
-        """Put jobs on their queues, repeating until Redis has answered or `submit_timeout` is over."""
-        statuses: list[JobStatus] = []
-        batch: list[transitions.Submission] = []
-        for job in jobs:
-            batch.append(self._stored(job))
-            if sum(len(one.latent_bytes) for one in batch) > ROUND_TRIP_BYTES:
-                statuses += self._send(batch)
-                batch = []
-        return statuses + (self._send(batch) if batch else [])
+        """Put jobs on their queues in one round trip, repeating until Redis has answered or `submit_timeout` is over.
+
+        Before the first of all, Redis' policy is read: one that evicts raises ConfigurationError.
+        """
+        batch = [self._stored(job) for job in jobs]
+        return self._insist(lambda: self._send(batch), self._submit_seconds)
+
+    def _send(self, batch: Sequence[transitions.Submission]) -> list[JobStatus]:
+        if not self._policy_checked:
+            for warning in check_policy(self._connection, self._settings.allow_eviction):
+                logger.warning("%s", warning)
+            self._policy_checked = True
+        return transitions.submit(self._connection, batch, self._limits())
 
     def _stored(self, job: PreparedJob) -> transitions.Submission:
         """Write a latent that goes to files first: a job never names a blob that is not there."""
         name = latent_name(job.spec.id, job.spec.request_hash)
         reference = self._blobs.reference(name, len(job.packed))
+        held = held_bytes(job.spec, len(job.packed), self._blobs)
         if self._blobs.goes_to_files(len(job.packed)):
             self._blobs.put(name, job.packed, 0)
-            return transitions.Submission(job.spec, reference, b"")
-        return transitions.Submission(job.spec, reference, job.packed)
+            return transitions.Submission(job.spec, reference, b"", held)
+        return transitions.Submission(job.spec, reference, job.packed, held)
 
-    def _send(self, batch: list[transitions.Submission]) -> list[JobStatus]:
-        return self._insist(lambda: transitions.submit(self._connection, batch))
+    def _limits(self) -> Limits:
+        if self._known_limits is None:
+            self._known_limits = read_limits(
+                self._connection, self._settings.budget_bytes, self._settings.max_queued_jobs
+            )
+        return self._known_limits
 
-    def _insist(self, call: Callable[[], T]) -> T:
-        """Repeat a call that may be repeated until Redis answers or `submit_timeout` is over."""
-        retrying = Retrying(
-            retry=retry_if_exception_type(FarmUnavailable),
-            stop=stop_after_delay(self._settings.submit_timeout),
-            wait=wait_random_exponential(multiplier=0.05, max=2.0),
-            reraise=True,
-        )
-        for attempt in retrying:
-            with attempt, farm_errors(self._connection):
-                return call()
-        raise AssertionError("tenacity raises the last error")
+    def put_latent(self, job: PreparedJob) -> str:
+        """Store a latent without its job, for a day, and return its reference.
+
+        Always in Redis, where it has a life of its own: a file that no record names is swept after an hour.
+        """
+        name = latent_name(job.spec.id, job.spec.request_hash)
+        return self._insist(lambda: BlobStore(self._connection).put(name, job.packed, PUT_SECONDS))
+
+    def spooled(self) -> int:
+        """Nothing is ever spooled here."""
+        return 0
+
+    def flush(self, timeout: float | None = None) -> Flushed:
+        """As there is nothing, nothing is sent."""
+        return Flushed(0, 0)
 
     def status(self, job_id: str) -> JobStatus:
         """A job's status, in one round trip."""
@@ -118,6 +136,10 @@ class RedisTransport:
             self.status(job_id)
         return status is JobStatus.CANCELED
 
+    def cancel_many(self, job_ids: Sequence[str]) -> list[JobStatus | None]:
+        """End those that have not ended; how each stands now, None where nobody knows it."""
+        return self._insist(lambda: transitions.cancel_many(self._connection, job_ids))
+
     def discard(self, job_id: str) -> None:
         """Remove a job's pictures and record."""
         self.cancel(job_id)
@@ -125,23 +147,6 @@ class RedisTransport:
         with farm_errors(self._connection):
             for reference in references or ():
                 self._blobs.delete(reference)
-
-    def queues(self) -> list[QueueDepth]:
-        """How many jobs wait on each queue."""
-        with farm_errors(self._connection):
-            return reading.read_queues(self._connection)
-
-    def workers(self) -> list[dict[str, object]]:
-        """What each living worker says of itself."""
-        with farm_errors(self._connection):
-            names = sorted(self._connection.scan_iter(match=keys.worker("*"), count=1000))
-            found = self._connection.mget(names) if names else []
-        return [json.loads(raw) for raw in found if raw is not None]
-
-    def ping(self) -> None:
-        """Return if Redis answers now."""
-        with farm_errors(self._connection):
-            self._connection.ping()
 
     def close(self) -> None:
         """Stop the watcher and close every connection."""

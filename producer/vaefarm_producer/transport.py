@@ -1,14 +1,23 @@
 """The seam between a farm's methods and what carries them: Redis, or the gateway's HTTP."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from vaefarm_shared.catalogue import Contract
+from vaefarm_shared.failures import FailedJob
 from vaefarm_shared.job import ImageRecord, JobRecord, JobStatus
+from vaefarm_shared.quarantine import Device
 from vaefarm_shared.reading import QueueDepth
 
 from .submission import PreparedJob
+
+
+class Flushed(NamedTuple):
+    """What a farm did with spooled jobs since it was opened: how many it sent, how many it set aside as refused."""
+
+    sent: int
+    refused: int
 
 
 class Transport(Protocol):
@@ -23,8 +32,21 @@ class Transport(Protocol):
 
         Raises:
             JobConflict: an id was used for other content.
-            QueueFull: the farm takes no more just now.
+            QueueFull: the farm takes no more just now; jobs before the first that was refused are taken.
+            ConfigurationError: the farm cannot keep what it acknowledges.
         """
+        ...
+
+    def put_latent(self, job: PreparedJob) -> str:
+        """Store a latent without queueing its job; its reference."""
+        ...
+
+    def spooled(self) -> int:
+        """How many jobs are in the spool; none where there is no spool."""
+        ...
+
+    def flush(self, timeout: float | None = None) -> Flushed:
+        """Return once the jobs that are spooled now have left the spool. Raises WaitTimeout."""
         ...
 
     def status(self, job_id: str) -> JobStatus:
@@ -47,6 +69,10 @@ class Transport(Protocol):
         """End a job that has not ended; True when it is canceled now. Raises JobNotFound."""
         ...
 
+    def cancel_many(self, job_ids: Sequence[str]) -> list[JobStatus | None]:
+        """End those that have not ended; how each stands now, None where nobody knows it."""
+        ...
+
     def discard(self, job_id: str) -> None:
         """Remove a job's pictures and record, canceling it first. Raises JobNotFound."""
         ...
@@ -57,6 +83,42 @@ class Transport(Protocol):
 
     def workers(self) -> list[dict[str, object]]:
         """What each living worker says of itself."""
+        ...
+
+    def queued(self, vae: str) -> Iterator[str]:
+        """The ids of a VAE's waiting jobs, some perhaps twice."""
+        ...
+
+    def pause(self, vae: str) -> bool:
+        """Let no worker claim a VAE's jobs; False where it was paused already."""
+        ...
+
+    def resume(self, vae: str) -> bool:
+        """Let workers claim a VAE's jobs again; False where it was not paused."""
+        ...
+
+    def paused(self) -> list[str]:
+        """The paused VAEs."""
+        ...
+
+    def failed(self, vae: str | None = None) -> Iterator[FailedJob]:
+        """The failed jobs of a VAE, or of all, in no order."""
+        ...
+
+    def retry(self, job_id: str) -> bool:
+        """Put a failed job back on its queue; False where it has not failed. Raises JobNotFound, JobExpired."""
+        ...
+
+    def quarantined(self) -> list[Device]:
+        """The quarantined devices."""
+        ...
+
+    def devices(self) -> list[Device]:
+        """The devices that failed of late, or are quarantined."""
+        ...
+
+    def release(self, device_id: str) -> bool:
+        """Let a quarantined device be used again; False where it was not quarantined."""
         ...
 
     def ping(self) -> None:

@@ -25,8 +25,10 @@ REPLY_SECONDS: Final[float] = 15.0
 AWAY: Final = (redis.ConnectionError, redis.TimeoutError, redis.ReadOnlyError)
 
 
-def connect(url: str) -> redis.Redis:
+def connect(url: str, reply_seconds: float = REPLY_SECONDS) -> redis.Redis:
     """Make a client for job state; nothing is sent before its first command.
+
+    `reply_seconds`: how long to wait for a reply before the connection counts as lost.
 
     Raises:
         ConfigurationError: the URL is none that redis-py reads.
@@ -35,8 +37,8 @@ def connect(url: str) -> redis.Redis:
         return redis.Redis.from_url(
             url,
             retry=Retry(NoBackoff(), 0),
-            socket_connect_timeout=CONNECT_SECONDS,
-            socket_timeout=REPLY_SECONDS,
+            socket_connect_timeout=min(CONNECT_SECONDS, reply_seconds),
+            socket_timeout=reply_seconds,
             health_check_interval=30,
         )
     except ValueError as error:

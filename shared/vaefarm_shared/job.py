@@ -107,10 +107,16 @@ class JobSpec(BaseModel):
             RefusedJob: it is no spec at all.
         """
         try:
-            raw = json.loads(text)
-            version = raw["version"]
-        except (ValueError, TypeError, KeyError) as error:
+            return cls.from_fields(json.loads(text))
+        except ValueError as error:
             raise RefusedJob("the job's spec is no JSON object with a version: no producer wrote it") from error
+
+    @classmethod
+    def from_fields(cls, raw: Any) -> "JobSpec":
+        """Read a spec out of its JSON object. Raises as `from_json`."""
+        if not isinstance(raw, dict) or "version" not in raw:
+            raise RefusedJob("the job's spec is no JSON object with a version: no producer wrote it")
+        version = raw["version"]
         if version != JOB_VERSION:
             raise UnsupportedVersion(
                 f"the job was written as version {version!r}; this worker reads version {JOB_VERSION}:"
@@ -198,6 +204,10 @@ class DecodeReport(BaseModel):
     switches: tuple[str, ...] = ()
     images: tuple[ImageRecord, ...] = ()
 
+    def to_json(self) -> str:
+        """Write the report without its defaults."""
+        return self.model_dump_json(exclude_defaults=True)
+
 
 class JobRecord(BaseModel):
     """A job as anyone may read it. Times are Unix seconds by Redis' clock."""
@@ -208,6 +218,8 @@ class JobRecord(BaseModel):
     status: JobStatus
     #: Why it failed, expired or was canceled.
     reason: str | None = None
+    #: What an earlier attempt met, of a job that was returned to its queue.
+    last_error: str | None = None
     vae: str | None = None
     queue: str | None = None
     queued_at: float | None = None

@@ -12,7 +12,12 @@ Redis keys (RQ's own, `rq:*`, are written by RQ's code in `rq_bridge` and by `lu
 | vaefarm:image:{id}.{token}.{n}   | string | the n-th picture's bytes                   | the result's                |
 | vaefarm:lease:{id}               | string | the token of the worker that holds the job | claim to settle or return   |
 | vaefarm:leases                   | zset   | id of each job in hand, by its lease's end | entries: claim to settle    |
-| vaefarm:queues:{vae}:{priority}  | zset   | the non-empty queues of a VAE and priority | entries: while non-empty    |
+| vaefarm:queues:{vae}:{priority}  | zset   | the non-empty queues of a VAE and priority,| entries: while non-empty    |
+|                                  |        | by device seconds that their lane was served |                           |
+| vaefarm:paused                   | set    | VAEs from whose queues nothing is claimed  | until resumed               |
+| vaefarm:budget                   | hash   | bytes and jobs in the farm, its rate       | none                        |
+| vaefarm:kept                     | zset   | {id}:{bytes} of ended jobs, by their end   | entries: as their blobs     |
+| vaefarm:dependents               | set    | ended jobs that plain RQ jobs wait for     | entries: until queued       |
 | vaefarm:contract:{vae}           | string | JSON: the contract a worker serves         | 7 days after it last served |
 | vaefarm:worker:{name}            | string | JSON: VAEs, device, since when             | 60 s, renewed by the worker |
 
@@ -23,7 +28,10 @@ Redis keys (RQ's own, `rq:*`, are written by RQ's code in `rq_bridge` and by `lu
 | vaefarm:wake:{uuid}     | nothing                | wakes a watcher's own thread         |
 
 Fields of vaefarm:job:{id}: spec, status, queue, request_hash, latent (a blob reference), queued_at, started_at,
-ended_at, attempts, worker, execution (RQ's), token (of the attempt that settled it), reason, report (JSON).
+ended_at, attempts, worker, execution (RQ's), started_with (the token of the claim that began it), token (of the one
+that settled it), reason, last_error, report (JSON), pixels, held and reserve (bytes of the budget, now and at the
+submit), result_seconds, failure_seconds; shared (it is on the device with others), alone (it must not be again),
+avoid (workers that handed it back, between commas).
 """
 
 from typing import Final
@@ -31,6 +39,10 @@ from typing import Final
 PREFIX: Final[str] = "vaefarm:"
 
 LEASES: Final[str] = f"{PREFIX}leases"
+PAUSED: Final[str] = f"{PREFIX}paused"
+BUDGET: Final[str] = f"{PREFIX}budget"
+KEPT: Final[str] = f"{PREFIX}kept"
+DEPENDENTS: Final[str] = f"{PREFIX}dependents"
 
 #: Seconds that a published contract outlives the last worker that served it: a week.
 CONTRACT_SECONDS: Final[int] = 7 * 24 * 3600

@@ -1,91 +1,161 @@
 """Leases: which worker holds which job, until when, and what becomes of the jobs of those that fell silent."""
 
-import logging
 from collections.abc import Sequence
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Literal
 from uuid import uuid4
 
 import redis
-from rq.utils import as_text
 
-from . import keys, rq_bridge
-from .connection import AWAY
-from .errors import LeaseLost
-from .fence import Claim, Held, seconds, text
-from .job import JobStatus
 from .queues import plain_queue_name
-from .scripts import script
-from .transitions import give_back, settle
+from .scripts import Argument, script
 
-logger = logging.getLogger(__name__)
+#: Jobs whose leases one look at the dead takes up.
+REAP_JOBS: Final[int] = 200
 
-#: Jobs whose leases one reap looks at.
-REAP_LIMIT: Final[int] = 100
+#: What a job that is handed back pays: see `lua/give_back.lua`.
+How = Literal["free", "alone", "attempt", "avoid"]
 
 
-def claim(
-    connection: redis.Redis, indexes: Sequence[str], vaes: Sequence[str], limit: int, lease_seconds: float
-) -> list[Claim]:
-    """Take up to `limit` jobs from the queues behind `indexes`, in that order, then from the plain queues of `vaes`.
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A job in a worker's hands: whoever holds the token may change its state."""
+
+    job_id: str
+    queue: str
+    token: str
+    #: Redis' clock at the claim and at the submit, Unix seconds.
+    claimed_at: float
+    queued_at: float | None = None
+
+    @property
+    def execution(self) -> str:
+        """The id of RQ's execution of the job under this claim."""
+        return self.token
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedJob:
+    """What came with a claim: the record's fields, and RQ's, none of which anybody has checked yet."""
+
+    claim: Claim
+    spec: bytes
+    latent_reference: str
+    attempts: int
+    alone: bool
+    #: Device seconds that its lane was charged.
+    cost_seconds: float
+    rq_data: bytes
+    rq_data_bytes: int
+    rq_meta_bytes: int
+    rq_hooks: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One index to claim from: the queues of a VAE and priority, what a pixel costs the device, what sizes it holds."""
+
+    vae: str
+    priority: str
+    seconds_per_pixel: float
+    size_classes: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a worker asks for in one claim."""
+
+    sources: Sequence[Source]
+    jobs: int
+    pixels: int
+    lease_seconds: float
+
+
+def claim(connection: redis.Redis, worker_name: str, wanted: Wanted) -> list[ClaimedJob]:
+    """Take jobs from the queues of `wanted.sources`, in their order, then from the plain queues of their VAEs.
 
     Should the reply be lost, the jobs come back when their leases end.
     """
-    key_names = [keys.LEASES, rq_bridge.SUSPENDED_KEY, *indexes]
-    stem = uuid4().hex[:16]
-    prefixes = [keys.job(""), keys.lease(""), rq_bridge.QUEUE_PREFIX]
-    reply = script("claim").run(
-        connection, key_names, [limit, lease_seconds, stem, *prefixes, *map(plain_queue_name, vaes)]
-    )
+    plain = [plain_queue_name(vae) for vae in dict.fromkeys(source.vae for source in wanted.sources)]
+    arguments: list[Argument] = [wanted.jobs, wanted.pixels, wanted.lease_seconds, uuid4().hex[:16], worker_name]
+    arguments += [len(plain), *plain]
+    for source in wanted.sources:
+        sizes = "," + "".join(f"{size}," for size in source.size_classes)
+        arguments += [source.vae, source.priority, source.seconds_per_pixel, sizes]
+    reply = script("claim").run(connection, *arguments)
     claimed_at = float(reply[0])
-    return [Claim(job_id.decode(), queue.decode(), token.decode(), claimed_at) for job_id, queue, token in reply[1:]]
+    return [_claimed(fields, claimed_at) for fields in reply[1:]]
 
 
-def renew(connection: redis.Redis, job_ids: Sequence[str], lease_seconds: float) -> None:
-    """Move the ends of leases that still stand; only the score changes, never the token."""
-    if job_ids:
-        end = seconds(connection.time()) + lease_seconds
-        connection.zadd(keys.LEASES, dict.fromkeys(job_ids, end), xx=True)
+def _claimed(fields: list[bytes], claimed_at: float) -> ClaimedJob:
+    job_id, queue, token, cost, spec, latent, queued_at, attempts, alone, data, data_bytes, meta_bytes, *hooks = fields
+    one = Claim(
+        job_id.decode(), queue.decode(), token.decode(), claimed_at, number(queued_at.decode("utf-8", "replace"))
+    )
+    return ClaimedJob(
+        claim=one,
+        spec=spec,
+        latent_reference=latent.decode("utf-8", "replace"),
+        attempts=int(number(attempts) or 0),
+        alone=alone == b"1",
+        cost_seconds=float(cost),
+        rq_data=data,
+        rq_data_bytes=int(data_bytes),
+        rq_meta_bytes=int(meta_bytes),
+        rq_hooks=tuple(hooks),
+    )
 
 
-def reap(connection: redis.Redis, max_attempts: int) -> list[str]:
-    """Return the jobs whose leases have ended to the front of their queues; return their ids.
+def give_back(
+    connection: redis.Redis, claims: Sequence[tuple[Claim, How]], worker_name: str, reason: str = ""
+) -> list[bool]:
+    """Return jobs to the front of their queues, the first first, in one round trip.
 
-    A job that was being decoded each time, `max_attempts` times, has failed: it is what ends its workers.
+    Returns:
+        For each whether it was still this worker's.
     """
-    now = seconds(connection.time())
-    reaped = []
-    for raw in connection.zrangebyscore(keys.LEASES, "-inf", now, start=0, num=REAP_LIMIT):
-        job_id = as_text(raw)  # type: ignore[arg-type]
-        token = connection.get(keys.lease(job_id))
-        fields = text(connection.hgetall(keys.job(job_id)))
-        if token is None or "queue" not in fields:
-            connection.zrem(keys.LEASES, job_id)
-            continue
-        dead = Claim(job_id, fields["queue"], as_text(token), now)
-        try:
-            _reap_one(connection, dead, Held(now, fields), max_attempts)
-        except LeaseLost:
-            continue
-        except AWAY:
-            raise
-        except Exception:
-            # A record that somebody garbled keeps nobody else's job from coming back.
-            logger.exception("job %s could not be returned", job_id)
-            continue
-        reaped.append(job_id)
-    return reaped
+    if not claims:
+        return []
+    arguments: list[Argument] = [worker_name, reason]
+    for one, how in claims:
+        arguments += [one.job_id, one.token, how]
+    return [verdict == b"returned" for verdict in script("give_back").run(connection, *arguments)]
 
 
-def _reap_one(connection: redis.Redis, dead: Claim, held: Held, max_attempts: int) -> None:
-    # A renewal that came between the look and now moved the score: the worker lives.
-    score = connection.zscore(keys.LEASES, dead.job_id)
-    if score is None or float(score) > held.now:
-        raise LeaseLost(dead.job_id)
-    worker_name = held.fields.get("worker", "")
-    if held.status is JobStatus.STARTED and held.attempts >= max_attempts:
-        reason = f"{held.attempts} workers went silent while they decoded it; the last was {worker_name}"
-        settle(connection, dead, JobStatus.FAILED, worker_name=worker_name, reason=reason)
-        logger.warning("job %s failed: %s", dead.job_id, reason)
-    else:
-        give_back(connection, dead, worker_name)
-        logger.warning("job %s returned to %s: its worker %s went silent", dead.job_id, dead.queue, worker_name)
+def renew(connection: redis.Redis, tokens: Sequence[tuple[str, str]], lease_seconds: float) -> int:
+    """Move the ends of the leases of (job id, token) that still stand; return how many did."""
+    if not tokens:
+        return 0
+    return int(script("renew").run(connection, lease_seconds, *(part for pair in tokens for part in pair)))
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """A job whose lease had ended: returned to its queue, or exhausted and left for a settle in the dead's name."""
+
+    claim: Claim
+    worker_name: str
+    exhausted: bool
+    attempts: int
+
+
+def reap(connection: redis.Redis, max_attempts: int) -> list[Reaped]:
+    """Return the jobs whose leases have ended to the front of their queues."""
+    reply = script("reap").run(connection, REAP_JOBS, max_attempts)
+    return [
+        Reaped(
+            Claim(job_id.decode(), queue.decode(), token.decode(), 0.0),
+            worker.decode("utf-8", "replace"),
+            verdict == b"exhausted",
+            int(attempts),
+        )
+        for job_id, queue, token, worker, verdict, attempts in reply
+    ]
+
+
+def number(value: str | bytes | None) -> float | None:
+    """A field of a record as a number; None where it is missing or none."""
+    try:
+        return None if value is None else float(value)
+    except ValueError:
+        return None

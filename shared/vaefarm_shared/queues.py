@@ -19,6 +19,20 @@ def size_class(pixels: int) -> str:
     return next(name for name, most in SIZE_CLASSES if pixels <= most)
 
 
+def size_classes(max_pixels: int | None, largest: int) -> tuple[str, ...]:
+    """The size classes that a device holds: every picture of each has at most `max_pixels`, None for no limit.
+
+    `largest`: pixels of the largest picture that the VAE's contract takes.
+    """
+    return tuple(name for name, most in SIZE_CLASSES if max_pixels is None or min(most, largest) <= max_pixels)
+
+
+def size_of(queue: str) -> str:
+    """The size class in a queue's name; '' in a plain one's."""
+    parts = queue.split(".")
+    return parts[3] if len(parts) == 5 else ""
+
+
 def queue_name(vae: str, priority: str, pixels: int, lane: str) -> str:
     """The queue of a job whose pictures have `pixels` pixels each; `lane` is the job's producer."""
     return f"vaefarm.{vae}.{priority}.{size_class(pixels)}.{lane}"

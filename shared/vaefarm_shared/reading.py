@@ -1,6 +1,6 @@
 """Reading jobs: what anyone who polls may ask, each answer in one round trip."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import redis
@@ -10,8 +10,8 @@ from rq.utils import as_text
 from . import keys
 from .catalogue import Contract
 from .errors import FarmError, JobExpired, JobNotFound
-from .fence import Held, number, text
 from .job import DecodeReport, JobRecord, JobSpec, JobStatus, Tombstone
+from .leases import number
 from .rq_bridge import QUEUE_PREFIX, QUEUES_KEY
 from .transitions import blob_references
 
@@ -69,7 +69,6 @@ def read_record(connection: redis.Redis, job_id: str) -> JobRecord:
 
 
 def _record(job_id: str, fields: dict[str, str]) -> JobRecord:
-    held = Held(0.0, fields)
     spec: JobSpec | None
     try:
         spec = JobSpec.from_json(fields["spec"])
@@ -80,16 +79,22 @@ def _record(job_id: str, fields: dict[str, str]) -> JobRecord:
         id=job_id,
         status=JobStatus(fields["status"]),
         reason=fields.get("reason"),
+        last_error=fields.get("last_error"),
         vae=spec.vae if spec else None,
         queue=fields.get("queue"),
-        queued_at=held.queued_at,
+        queued_at=number(fields.get("queued_at")),
         started_at=number(fields.get("started_at")),
         ended_at=number(fields.get("ended_at")),
-        attempts=held.attempts,
+        attempts=int(number(fields.get("attempts")) or 0),
         worker=fields.get("worker"),
         metadata=spec.metadata if spec else {},
         report=DecodeReport.model_validate_json(fields["report"]) if "report" in fields else None,
     )
+
+
+def text(raw: Mapping[bytes, bytes]) -> dict[str, str]:
+    """A hash of Redis as text; bytes that are no UTF-8 become replacement characters."""
+    return {name.decode(): value.decode("utf-8", "replace") for name, value in raw.items()}
 
 
 def read_contract(connection: redis.Redis, vae: str) -> Contract | None:

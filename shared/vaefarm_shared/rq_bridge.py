@@ -8,6 +8,8 @@ compared (`refusal`).
 
 import json
 import zlib
+from base64 import b64encode
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -21,7 +23,7 @@ from rq.queue import Queue
 from rq.registry import FailedJobRegistry, FinishedJobRegistry
 from rq.serializers import JSONSerializer
 from rq.suspension import WORKERS_SUSPENDED
-from rq.utils import as_text
+from rq.utils import as_text, utcformat
 
 #: The function that a job names: a wire contract. No worker of ours imports a name found in Redis.
 JOB_FUNCTION: Final[str] = "vaefarm_worker.tasks.decode"
@@ -34,7 +36,10 @@ EXECUTION_SECONDS: Final[int] = 7 * 24 * 3600
 RQ_RETRIES: Final[int] = 3
 
 #: Bytes of RQ's `data` and `meta` fields above which a job cannot be ours.
-MAX_FIELD_BYTES: Final[int] = 4096
+MAX_FIELD_BYTES: Final[int] = 32 * 1024
+
+#: Bytes of what they may unpack to: a plain RQ job carries its spec, and that its metadata.
+MAX_CALL_BYTES: Final[int] = 256 * 1024
 
 QUEUE_PREFIX: Final[str] = Queue.redis_queue_namespace_prefix
 QUEUES_KEY: Final[str] = Queue.redis_queues_keys
@@ -88,36 +93,65 @@ def hash_fields(job: Job) -> list[str | bytes | int | float]:
     return flat
 
 
-def read_hash(pipe: Pipeline, job_id: str) -> None:
-    """Queue the commands whose four replies `refusal` judges; large fields are measured before they are read."""
-    pipe.hstrlen(job_key(job_id), "data")
-    pipe.hstrlen(job_key(job_id), "meta")
-    pipe.eval(
-        "if redis.call('HSTRLEN', KEYS[1], 'data') > tonumber(ARGV[1]) then return false end"
-        " return redis.call('HGET', KEYS[1], 'data')",
-        1,
-        job_key(job_id),
-        MAX_FIELD_BYTES,
-    )
-    pipe.hmget(job_key(job_id), "success_callback_name", "failure_callback_name", "stopped_callback_name", "webhooks")
-
-
-def refusal(job_id: str, data_bytes: int, meta_bytes: int, data: bytes | None, hooks: list[bytes | None]) -> str | None:
+def refusal(job_id: str, data_bytes: int, meta_bytes: int, data: bytes | None, hooks: Sequence[object]) -> str | None:
     """Why an RQ job must not be run, or None. Nothing in it is unpickled or imported."""
     if data_bytes > MAX_FIELD_BYTES or not data:
         return f"its RQ data has {data_bytes} bytes; a job of vaefarm has a few"
+    if data == encoded_call(job_id) and not meta_bytes and not any(hooks):
+        return None
     if meta_bytes:
         return "it carries RQ meta, which vaefarm never writes and never deserializes"
     if any(hooks):
-        return "it carries RQ callbacks or webhooks, which vaefarm does not run"
-    try:
-        call = json.loads(zlib.decompressobj().decompress(data, MAX_FIELD_BYTES))
-    except (zlib.error, ValueError):
+        return (
+            "it carries RQ callbacks or webhooks, which vaefarm does not run: wait for the job, or give a plain RQ"
+            " job depends_on it"
+        )
+    call = read_call(data)
+    if call is None:
         return "its RQ data is not JSON; vaefarm never unpickles"
     if call != [JOB_FUNCTION, None, [job_id], {}]:
         name = call[0] if isinstance(call, list) and call else call
         return f"it names {str(name)[:100]!r}; only {JOB_FUNCTION} with its own id is run"
     return None
+
+
+def plain_argument(data: bytes | None) -> dict[str, Any] | None:
+    """The spec that a plain RQ job of our kind carries as its one argument, or None."""
+    call = read_call(data) if data else None
+    if isinstance(call, list) and len(call) == 4 and call[:2] == [JOB_FUNCTION, None] and call[3] == {}:
+        arguments = call[2]
+        if isinstance(arguments, list) and len(arguments) == 1 and isinstance(arguments[0], dict):
+            return arguments[0]
+    return None
+
+
+def read_call(data: bytes) -> Any:
+    """What RQ's `data` calls, read as JSON; None when it is none."""
+    try:
+        inflater = zlib.decompressobj()
+        return json.loads(inflater.decompress(data, MAX_CALL_BYTES))
+    except (zlib.error, ValueError):
+        return None
+
+
+def encoded_call(job_id: str) -> bytes:
+    """RQ's `data` of a job of ours: the function and its one argument, as RQ's job writes them."""
+    return zlib.compress(JSONSerializer.dumps((JOB_FUNCTION, None, [job_id], {})))
+
+
+def encoded_result(images: int) -> str:
+    """RQ's return value of a finished job."""
+    return b64encode(JSONSerializer.dumps({"status": "finished", "images": images})).decode()
+
+
+def encoded_reason(reason: str) -> str:
+    """RQ's exception text of a failed job."""
+    return b64encode(zlib.compress(reason.encode())).decode()
+
+
+def date(seconds: float | None = None) -> str:
+    """A time as RQ writes it; now, unless given as Unix seconds."""
+    return utcformat(_date(seconds))
 
 
 def begin(pipe: Pipeline, job: Job, worker_name: str) -> str:
@@ -128,9 +162,9 @@ def begin(pipe: Pipeline, job: Job, worker_name: str) -> str:
     return execution.id
 
 
-def finish(pipe: Pipeline, job: Job, execution_id: str, worker_name: str, summary: dict[str, Any]) -> None:
+def finish(pipe: Pipeline, job: Job, execution_id: str, worker_name: str) -> None:
     """Write RQ's success: status, result, finished registry."""
-    job._result = summary
+    job._result = {}  # a stand-in: the script puts in what `encoded_result` wrote
     job.ended_at = datetime.now(UTC)
     assert job.result_ttl is not None
     job._handle_success(job.result_ttl, pipeline=pipe, worker_name=worker_name, execution_id=execution_id)
@@ -138,32 +172,30 @@ def finish(pipe: Pipeline, job: Job, execution_id: str, worker_name: str, summar
     end_execution(pipe, job, execution_id, worker_name)
 
 
-def fail(pipe: Pipeline, job: Job, execution_id: str | None, worker_name: str, reason: str) -> None:
+def fail(pipe: Pipeline, job: Job, execution_id: str | None, worker_name: str) -> None:
     """Write RQ's failure: status, reason, failed registry. RQ's meta, data and callbacks are replaced
     by our own, so that nobody who opens the failed job later unpickles what an outsider left there."""
     job.ended_at = datetime.now(UTC)
     pipe.hdel(job.key, "meta", "webhooks")
     job.set_status(JobStatus.FAILED, pipeline=pipe)
-    job._handle_failure(reason, pipeline=pipe, worker_name=worker_name, execution_id=execution_id)
+    job._handle_failure("", pipeline=pipe, worker_name=worker_name, execution_id=execution_id)
     end_execution(pipe, job, execution_id, worker_name)
 
 
-def cancel(pipe: Pipeline, job: Job, execution_id: str | None, worker_name: str, life_seconds: int) -> None:
-    """Write RQ's status canceled, take the job off its list, and give it a life.
+def cancel(pipe: Pipeline, job: Job, life_seconds: int) -> None:
+    """Write RQ's status canceled, and give the job a life. Its list entry is dropped when it is claimed.
 
     RQ's canceled registry is left alone: RQ never cleans it, so it would grow without end.
     """
     job.set_status(JobStatus.CANCELED, pipeline=pipe)
-    pipe.lrem(queue_key(job.origin), 0, job.id)
     pipe.expire(job.key, life_seconds)
-    end_execution(pipe, job, execution_id, worker_name)
 
 
-def give_back(pipe: Pipeline, job: Job, execution_id: str | None, worker_name: str) -> None:
-    """Put the job at the front of its list again."""
+def requeue(pipe: Pipeline, job: Job) -> None:
+    """Write RQ's status queued, for a job that waits again."""
     job.set_status(JobStatus.QUEUED, pipeline=pipe)
-    pipe.lpush(queue_key(job.origin), job.id)
-    end_execution(pipe, job, execution_id, worker_name)
+    pipe.persist(job.key)
+    pipe.zrem(job.failed_job_registry.key, job.id)
 
 
 def forget(pipe: Pipeline, job: Job) -> None:
@@ -177,6 +209,13 @@ def end_execution(pipe: Pipeline, job: Job, execution_id: str | None, worker_nam
     """Remove the execution from RQ's registries, where there is one."""
     if execution_id is not None:
         Execution(execution_id, job.id, job.connection, worker_name).delete(job, pipe)
+
+
+def enqueue_dependents(connection: redis.Redis, job_id: str, queue: str) -> None:
+    """Queue the plain RQ jobs that `depends_on` a job which has ended, as RQ's worker does."""
+    job = Job(job_id, connection=connection, serializer=JSONSerializer)
+    job.origin = queue
+    Queue(queue, connection=connection, serializer=JSONSerializer).enqueue_dependents(job)
 
 
 def clean_registries(connection: redis.Redis) -> None:

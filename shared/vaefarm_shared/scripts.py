@@ -1,43 +1,75 @@
-"""Lua scripts, run by their digest and loaded when the server does not know them."""
+"""Lua scripts, run by their digest and loaded when the server does not know them.
+
+A line `--@ NAME` stands for `lua/NAME.lua`, a line `--@ rq_NAME` for a step of RQ's (`rq_lua`). Keys are made from ids
+inside the scripts: the farm's Redis is one server, not a cluster.
+"""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, Final
 
 import redis
+from redis.client import Pipeline
 
-Arguments = Sequence[str | bytes | int | float]
+from . import rq_lua
+
+INCLUDE: Final = "--@ "
+
+Argument = str | bytes | int | float
 
 
 class Script:
     """One script of `lua/`."""
 
     def __init__(self, name: str) -> None:
-        self.text = files("vaefarm_shared").joinpath("lua", f"{name}.lua").read_text()
+        self.text = _text(name)
         self.digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
-    def run(self, connection: redis.Redis, key_names: Sequence[str], arguments: Arguments) -> Any:
+    def run(self, connection: redis.Redis, *arguments: Argument) -> Any:
         """Run it once."""
-        return self.run_many(connection, [(key_names, arguments)])[0]
+        return self.run_many(connection, [arguments])[0]
 
-    def run_many(self, connection: redis.Redis, calls: Sequence[tuple[Sequence[str], Arguments]]) -> list[Any]:
-        """Run it for each (keys, arguments) in one round trip; raise the first error.
+    def run_many(self, connection: redis.Redis, calls: Sequence[Sequence[Argument]]) -> list[Any]:
+        """Run it once for each list of arguments, in one round trip; raise the first error.
 
         After an error some calls may have run: every script is written so that repeating a call is harmless.
         """
-        try:
-            return self._run_pipeline(connection, calls)
-        except redis.exceptions.NoScriptError:
-            connection.script_load(self.text)
-            return self._run_pipeline(connection, calls)
 
-    def _run_pipeline(self, connection: redis.Redis, calls: Sequence[tuple[Sequence[str], Arguments]]) -> list[Any]:
+        def fill(pipe: Pipeline) -> None:
+            for arguments in calls:
+                self.queue(pipe, *arguments)
+
         with connection.pipeline(transaction=False) as pipe:
-            for key_names, arguments in calls:
-                pipe.evalsha(self.digest, len(key_names), *key_names, *arguments)
+            return self.execute(pipe, fill)
+
+    def queue(self, pipe: Pipeline, *arguments: Argument) -> None:
+        """Put a call on a pipeline."""
+        pipe.evalsha(self.digest, 0, *arguments)
+
+    def execute(self, pipe: Pipeline, fill: Callable[[Pipeline], None]) -> list[Any]:
+        """Send a pipeline that `fill` fills with calls of this script; load the script where the server knows it not.
+
+        Then the whole pipeline is sent again, so its other commands must be ones that may be repeated.
+        """
+        fill(pipe)
+        try:
             return pipe.execute()
+        except redis.exceptions.NoScriptError:
+            pipe.reset()
+            pipe.script_load(self.text)
+            fill(pipe)
+            return pipe.execute()[1:]
+
+
+def _text(name: str) -> str:
+    lines = files("vaefarm_shared").joinpath("lua", f"{name}.lua").read_text().splitlines()
+    return "\n".join(_included(line.removeprefix(INCLUDE)) if line.startswith(INCLUDE) else line for line in lines)
+
+
+def _included(name: str) -> str:
+    return rq_lua.render(name.removeprefix("rq_")) if name.startswith("rq_") else _text(name)
 
 
 @cache

@@ -1,25 +1,35 @@
-"""The transitions of a job's life, each one step in Redis.
+"""The transitions of a job's life, each one script in Redis that writes our record and RQ's side in one step.
 
-The lease's token is the fence. A claim draws it; begin, settle, give back, cancel and reap test it in the step that
-changes state (WATCH of the lease, then MULTI), so that a worker whose lease went to another changes nothing.
+The lease's token is the fence. A claim draws it; begin, settle and give back test it in the step that changes state,
+so that a worker whose lease went to another changes nothing. Cancel takes the lease away.
 
-A client never repeats a command by itself (`connection`). When the reply to a transition was lost, the caller
-repeats the whole transition, which first reads back whether it happened.
+A client never repeats a command by itself (`connection`). When the reply to a transition was lost, the caller repeats
+the whole transition, whose script first reads back whether it happened.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Final
 
 import redis
 from redis.client import Pipeline
 
 from . import keys, rq_bridge
-from .errors import JobConflict, LeaseLost
-from .fence import Claim, Held, fenced, read
-from .job import TERMINAL_STATUSES, TOMBSTONE_SECONDS, DecodeReport, JobSpec, JobStatus, Tombstone
+from .budget import Limits, full
+from .errors import FarmUnavailable, JobConflict
+from .job import DecodeReport, JobSpec, JobStatus
+from .leases import Claim
 from .queues import queue_name
-from .scripts import script
+from .scripts import Argument, script
+
+#: Jobs that one call of a script ends: a call holds Redis for as long as it runs.
+CALL_JOBS: Final[int] = 500
+
+#: Seconds that a latent lies in Redis before its job is: the two travel together.
+UNCLAIMED_SECONDS: Final[int] = 600
+
+#: A begin's verdicts besides the number of the attempt.
+LOST, EXPIRED = "lost", "expired"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +40,26 @@ class Submission:
     latent_reference: str
     #: The latent's bytes where Redis keeps them; empty where they were stored before.
     latent_bytes: bytes
+    #: Bytes of Redis that the job holds until it ends: its latent, and room for its pictures.
+    held_bytes: int = 0
+
+    @property
+    def latent_name(self) -> str:
+        """The latent's blob name."""
+        return self.latent_reference.partition(":")[2]
 
     @property
     def queue(self) -> str:
         """The queue it goes to."""
-        spec = self.spec
-        return queue_name(spec.vae, spec.priority, spec.height * spec.width, spec.producer)
+        return queue_of(self.spec)
 
 
-def submit(connection: redis.Redis, submissions: Sequence[Submission]) -> list[JobStatus]:
+def queue_of(spec: JobSpec) -> str:
+    """The queue of a job."""
+    return queue_name(spec.vae, spec.priority, spec.height * spec.width, spec.producer)
+
+
+def submit(connection: redis.Redis, submissions: Sequence[Submission], limits: Limits | None = None) -> list[JobStatus]:
     """Put jobs on their queues in one round trip; return how each stands now.
 
     Repeating it changes nothing: a job of the same id and content is left as it is, unless it failed, was canceled
@@ -46,222 +67,183 @@ def submit(connection: redis.Redis, submissions: Sequence[Submission]) -> list[J
 
     Raises:
         JobConflict: an id was used for other content.
+        QueueFull: the farm takes no more just now; those before the first that was refused are queued.
     """
-    replies = script("submit").run_many(connection, [_submit_call(connection, job) for job in submissions])
-    statuses = []
-    for job, (verdict, status) in zip(submissions, replies, strict=True):
+    limits, submitting = limits or Limits(), script("submit")
+
+    def fill(pipe: Pipeline) -> None:
+        for job in submissions:
+            if job.latent_bytes:
+                # Never over one that is there: that of a job which waits has no end.
+                pipe.set(keys.blob(job.latent_name), job.latent_bytes, nx=True, ex=UNCLAIMED_SECONDS)
+            submitting.queue(pipe, *_submit_arguments(job, limits))
+
+    with connection.pipeline(transaction=False) as pipe:
+        replies = [reply for reply in submitting.execute(pipe, fill) if isinstance(reply, list)]
+    statuses, refused = [], None
+    for job, (verdict, status, *more) in zip(submissions, replies, strict=True):
+        if verdict == b"gone":
+            raise FarmUnavailable(f"the latent of job {job.spec.id!r} is not where it was written; submit it again")
         if verdict == b"conflict":
             raise JobConflict(
                 f"job id {job.spec.id!r} was used for other latents or options ({status.decode()});"
                 " take another id, or discard that job"
             )
+        if verdict == b"full":
+            refused = refused or full(connection, limits, status.decode(), int(more[0]))
+            continue
         statuses.append(JobStatus(status.decode()))
+    if refused is not None:
+        raise refused
     return statuses
 
 
-def _submit_call(connection: redis.Redis, job: Submission) -> tuple[list[str], list[str | bytes | int | float]]:
-    spec, queue = job.spec, job.queue
-    rq_job = _rq_job(connection, spec.id, queue, (spec.result_seconds, spec.failure_seconds))
-    key_names = [
-        keys.job(spec.id),
-        keys.tombstone(spec.id),
-        keys.lease(spec.id),
-        rq_job.key,
-        rq_bridge.QUEUES_KEY,
-        rq_bridge.queue_key(queue),
-        keys.queue_index(spec.vae, spec.priority),
-        keys.blob(job.latent_reference.partition(":")[2]),
-    ]
-    head: list[str | bytes | int | float] = [
-        spec.id,
-        spec.request_hash,
-        spec.to_json(),
-        queue,
-        job.latent_reference,
-    ]
-    return key_names, [
-        *head,
-        job.latent_bytes,
-        keys.doorbell(spec.vae),
-        rq_bridge.KEY_PREFIX,
-        *rq_bridge.hash_fields(rq_job),
+def _submit_arguments(job: Submission, limits: Limits) -> list[Argument]:
+    spec = job.spec
+    return [
+        *(spec.id, spec.request_hash, spec.to_json(), job.queue, job.latent_reference),
+        *(job.held_bytes, spec.pixels, spec.result_seconds, spec.failure_seconds, limits.max_bytes, limits.max_jobs),
+        *(rq_bridge.encoded_call(spec.id), rq_bridge.date()),
     ]
 
 
-def begin(connection: redis.Redis, job: Claim, worker_name: str) -> int:
-    """Write that the job's decode begins; return the number of this attempt, from 1.
+def adopt(connection: redis.Redis, claim: Claim, job: Submission) -> bool:
+    """Move a plain RQ job to the queue that its spec names; False when the claim was lost."""
+    spec = job.spec
+    reply = script("adopt").run(
+        connection,
+        *(claim.job_id, claim.token, spec.request_hash, spec.to_json(), job.queue, job.latent_reference),
+        *(job.held_bytes, spec.pixels, spec.result_seconds, spec.failure_seconds),
+        rq_bridge.encoded_call(spec.id),
+    )
+    return bool(reply == b"adopted")
+
+
+def begin(
+    connection: redis.Redis, claims: Sequence[tuple[Claim, float | None]], worker_name: str, *, shared: bool
+) -> list[int | str]:
+    """Write that the decode of a batch begins, in one round trip.
+
+    Args:
+        claims: Each job's claim, and the seconds after its submit by which it must begin.
+        shared: Whether several jobs share the device: should it die, none of them is to blame.
+
+    Returns:
+        For each job the number of its attempt, from 1; LOST when it is another's or was canceled; EXPIRED.
+    """
+    arguments: list[Argument] = [worker_name, rq_bridge.date(), "1" if shared else ""]
+    for claim, deadline in claims:
+        arguments += [claim.job_id, claim.token, claim.execution, "" if deadline is None else deadline]
+    reply = script("begin").run(connection, *arguments)
+    return [verdict.decode() if isinstance(verdict, bytes) else int(verdict) for verdict in reply]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a claimed job ended."""
+
+    claim: Claim
+    status: JobStatus
+    worker_name: str
+    reason: str = ""
+    report: DecodeReport | None = None
+    #: Device seconds beyond what the claim charged to the job's lane.
+    extra_seconds: float = 0.0
+    #: Pictures to write to Redis first: key, bytes, seconds that they live.
+    files: Sequence[tuple[str, bytes, int]] = field(default=())
+
+
+def settle(connection: redis.Redis, outcomes: Sequence[Outcome]) -> list[bool]:
+    """Write jobs' outcomes in one round trip: pictures, records, RQ's side, tombstones, the word to those who wait.
+
+    Returns:
+        For each whether it took effect; False when the job is another's or was canceled: nothing was changed.
 
     Raises:
-        LeaseLost: the job is another's, or was canceled.
+        redis.OutOfMemoryError: Redis had no room for a picture. What else took effect may be repeated.
     """
+    settling = script("settle")
 
-    def write(pipe: Pipeline, held: Held) -> int:
-        if held.fields.get("started_with") == job.token:
-            return held.attempts
-        attempt = held.attempts + 1
-        execution = rq_bridge.begin(pipe, _rq_job_of(connection, job.job_id, job.queue, held), worker_name)
-        fields: dict[Any, Any] = {
-            "status": JobStatus.STARTED,
-            "started_at": held.now,
-            "attempts": attempt,
-            "worker": worker_name,
-            "execution": execution,
-            "started_with": job.token,
-        }
-        pipe.hset(keys.job(job.job_id), mapping=fields)
-        return attempt
+    def fill(pipe: Pipeline) -> None:
+        for outcome in outcomes:
+            for key, data, seconds in outcome.files:
+                pipe.set(key, data, ex=seconds)
+            settling.queue(pipe, *_settle_arguments(outcome))
 
-    return fenced(connection, job, write)
-
-
-def settle(
-    connection: redis.Redis,
-    job: Claim,
-    status: JobStatus,
-    *,
-    worker_name: str,
-    report: DecodeReport | None = None,
-    reason: str | None = None,
-) -> None:
-    """Write a job's outcome: its record, RQ's side, its tombstone, and the word to those who wait.
-
-    Raises:
-        LeaseLost: the job is another's, or was canceled: nothing was changed.
-    """
-
-    def write(pipe: Pipeline, held: Held) -> None:
-        rq_job = _rq_job_of(connection, job.job_id, job.queue, held)
-        if status is JobStatus.FINISHED and held.execution:
-            summary = {"status": status.value, "images": len(report.images) if report else 0}
-            rq_bridge.finish(pipe, rq_job, held.execution, worker_name, summary)
-        elif status is JobStatus.FAILED:
-            rq_bridge.fail(pipe, rq_job, held.execution, worker_name, reason or "")
-        else:
-            rq_bridge.cancel(pipe, rq_job, held.execution, worker_name, held.lives[0])
-        extra = {"token": job.token}
-        if report is not None:
-            extra["report"] = report.model_dump_json()
-        _end(pipe, job.job_id, held, status, reason, extra)
-
-    try:
-        fenced(connection, job, write)
-    except LeaseLost:
-        # The reply to an earlier try may have been lost after it took effect.
-        if connection.hget(keys.job(job.job_id), "token") != job.token.encode():
-            raise
+    with connection.pipeline(transaction=False) as pipe:
+        replies = settling.execute(pipe, fill)
+    verdicts = []
+    place = 0
+    for outcome in outcomes:
+        place += len(outcome.files) + 1
+        verdict = replies[place - 1]
+        if verdict == b"gone":
+            raise redis.OutOfMemoryError(f"a picture of job {outcome.claim.job_id} is not where it was written")
+        verdicts.append(verdict == b"settled")
+    return verdicts
 
 
-def give_back(connection: redis.Redis, job: Claim, worker_name: str) -> None:
-    """Return a job to the front of its queue; an attempt that has begun counts.
-
-    Raises:
-        LeaseLost: the job is another's already.
-    """
-
-    def write(pipe: Pipeline, held: Held) -> None:
-        rq_bridge.give_back(pipe, _rq_job_of(connection, job.job_id, job.queue, held), held.execution, worker_name)
-        _requeue(pipe, job.job_id, job.queue)
-
-    fenced(connection, job, write)
+def _settle_arguments(outcome: Outcome) -> list[Argument]:
+    claim, report = outcome.claim, outcome.report
+    failed = outcome.status is JobStatus.FAILED
+    images = report.images if report is not None else ()
+    return [
+        *(claim.job_id, claim.token, outcome.status.value, outcome.worker_name, outcome.reason),
+        "" if report is None else report.to_json(),
+        outcome.extra_seconds,
+        rq_bridge.date(),
+        rq_bridge.encoded_result(len(images)),
+        rq_bridge.encoded_reason(outcome.reason) if failed else "",
+        rq_bridge.encoded_call(claim.job_id) if failed else "",
+        rq_bridge.date(claim.queued_at) if failed else "",
+        *(image.blob for image in images),
+    ]
 
 
 def cancel(connection: redis.Redis, job_id: str, reason: str = "canceled") -> JobStatus | None:
-    """End a job that has not ended; return its status afterwards, None when there is no such job.
+    """End a job that has not ended and take it off its queue; return its status afterwards, None if there is no such.
 
     A worker that holds it loses its lease and changes nothing more.
     """
-    while True:
-        with connection.pipeline() as pipe:
-            try:
-                pipe.watch(keys.job(job_id), keys.lease(job_id))
-                held = read(pipe, job_id)
-                if held.status is None or held.status in TERMINAL_STATUSES:
-                    return held.status
-                pipe.multi()
-                rq_job = _rq_job_of(connection, job_id, held.fields["queue"], held)
-                rq_bridge.cancel(pipe, rq_job, held.execution, held.fields.get("worker", ""), held.lives[0])
-                _end(pipe, job_id, held, JobStatus.CANCELED, reason, {})
-                pipe.execute()
-                return JobStatus.CANCELED
-            except redis.WatchError:
-                continue
+    return _statuses(script("cancel").run(connection, reason, "1", job_id))[0]
+
+
+def cancel_many(connection: redis.Redis, job_ids: Sequence[str], reason: str = "canceled") -> list[JobStatus | None]:
+    """As `cancel` for many: their entries stay in the queues until they are claimed, and are dropped then."""
+    statuses: list[JobStatus | None] = []
+    for start in range(0, len(job_ids), CALL_JOBS):
+        statuses += _statuses(script("cancel").run(connection, reason, "", *job_ids[start : start + CALL_JOBS]))
+    return statuses
+
+
+def retry(connection: redis.Redis, job_id: str) -> str:
+    """Queue a failed job anew, its attempts forgotten.
+
+    Returns:
+        'queued'; else why not: its status, '' when there is no such job, 'gone' when its latent was not kept.
+    """
+    return str(script("retry").run(connection, job_id).decode())
 
 
 def discard(connection: redis.Redis, job_id: str) -> list[str] | None:
-    """Remove an ended job's record; return the references of its blobs, None when there is no such job.
+    """Remove an ended job's record; return the references of its blobs, None when there is none that has ended.
 
     Its tombstone stays: the id is expired, not unknown.
     """
-    while True:
-        with connection.pipeline() as pipe:
-            try:
-                pipe.watch(keys.job(job_id))
-                held = read(pipe, job_id)
-                if not held.fields:
-                    return None
-                stone = Tombstone(
-                    status=JobStatus.EXPIRED,
-                    request_hash=held.fields.get("request_hash", ""),
-                    reason="discarded",
-                )
-                pipe.multi()
-                pipe.set(keys.tombstone(job_id), stone.model_dump_json(), ex=TOMBSTONE_SECONDS)
-                rq_bridge.forget(pipe, _rq_job_of(connection, job_id, held.fields.get("queue", ""), held))
-                pipe.delete(keys.job(job_id))
-                pipe.execute()
-                return blob_references(held.fields)
-            except redis.WatchError:
-                continue
+    reply = script("discard").run(connection, job_id)
+    if reply is None:
+        return None
+    latent, report = (part.decode() for part in reply)
+    return blob_references({"latent": latent, "report": report})
 
 
 def blob_references(fields: dict[str, str]) -> list[str]:
     """Every blob that a record names."""
-    references = [fields["latent"]] if "latent" in fields else []
-    if "report" in fields:
+    references = [fields["latent"]] if fields.get("latent") else []
+    if fields.get("report"):
         references += [image.blob for image in DecodeReport.model_validate_json(fields["report"]).images]
     return references
 
 
-def _end(pipe: Pipeline, job_id: str, held: Held, status: JobStatus, reason: str | None, extra: dict[str, Any]) -> None:
-    result_seconds, failure_seconds = held.lives
-    life = failure_seconds if status is JobStatus.FAILED else result_seconds
-    fields: dict[Any, Any] = {"status": status, "ended_at": held.now, **extra}
-    if reason is not None:
-        fields["reason"] = reason
-    pipe.hset(keys.job(job_id), mapping=fields)
-    pipe.hdel(keys.job(job_id), "execution", "started_with")
-    pipe.expire(keys.job(job_id), life)
-    stone = Tombstone(status=status, request_hash=held.fields.get("request_hash", ""), reason=reason)
-    pipe.set(keys.tombstone(job_id), stone.model_dump_json(), ex=life + TOMBSTONE_SECONDS)
-    scheme, _, name = held.fields.get("latent", "").partition(":")
-    if scheme == "redis" and status is JobStatus.FAILED:
-        # Kept for inspection and for another try.
-        pipe.expire(keys.blob(name), life)
-    elif scheme == "redis":
-        pipe.delete(keys.blob(name))
-    pipe.delete(keys.lease(job_id))
-    pipe.zrem(keys.LEASES, job_id)
-    pipe.publish(keys.done(job_id), status)
-
-
-def _requeue(pipe: Pipeline, job_id: str, queue: str) -> None:
-    pipe.hset(keys.job(job_id), "status", JobStatus.QUEUED)
-    pipe.hdel(keys.job(job_id), "execution", "started_with")
-    pipe.delete(keys.lease(job_id))
-    pipe.zrem(keys.LEASES, job_id)
-    parts = queue.split(".")
-    if len(parts) == 5:
-        pipe.zadd(keys.queue_index(parts[1], parts[2]), {queue: 0}, nx=True)
-    pipe.publish(keys.doorbell(parts[1]), queue)
-
-
-def _rq_job_of(connection: redis.Redis, job_id: str, queue: str, held: Held) -> Any:
-    return _rq_job(connection, job_id, queue, held.lives, held.queued_at)
-
-
-def _rq_job(
-    connection: redis.Redis, job_id: str, queue: str, lives: tuple[int, int], queued_at: float | None = None
-) -> Any:
-    return rq_bridge.build_job(
-        connection, job_id, queue, result_seconds=lives[0], failure_seconds=lives[1], queued_at=queued_at
-    )
+def _statuses(reply: Sequence[bytes]) -> list[JobStatus | None]:
+    return [JobStatus(status.decode()) if status else None for status in reply]

@@ -10,29 +10,15 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, FluxPipeline
 from diffusers.image_processor import VaeImageProcessor
+from tests.worker.items import decode, randn
 
-from vaefarm_producer.submission import prepare
 from vaefarm_shared.catalogue import Catalogue, VaeEntry
 from vaefarm_shared.errors import ConfigurationError, NonFiniteImage
-from vaefarm_shared.latents import from_tensor
-from vaefarm_worker.decoder import Batch, BatchItem, Decoded
 from vaefarm_worker.families.packing import unpack_2x2
 from vaefarm_worker.local_decoder import LocalDecoder, choose_device
+from vaefarm_worker.self_test import pixels_of
 
 SHAPES = {"sd-v1": (2, 4, 10, 6), "sdxl": (1, 4, 16, 8), "taesd": (1, 4, 8, 8), "flux": (1, 16, 8, 12)}
-
-
-def randn(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def item(decoder: LocalDecoder, vae: str, latents: torch.Tensor, **options: Any) -> BatchItem:
-    job = prepare(latents, vae, decoder.vaes[vae].contract, None, options)  # type: ignore[arg-type]
-    return BatchItem(job.spec, from_tensor(latents))
-
-
-def decode(decoder: LocalDecoder, vae: str, latents: torch.Tensor, **options: Any) -> Decoded:
-    return decoder.decode(Batch((item(decoder, vae, latents, **options),)))[0]
 
 
 def pipelines_picture(vae: Any, latents: torch.Tensor) -> np.ndarray:
@@ -61,7 +47,7 @@ def test_spatial_latents_decode_to_the_pipelines_picture_bit_for_bit(
     decoded = decode(decoder, vae, latents)
 
     assert decoded.dtype == "float32"
-    assert np.array_equal(decoded.pixels, pipelines_picture(loader.from_pretrained(tiny_vaes / vae), latents))
+    assert np.array_equal(pixels_of(decoded), pipelines_picture(loader.from_pretrained(tiny_vaes / vae), latents))
 
 
 def test_packed_latents_decode_to_the_pipelines_picture_bit_for_bit(decoder: LocalDecoder, tiny_vaes: Path) -> None:
@@ -70,9 +56,9 @@ def test_packed_latents_decode_to_the_pipelines_picture_bit_for_bit(decoder: Loc
 
     decoded = decode(decoder, "flux", tokens, height=96, width=64)
 
-    assert decoded.pixels.shape == (2, 96, 64, 3)
+    assert pixels_of(decoded).shape == (2, 96, 64, 3)
     assert np.array_equal(
-        decoded.pixels, pipelines_picture(AutoencoderKL.from_pretrained(tiny_vaes / "flux"), unpacked)
+        pixels_of(decoded), pipelines_picture(AutoencoderKL.from_pretrained(tiny_vaes / "flux"), unpacked)
     )
 
 
@@ -92,7 +78,7 @@ def test_in_a_narrow_dtype_too_the_picture_is_the_pipelines(catalogue: Path, tin
     decoded = decode(LocalDecoder([entry], "cpu"), "flux", latents)
 
     assert decoded.dtype == dtype
-    assert np.array_equal(decoded.pixels, pipelines_picture(vae, latents))
+    assert np.array_equal(pixels_of(decoded), pipelines_picture(vae, latents))
 
 
 def test_half_latents_on_a_float32_vae_are_cast_before_they_are_scaled(decoder: LocalDecoder, tiny_vaes: Path) -> None:
@@ -101,7 +87,7 @@ def test_half_latents_on_a_float32_vae_are_cast_before_they_are_scaled(decoder: 
     decoded = decode(decoder, "sdxl", latents)
 
     assert np.array_equal(
-        decoded.pixels, pipelines_picture(AutoencoderKL.from_pretrained(tiny_vaes / "sdxl"), latents.float())
+        pixels_of(decoded), pipelines_picture(AutoencoderKL.from_pretrained(tiny_vaes / "sdxl"), latents.float())
     )
 
 
@@ -127,7 +113,7 @@ def test_a_decode_that_overflows_is_done_once_more_in_float32_and_says_so(overfl
 
     assert (decoded.dtype, decoded.widened_from) == ("float32", "float16")
     # The weights are those of the float16 file, computed with in float32, as pipelines that upcast do it.
-    assert np.array_equal(decoded.pixels, pipelines_picture(half.float(), latents.float()))
+    assert np.array_equal(pixels_of(decoded), pipelines_picture(half.float(), latents.float()))
 
 
 def test_after_a_wider_decode_the_next_one_is_narrow_again(overflowing: VaeEntry) -> None:
@@ -137,7 +123,7 @@ def test_after_a_wider_decode_the_next_one_is_narrow_again(overflowing: VaeEntry
     first, second = decode(decoder, "hot", latents), decode(decoder, "hot", latents)
 
     assert first.widened_from == second.widened_from == "float16"
-    assert np.array_equal(first.pixels, second.pixels)
+    assert np.array_equal(pixels_of(first), pixels_of(second))
 
 
 def test_latents_that_no_dtype_decodes_fail_by_name_and_give_no_picture(decoder: LocalDecoder) -> None:

@@ -11,20 +11,27 @@ from typing import Annotated, Any
 from uuid import uuid4
 
 import typer
+from redis import Redis
 
+from vaefarm_shared import quarantine
 from vaefarm_shared.catalogue import Catalogue, VaeEntry
 from vaefarm_shared.connection import AWAY, address, connect
-from vaefarm_shared.errors import ConfigurationError
+from vaefarm_shared.errors import ConfigurationError, DeviceFault
 from vaefarm_shared.logs import configure_logging
+from vaefarm_shared.redis_policy import check_policy
 from vaefarm_shared.settings import Settings
 
 from .decoder import Decoder
+from .lifeline import Lifeline
 from .worker import Worker
 
 logger = logging.getLogger(__name__)
 
 #: Seconds between two tries while Redis is not up yet.
 REDIS_WAIT_SECONDS = 2.0
+
+#: Seconds between two looks whether a quarantined device was released.
+QUARANTINE_WAIT_SECONDS = 2.0
 
 
 def worker(
@@ -39,22 +46,44 @@ def worker(
     decoder: Annotated[
         str, typer.Option(help="local, or fake: pictures without a VAE, to measure the farm.")
     ] = "local",
-    fake_seconds: Annotated[float, typer.Option(help="Seconds that the fake decoder takes.")] = 0.0,
+    fake_seconds: Annotated[float, typer.Option(help="Seconds that the fake decoder takes for a batch.", min=0)] = 0.0,
+    fake_image_bytes: Annotated[
+        int | None, typer.Option(help="Bytes of each PNG of the fake decoder, which then needs no encoding.", min=1)
+    ] = None,
+    fake_memory_bytes: Annotated[
+        int | None, typer.Option(help="Memory of the fake decoder's device, at 4096 bytes a pixel.", min=1)
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
 ) -> None:
     """Decode jobs on this machine's GPU or CPU, with VAEs that stay loaded.
 
-    SIGTERM or Ctrl-C finishes the job in hand and exits 0; a second one exits at once, and the job goes to another
-    worker.
+    SIGTERM or Ctrl-C finishes what is on the device, hands the rest back and exits 0; a second one exits at once, and
+    its jobs go to another worker.
     """
     configure_logging(verbose)
     settings = Settings.from_env(redis_url=redis, catalogue=None if catalogue is None else str(catalogue))
     entries = chosen_entries(Catalogue.load(settings.catalogue), vaes)
     wait_for_redis(settings)
-    chosen = make_decoder(decoder, entries, device, fake_seconds)
-    worker = Worker(settings, chosen, name or default_name())
+    worker_name = name or default_name()
+    # Before torch is imported: the renewer of leases must not wait for it.
+    lifeline = Lifeline(settings.redis_url.get_secret_value(), worker_name, settings.lease_seconds)
+    chosen = make_decoder(decoder, entries, device, fake_seconds, fake_image_bytes, fake_memory_bytes)
+    connection = connect(settings.redis_url.get_secret_value())
+    wait_for_release(connection, chosen.device_id)
+    worker = Worker(settings, chosen, worker_name, lifeline)
     stop_on_signals(worker)
-    worker.run(burst)
+    try:
+        worker.run(burst)
+    except DeviceFault as fault:
+        exits = quarantine.note_exit(connection, chosen.device_id, str(fault), worker_name)
+        raise DeviceFault(
+            f"device {chosen.device_id} is at fault ({exits} times in ten minutes): {fault}; its jobs were handed back"
+        ) from fault
+    finally:
+        logging.shutdown()
+        if worker.is_stuck:
+            # A device that hangs would keep the interpreter from ending.
+            os._exit(0)
 
 
 def chosen_entries(catalogue: Catalogue, vaes: str) -> list[VaeEntry]:
@@ -66,7 +95,7 @@ def chosen_entries(catalogue: Catalogue, vaes: str) -> list[VaeEntry]:
 
 
 def wait_for_redis(settings: Settings) -> None:
-    """Return once Redis answers: it may start after its workers."""
+    """Return once Redis answers: it may start after its workers. Raises ConfigurationError for one that evicts."""
     connection = connect(settings.redis_url.get_secret_value())
     while True:
         try:
@@ -75,16 +104,39 @@ def wait_for_redis(settings: Settings) -> None:
             logger.warning("Redis at %s is not reachable yet: %s", address(connection), error)
             time.sleep(REDIS_WAIT_SECONDS)
         else:
+            for warning in check_policy(connection, settings.allow_eviction):
+                logger.warning("%s", warning)
             connection.close()
             return
 
 
-def make_decoder(kind: str, entries: list[VaeEntry], device: str, fake_seconds: float) -> Decoder:
-    """The decoder of that kind with every entry loaded. Raises ConfigurationError."""
+def wait_for_release(connection: Redis, device_id: str) -> None:
+    """Return at once unless the device is quarantined, else when it is released: a supervisor that restarts the
+    worker would only spin."""
+    told = False
+    while (reason := quarantine.is_quarantined(connection, device_id)) is not None:
+        if not told:
+            logger.error(
+                "device %s is quarantined: %s; `vaefarm devices --release %s` lets it be used again",
+                *(device_id, reason, device_id),
+            )
+        told = True
+        time.sleep(QUARANTINE_WAIT_SECONDS)
+
+
+def make_decoder(
+    kind: str,
+    entries: list[VaeEntry],
+    device: str,
+    fake_seconds: float = 0.0,
+    fake_image_bytes: int | None = None,
+    fake_memory_bytes: int | None = None,
+) -> Decoder:
+    """The decoder of that kind with every entry loaded. Raises ConfigurationError, and DeviceFault for a broken GPU."""
     if kind == "fake":
         from .fake_decoder import FakeDecoder
 
-        return FakeDecoder(entries, fake_seconds)
+        return FakeDecoder(entries, fake_seconds, fake_image_bytes, fake_memory_bytes)
     if kind != "local":
         raise ConfigurationError(f"--decoder {kind!r} is not known; expected local or fake")
     try:
@@ -102,16 +154,16 @@ def default_name() -> str:
 
 
 def stop_on_signals(worker: Worker) -> None:
-    """First SIGTERM or SIGINT: stop when the job in hand is done. Second: at once."""
+    """First SIGTERM or SIGINT: stop when what is on the device is done. Second: at once."""
     asked = False
 
     def handle(signum: int, _: Any) -> None:
         nonlocal asked
         if asked:
-            logger.warning("worker %s ends at once; its job goes to another", worker.name)
+            logger.warning("worker %s ends at once; its jobs go to another", worker.name)
             os._exit(128 + signum)
         asked = True
-        logger.info("worker %s finishes what is in hand; once more ends it at once", worker.name)
+        logger.info("worker %s finishes what is on the device; once more ends it at once", worker.name)
         worker.stop()
 
     signal.signal(signal.SIGTERM, handle)

@@ -79,8 +79,12 @@ class Decoder(Protocol):
         """Output pixels of the largest picture that the device could hold alone; None where it knows no limit."""
         ...
 
-    def batch_pixels(self, vae: str) -> int | None:
-        """Output pixels that one batch may have now, by the memory that is free; None where it knows no limit."""
+    def batch_pixels(self, vae: str, picture_pixels: int | None = None) -> int | None:
+        """Output pixels that one batch may have now, by the memory that is free; None where it knows no limit.
+
+        Args:
+            picture_pixels: Pixels of each of its pictures; what larger ones found no room for then says nothing.
+        """
         ...
 
     def decode(self, batch: Batch, *, tiled: bool = False) -> list[Decoded]:

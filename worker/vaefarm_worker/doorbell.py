@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Iterable
+from uuid import uuid4
 
 import redis
 
@@ -16,18 +17,34 @@ class Doorbell:
     """A subscription to the doorbells of some VAEs. It stands before the first claim, so no ring is missed."""
 
     def __init__(self, connection: redis.Redis, vaes: Iterable[str]) -> None:
-        self._pubsub = connection.pubsub(ignore_subscribe_messages=True)
-        self._channels = [keys.doorbell(vae) for vae in vaes]
+        self._connection = connection
+        self._pubsub = connection.pubsub()
+        self._wake = keys.wake(uuid4().hex)
+        self._channels = [self._wake, *map(keys.doorbell, vaes)]
+
+    def listen(self) -> None:
+        """Subscribe, if that has not been done. Raises what redis-py raises while Redis is away."""
+        if not self._pubsub.subscribed:
+            self._pubsub.subscribe(*self._channels)
 
     def wait(self, seconds: float) -> None:
-        """Return when it rings, after `seconds` at the latest."""
+        """Return when it rings, after `seconds` at the latest; every ring so far is heard then."""
         try:
-            if not self._pubsub.subscribed:
-                self._pubsub.subscribe(*self._channels)
-            self._pubsub.get_message(timeout=seconds)
+            self.listen()
+            if self._pubsub.get_message(timeout=seconds) is not None:
+                while self._pubsub.get_message(timeout=0.0) is not None:
+                    pass
         except AWAY as error:
             logger.warning("Redis is away: %s", error)
+            self._pubsub.reset()
             time.sleep(seconds)
+
+    def wake(self) -> None:
+        """End a wait of another thread."""
+        try:
+            self._connection.publish(self._wake, "")
+        except AWAY as error:
+            logger.debug("Redis is away, the wait ends by itself: %s", error)
 
     def close(self) -> None:
         """Give the connection back."""

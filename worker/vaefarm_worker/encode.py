@@ -7,13 +7,20 @@ from PIL import Image
 
 from vaefarm_shared.job import JobSpec
 
-from .decoder import Pixels
+from .decoder import Decoded, Pixels
 
 #: JPEG and lossy WebP quality unless the job says otherwise.
 QUALITY: Final[int] = 90
 
 #: zlib level of PNG: 1 costs a third of Pillow's default for a tenth more bytes (docs/decisions.md).
 PNG_LEVEL: Final[int] = 1
+
+
+def encoded_files(decoded: Decoded, spec: JobSpec) -> list[bytes]:
+    """Each picture's file: as the decoder made it, else encoded now."""
+    if decoded.pixels is None:
+        return list(decoded.files)
+    return [encode_image(pixels, spec) for pixels in decoded.pixels]
 
 
 def encode_image(pixels: Pixels, spec: JobSpec) -> bytes:

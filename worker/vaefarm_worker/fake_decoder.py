@@ -1,34 +1,67 @@
 """A decoder without torch: it measures the farm itself, and tests the loop. Its pictures are stripes by the latents."""
 
 import hashlib
+import socket
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from vaefarm_shared.catalogue import VaeEntry
-from vaefarm_shared.errors import ConfigurationError
+from vaefarm_shared.errors import ConfigurationError, OutOfMemory
 
 from .decoder import Batch, BatchItem, Decoded, ServedVae
+from .fake_files import fake_png
+
+#: Part of a whole decode's memory that a tiled one takes.
+TILED_SHARE: Final[float] = 0.25
 
 
 class FakeDecoder:
-    """Deterministic pictures after a settable time."""
+    """Deterministic pictures after a settable time, in a settable memory."""
 
-    def __init__(self, entries: Iterable[VaeEntry], seconds_per_batch: float = 0.0) -> None:
-        """Raises ConfigurationError for an entry whose contract only its weights would tell."""
+    def __init__(
+        self,
+        entries: Iterable[VaeEntry],
+        seconds_per_batch: float = 0.0,
+        image_bytes: int | None = None,
+        memory_bytes: int | None = None,
+        bytes_per_pixel: int = 4096,
+        admit: bool = False,
+    ) -> None:
+        """Serve every entry.
+
+        Args:
+            image_bytes: Where a job wants PNG, give finished files of exactly that size: nothing is left to encode.
+            memory_bytes: What a batch has room in; without it, any has.
+            admit: Tell what fits beforehand, rather than run out of memory.
+
+        Raises:
+            ConfigurationError: an entry's contract is known to its weights alone; or no picture fits `image_bytes`.
+        """
         self._seconds_per_batch = seconds_per_batch
+        self._image_bytes = image_bytes
+        self._memory_bytes = memory_bytes
+        self._bytes_per_pixel = bytes_per_pixel
+        self._admit = admit
         self._vaes: dict[str, ServedVae] = {}
         for entry in entries:
             if entry.contract is None:
                 raise ConfigurationError(f"VAE {entry.id!r}: the fake decoder needs a contract in the catalogue")
             self._vaes[entry.id] = ServedVae(entry.id, entry.contract, "fake")
+            if image_bytes is not None:
+                fake_png(entry.contract.spatial_scale, entry.contract.spatial_scale, image_bytes, b"")
 
     @property
     def device(self) -> str:
         """No device."""
         return "fake"
+
+    @property
+    def device_id(self) -> str:
+        """The same for all of this host."""
+        return f"{socket.gethostname()}-fake"
 
     @property
     def vaes(self) -> Mapping[str, ServedVae]:
@@ -37,12 +70,51 @@ class FakeDecoder:
 
     def describe(self) -> dict[str, Any]:
         """What a worker tells of it."""
-        return {"device": self.device, "seconds_per_batch": self._seconds_per_batch}
+        return {
+            "device": self.device,
+            "seconds_per_batch": self._seconds_per_batch,
+            "image_bytes": self._image_bytes,
+            "memory_bytes": self._memory_bytes,
+        }
 
-    def decode(self, batch: Batch) -> list[Decoded]:
-        """Wait, then give each item its stripes."""
+    def max_pixels(self, vae: str) -> int | None:
+        """What the memory holds, where it was asked to tell."""
+        if self._memory_bytes is None or not self._admit:
+            return None
+        return self._memory_bytes // self._bytes_per_pixel
+
+    def batch_pixels(self, vae: str, picture_pixels: int | None = None) -> int | None:
+        """The same: nothing else takes of its memory."""
+        return self.max_pixels(vae)
+
+    def decode(self, batch: Batch, *, tiled: bool = False) -> list[Decoded]:
+        """Wait, then give each item its stripes, or its file.
+
+        Raises:
+            OutOfMemory: the batch's pixels take more than the memory there is.
+            ConfigurationError: a picture of that size takes more than `image_bytes`.
+        """
+        self._take_memory(batch, tiled)
         time.sleep(self._seconds_per_batch)
-        return [Decoded(stripes(item), "fake") for item in batch.items]
+        switches = ("tiling",) if tiled else ()
+        return [self._decoded(item, switches) for item in batch.items]
+
+    def self_test(self) -> None:
+        """No device, and so none that could be at fault."""
+
+    def _take_memory(self, batch: Batch, tiled: bool) -> None:
+        pixels = sum(item.spec.pixels for item in batch.items)
+        taken = int(pixels * self._bytes_per_pixel * (TILED_SHARE if tiled else 1))
+        if self._memory_bytes is not None and taken > self._memory_bytes:
+            raise OutOfMemory(f"fake has no room to decode {pixels} pixels: {taken} bytes of {self._memory_bytes}")
+
+    def _decoded(self, item: BatchItem, switches: tuple[str, ...]) -> Decoded:
+        spec = item.spec
+        if self._image_bytes is None or spec.image_format != "png":
+            return Decoded(stripes(item), "fake", switches=switches)
+        size = self._image_bytes
+        files = tuple(fake_png(spec.height, spec.width, size, latent.data) for latent in item.latents.array)
+        return Decoded(None, "fake", switches=switches, files=files)
 
 
 def stripes(item: BatchItem) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -1,7 +1,8 @@
 """Decoding with diffusers' VAEs on a device of this machine."""
 
 import logging
-from collections.abc import Iterable, Mapping
+import socket
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -10,8 +11,13 @@ from vaefarm_shared.catalogue import VaeEntry
 from vaefarm_shared.errors import BatchMismatch, ConfigurationError, NonFiniteImage, OutOfMemory
 from vaefarm_shared.latents import Latents
 
+from . import device_memory
 from .decoder import Batch, BatchItem, Decoded, Pixels, ServedVae
+from .device_errors import fault_of
 from .families import packing, scale_shift
+from .families.switches import switched_on
+from .memory import MemoryEstimate
+from .self_test import SelfTest
 from .vaes import LoadedVae, load_vae
 
 logger = logging.getLogger(__name__)
@@ -48,6 +54,8 @@ class LocalDecoder:
         """Load every entry. Raises ConfigurationError, naming the first that cannot be served."""
         self._device = choose_device(device)
         self._loaded = {entry.id: load_vae(entry, self._device) for entry in entries}
+        self._memory = MemoryEstimate({vae: loaded.cost for vae, loaded in self._loaded.items()})
+        self._self_test: SelfTest | None = None
 
     @property
     def device(self) -> str:
@@ -57,64 +65,157 @@ class LocalDecoder:
         return str(self._device)
 
     @property
+    def device_id(self) -> str:
+        """A GPU's UUID; of what has none, the host's name and the device's."""
+        if self._device.type == "cuda":
+            return str(torch.cuda.get_device_properties(self._device).uuid)
+        return f"{socket.gethostname()}-{self._device}"
+
+    @property
     def vaes(self) -> Mapping[str, ServedVae]:
         """The VAEs that are loaded, by id."""
         return {vae: loaded.served for vae, loaded in self._loaded.items()}
 
     def describe(self) -> dict[str, Any]:
-        """Device, threads and each VAE's dtype."""
-        dtypes = {vae: str(loaded.dtype).removeprefix("torch.") for vae, loaded in self._loaded.items()}
-        return {"device": self.device, "threads": torch.get_num_threads(), "dtypes": dtypes}
+        """Device, its memory beside the weights, threads and each VAE's dtype."""
+        return {
+            "device": self.device,
+            "memory_bytes": device_memory.total_bytes(self._device),
+            "threads": torch.get_num_threads(),
+            "dtypes": {vae: _name(loaded.dtype) for vae, loaded in self._loaded.items()},
+        }
 
-    def decode(self, batch: Batch) -> list[Decoded]:
-        """Decode each item with its own latents in one call.
+    def self_test(self) -> None:
+        """Decode each VAE's fixed latent, and compare: the first time with what is known of it, then with the first.
+
+        Raises:
+            DeviceFault: it is another picture, or none.
+        """
+        if self._self_test is None:
+            self._self_test = SelfTest(self.vaes, self.device, self._decode_unmeasured)
+        else:
+            self._self_test.run()
+
+    def max_pixels(self, vae: str) -> int | None:
+        """Output pixels of the largest picture worth a try; None on a device that does not tell its memory."""
+        total = device_memory.total_bytes(self._device)
+        return None if total is None else self._memory.max_pixels(vae, total)
+
+    def batch_pixels(self, vae: str, picture_pixels: int | None = None) -> int | None:
+        """Output pixels that one batch may have now; None on a device that does not tell its memory.
+
+        Args:
+            picture_pixels: Pixels of each of its pictures; a ceiling that was set by larger ones is then left out.
+        """
+        free = device_memory.free_bytes(self._device)
+        return None if free is None else self._memory.batch_pixels(vae, free, picture_pixels)
+
+    def decode(self, batch: Batch, *, tiled: bool = False) -> list[Decoded]:
+        """Decode a batch in one call. A job of several pictures too many is decoded one by one, unless reproducible.
 
         Raises:
             NonFiniteImage: NaN or Inf, also in float32.
-            OutOfMemory: the device has no room.
+            OutOfMemory: the device has no room; with `tiled`, not for tiles either, or the VAE knows none.
+            DeviceFault: the device or its driver is at fault.
             BatchMismatch: the VAE gave another number of pictures than it got latents.
         """
-        return [self._decode_item(self._loaded[batch.vae], item) for item in batch.items]
-
-    def _decode_item(self, loaded: LoadedVae, item: BatchItem) -> Decoded:
-        images = self._run(loaded, item, loaded.dtype)
-        widened_from = None
-        if not bool(torch.isfinite(images).all()) and loaded.dtype != WIDEST:
-            widened_from = loaded.dtype
-            logger.warning("job %s is not finite in %s; once more in %s", item.spec.id, widened_from, WIDEST)
-            del images
-            loaded.module.to(WIDEST)
+        switches = ("tiling",) if tiled else ()
+        spec = batch.items[0].spec
+        divisible = len(batch.items) == 1 and spec.count > 1 and not spec.reproducible
+        room = self.batch_pixels(batch.vae, spec.height * spec.width) if divisible else None
+        if room is None or spec.pixels <= room or tiled:
             try:
-                images = self._run(loaded, item, WIDEST)
-            finally:
-                # Float16 to float32 and back changes no weight.
-                loaded.module.to(loaded.dtype)
-        if not bool(torch.isfinite(images).all()):
-            raise NonFiniteImage(f"VAE {item.spec.vae!r} decodes these latents to NaN or Inf, also in {WIDEST}")
-        if len(images) != item.spec.count:
-            raise BatchMismatch(f"VAE {item.spec.vae!r} gave {len(images)} pictures for {item.spec.count} latents")
-        return Decoded(
-            to_pixels(images),
-            _name(WIDEST if widened_from else loaded.dtype),
-            widened_from=_name(widened_from) if widened_from else None,
-        )
+                return self._measured(batch, switches)
+            except OutOfMemory:
+                if not divisible:
+                    raise
+        return self._measured(batch, (*switches, "slicing"))
 
-    def _run(self, loaded: LoadedVae, item: BatchItem, dtype: torch.dtype) -> torch.Tensor:
+    def _measured(self, batch: Batch, switches: tuple[str, ...]) -> list[Decoded]:
+        """Decode, and learn from what it took."""
+        spec = batch.items[0].spec
+        picture = spec.height * spec.width
+        pixels = picture if "slicing" in switches else sum(item.spec.pixels for item in batch.items)
+        peak = device_memory.Peak(self._device)
+        try:
+            decoded = self._guarded(batch, switches)
+        except OutOfMemory:
+            if "tiling" not in switches:
+                self._memory.note_out_of_memory(batch.vae, pixels, picture)
+            raise
+        taken = peak.taken_bytes()
+        if taken is not None and not switches and not any(one.widened_from for one in decoded):
+            self._memory.note_peak(batch.vae, pixels, taken)
+        return decoded
+
+    def _guarded(self, batch: Batch, switches: tuple[str, ...]) -> list[Decoded]:
+        """Decode; what torch raises for want of memory or for a broken device becomes an error of ours."""
+        try:
+            return self._decode(self._loaded[batch.vae], batch.items, switches)
+        except (RuntimeError, MemoryError) as error:
+            spec = batch.items[0].spec
+            count = sum(item.spec.count for item in batch.items)
+            fault = fault_of(error, self.device, f"decode {count} x {spec.vae} {spec.width}x{spec.height}")
+            if fault is None:
+                raise
+        # Out here: the traceback of what was caught holds the batch's tensors.
+        if isinstance(fault, OutOfMemory):
+            device_memory.empty_cache(self._device)
+        raise fault
+
+    def _decode(self, loaded: LoadedVae, items: Sequence[BatchItem], switches: tuple[str, ...]) -> list[Decoded]:
+        images = self._run(loaded, items, loaded.dtype, switches)
+        finite = torch.isfinite(images).flatten(1).all(1).tolist()
+        pixels = to_pixels(images)
+        del images
+        decoded, start = [], 0
+        for item in items:
+            part = slice(start, start + item.spec.count)
+            start = part.stop
+            if all(finite[part]):
+                decoded.append(Decoded(pixels[part], _name(loaded.dtype), switches=switches))
+            else:
+                decoded.append(self._widened(loaded, item, switches))
+        return decoded
+
+    def _widened(self, loaded: LoadedVae, item: BatchItem, switches: tuple[str, ...]) -> Decoded:
+        """Decode a job alone in the widest dtype."""
+        spec, narrow = item.spec, loaded.dtype
+        not_finite = NonFiniteImage(f"VAE {spec.vae!r} decodes job {spec.id} to NaN or Inf, also in {WIDEST}")
+        if narrow == WIDEST:
+            raise not_finite
+        logger.warning("job %s is not finite in %s; once more in %s", spec.id, narrow, WIDEST)
+        loaded.module.to(WIDEST)
+        try:
+            images = self._run(loaded, [item], WIDEST, switches)
+        finally:
+            # Float16 to float32 and back changes no weight.
+            loaded.module.to(narrow)
+        if not bool(torch.isfinite(images).all()):
+            raise not_finite
+        return Decoded(to_pixels(images), _name(WIDEST), widened_from=_name(narrow), switches=switches)
+
+    def _run(
+        self, loaded: LoadedVae, items: Sequence[BatchItem], dtype: torch.dtype, switches: tuple[str, ...]
+    ) -> torch.Tensor:
         """(n, 3, height, width) in [-1, 1]: the pipeline's own steps, in the VAE's dtype."""
-        spec = item.spec
-        latents = to_tensor(item.latents).to(self._device, dtype)
+        spec = items[0].spec
+        held = [to_tensor(item.latents) for item in items]
+        latents = (held[0] if len(held) == 1 else torch.cat(held)).to(self._device, dtype)
         if spec.layout == "packed":
             scale = loaded.served.contract.spatial_scale
             latents = packing.unpack_2x2(latents, spec.height, spec.width, scale)
-        try:
-            with torch.inference_mode():
-                decoder_input = scale_shift.denormalise(latents, loaded.module.config)
-                images: torch.Tensor = loaded.module.decode(decoder_input, return_dict=False)[0]
-                return images
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemory(
-                f"{self.device} has no room to decode {spec.count} pictures of {spec.width} x {spec.height}"
-            ) from error
+        with torch.inference_mode(), switched_on(loaded.module, switches):
+            decoder_input = scale_shift.denormalise(latents, loaded.module.config)
+            images: torch.Tensor = loaded.module.decode(decoder_input, return_dict=False)[0]
+        count = sum(item.spec.count for item in items)
+        if len(images) != count:
+            raise BatchMismatch(f"VAE {spec.vae!r} gave {len(images)} pictures for {count} latents")
+        return images
+
+    def _decode_unmeasured(self, item: BatchItem) -> Decoded:
+        """Decode a job whose size teaches nothing about memory."""
+        return self._guarded(Batch((item,)), ())[0]
 
 
 def to_tensor(latents: Latents) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """A worker's entry in RQ's registry and in ours, so that `rq info` and `vaefarm status` show it."""
 
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 import redis
@@ -10,10 +11,10 @@ from rq.worker import BaseWorker
 
 from vaefarm_shared import keys
 from vaefarm_shared.errors import ConfigurationError
-from vaefarm_shared.queues import plain_queue_name
+from vaefarm_shared.queues import plain_queue_name, size_classes
+from vaefarm_shared.workers import publish_worker
 
 from .decoder import Decoder
-from .keeper import publish_worker
 
 #: Seconds after which RQ forgets a worker that says nothing.
 RQ_WORKER_SECONDS: Final[int] = 60
@@ -35,8 +36,16 @@ class Registration:
             serializer=JSONSerializer,
             worker_ttl=RQ_WORKER_SECONDS,
         )
-        self.finished = 0
-        self.failed = 0
+        #: The size classes that the device holds, by VAE; read anew at each sign of life.
+        self.sizes = self._held_sizes()
+        #: What else the worker tells of itself, read at each sign of life.
+        self.figures: Callable[[], dict[str, Any]] = dict
+
+    def _held_sizes(self) -> dict[str, tuple[str, ...]]:
+        return {
+            vae: size_classes(self._decoder.max_pixels(vae), served.contract.max_pixels)
+            for vae, served in self._decoder.vaes.items()
+        }
 
     def birth(self) -> None:
         """Enter, and publish the contracts that producers check latents against. May be repeated.
@@ -58,22 +67,26 @@ class Registration:
     def heartbeat(self) -> None:
         """Say that the worker lives."""
         self._rq_worker.heartbeat(RQ_WORKER_SECONDS + 60)
-        counts: dict[Any, Any] = {"successful_job_count": self.finished, "failed_job_count": self.failed}
+        figures, self.sizes = self.figures(), self._held_sizes()
+        counts: dict[Any, Any] = {
+            "successful_job_count": figures.get("finished", 0),
+            "failed_job_count": figures.get("failed", 0),
+        }
         self._connection.hset(self._rq_worker.key, mapping=counts)
         for vae in self._decoder.vaes:
             self._connection.expire(keys.contract(vae), keys.CONTRACT_SECONDS)
-        publish_worker(self._connection, self._name, self._description())
+        publish_worker(self._connection, self._name, self._description(figures))
 
     def death(self) -> None:
         """Leave."""
         self._rq_worker.register_death()
         self._connection.delete(keys.worker(self._name))
 
-    def _description(self) -> dict[str, Any]:
+    def _description(self, figures: dict[str, Any]) -> dict[str, Any]:
         return {
             "vaes": {vae: served.revision for vae, served in self._decoder.vaes.items()},
             "since": self._born,
-            "finished": self.finished,
-            "failed": self.failed,
+            "sizes": self.sizes,
+            **figures,
             **self._decoder.describe(),
         }

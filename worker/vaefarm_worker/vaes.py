@@ -15,7 +15,8 @@ from vaefarm_shared.catalogue import Contract, VaeEntry
 from vaefarm_shared.errors import ConfigurationError
 
 from .decoder import ServedVae
-from .families import scale_shift
+from .families import scale_shift, switches
+from .memory import PixelCost
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class LoadedVae:
     served: ServedVae
     module: Any
     dtype: torch.dtype
+    cost: PixelCost
 
 
 def load_vae(entry: VaeEntry, device: torch.device) -> LoadedVae:
@@ -63,8 +65,10 @@ def load_vae(entry: VaeEntry, device: torch.device) -> LoadedVae:
     vae = vae.to(device).eval().requires_grad_(False)
     if vae.dtype != dtype:
         vae.to(dtype)
+    switches.bound_tiles(vae, contract.spatial_scale)
     logger.info("loaded VAE %s from %s (%s) on %s in %s", entry.id, entry.origin, revision, device, dtype)
-    return LoadedVae(ServedVae(entry.id, contract, revision), vae, dtype)
+    cost = scale_shift.pixel_cost(config, dtype.itemsize)
+    return LoadedVae(ServedVae(entry.id, contract, revision), vae, dtype, cost)
 
 
 def check_contract(entry: VaeEntry, config: dict[str, Any]) -> Contract:

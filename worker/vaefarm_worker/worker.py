@@ -1,291 +1,190 @@
-"""The worker's loop: claim, load, decode, encode, store, settle, one job after another."""
+"""The worker: one process, one device, its VAEs loaded; claim, decode, encode and settle run at the same time."""
 
 import logging
+import os
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from math import prod
-from threading import Event
-from typing import Final, TypeVar
+from typing import Any, Final
 
-import numpy as np
 import redis
 
-from vaefarm_shared import checks, keys, latents, leases, rq_bridge, transitions
-from vaefarm_shared.blobs import BlobStore, image_name
-from vaefarm_shared.connection import AWAY, connect
-from vaefarm_shared.errors import DecodeError, FarmError, LeaseLost, NonFiniteImage, RefusedJob
-from vaefarm_shared.fence import Claim, text
-from vaefarm_shared.job import DecodeReport, ImageRecord, JobSpec, JobStatus
-from vaefarm_shared.queues import PRIORITIES
+from vaefarm_shared import budget, leases, rq_bridge
+from vaefarm_shared.blobs import BlobStore
+from vaefarm_shared.connection import connect
+from vaefarm_shared.errors import DeviceFault
+from vaefarm_shared.leases import Claim, How
+from vaefarm_shared.reading import named_blobs
+from vaefarm_shared.reaper import LOOK_SECONDS as REAP_SECONDS
+from vaefarm_shared.reaper import Reaper
 from vaefarm_shared.settings import Settings
 
-from .decoder import Batch, BatchItem, Decoded, Decoder
-from .doorbell import Doorbell
-from .encode import encode_image
-from .keeper import Keeper
+from .claiming import Cost
+from .decoder import Decoder
+from .device import Device
+from .intake import Intake
+from .keeper import HEARTBEAT_SECONDS, TIDY_SECONDS, Keeper
+from .lifeline import Lifeline
+from .outbox import Outbox
+from .patience import Patience
+from .pool import Pool
 from .registration import Registration
+from .reports import Reporter
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
+#: Seconds between two looks of the main thread, which serves signals.
+LOOK_SECONDS: Final[float] = 0.5
 
-#: Seconds that an idle worker waits for a ring before it looks by itself.
-LOOK_SECONDS: Final[float] = 1.0
-
-#: Seconds between tries while Redis is away or full: from the first to the longest.
-FIRST_WAIT_SECONDS: Final[float] = 0.1
-LONGEST_WAIT_SECONDS: Final[float] = 5.0
-
-#: Seconds for which a stopping worker still tries to store what it has decoded.
-STOP_GRACE_SECONDS: Final[float] = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A claimed job, read and checked."""
-
-    item: BatchItem
-    queued_at: float
-    latent_reference: str
-
-
-class Abandoned(FarmError):
-    """A stopping worker gave up on a store that is away: no fault of the job's, which is left to its lease."""
+#: The same in a burst, which looks whether it is over.
+BURST_LOOK_SECONDS: Final[float] = 0.01
 
 
 class Worker:
-    """One process, one device, its VAEs loaded; `run` serves until `stop`."""
+    """Wires the threads together; `run` serves until `stop`, a fault of the device, or the end of a burst."""
 
-    def __init__(self, settings: Settings, decoder: Decoder, name: str) -> None:
+    def __init__(self, settings: Settings, decoder: Decoder, name: str, lifeline: Lifeline | None = None) -> None:
+        """`lifeline`: the one that was started before torch was imported; its own otherwise."""
         url = settings.redis_url.get_secret_value()
         self._settings = settings
         self._decoder = decoder
         self.name = name
-        self._connection = connect(url)
+        self._connect: Callable[[], redis.Redis] = lambda: connect(url)
+        self._connection = self._connect()
         self._blobs = BlobStore(self._connection, settings.blobs, settings.blob_threshold)
-        self._registration = Registration(connect(url), name, decoder)
-        self._doorbell = Doorbell(self._connection, decoder.vaes)
-        self._indexes = [keys.queue_index(vae, priority) for priority in PRIORITIES for vae in decoder.vaes]
-        self._keeper = Keeper(
-            connect(url),
-            self._blobs,
-            settings.lease_seconds,
-            settings.max_attempts,
-            self._registration.heartbeat,
+        self._lifeline = lifeline or Lifeline(url, name, settings.lease_seconds)
+        self._patience = Patience()
+        self._registration = Registration(self._connect(), name, decoder)
+        self._registration.figures = self.figures
+        cost = Cost()
+        self._pool = Pool(settings, decoder, cost)
+        self._outbox = Outbox(
+            *(name, settings.encode_threads, settings.max_attempts, Reporter(name, decoder), self._lifeline),
+            *(self._patience, self._connect(), self._blobs, self._notify),
         )
-        self._stopping = Event()
-        self._stop_by = float("inf")
+        self._device = Device(
+            *(name, settings, decoder, cost, self._pool, self._outbox, self._lifeline, self._patience),
+            *(self._connect(), self._on_fault),
+        )
+        self._intake = Intake(
+            *(name, settings.lease_seconds, self._registration, decoder, cost, self._pool, self._outbox),
+            *(self._lifeline, self._connect(), self._blobs),
+        )
+        self._keeper = Keeper(self._chores())
+        self._over = threading.Event()
+        self._fault: DeviceFault | None = None
+        self._stuck = False
+        self._born = time.monotonic()
 
     def stop(self) -> None:
-        """Finish what is in hand, then leave `run`."""
-        self._stop_by = time.monotonic() + STOP_GRACE_SECONDS
-        self._stopping.set()
+        """Claim no more, finish what is on the device, hand the rest back, leave `run`."""
+        self._over.set()
 
     def run(self, burst: bool = False) -> None:
-        """Serve until `stop`; with `burst`, until no job waits."""
-        self._insist(self._registration.birth)
-        self._keeper.start()
+        """Serve until `stop`; with `burst`, until no job waits.
+
+        Raises:
+            DeviceFault: the device is at fault. Its jobs were handed back, and this process must end.
+        """
+        try:
+            self._decoder.self_test()
+            self._patience.insist(self._registration.birth)
+        except BaseException:
+            self._lifeline.close()
+            raise
+        for part in (self._keeper, self._outbox, self._device, self._intake):
+            part.start()
         logger.info("worker %s serves %s on %s", self.name, ", ".join(self._decoder.vaes), self._decoder.device)
         try:
-            while not self._stopping.is_set():
-                claim = self._claim()
-                if claim is not None:
-                    self.process(claim)
-                elif burst:
+            while not self._over.wait(BURST_LOOK_SECONDS if burst else LOOK_SECONDS):
+                if burst and self.is_idle():
                     break
-                else:
-                    self._doorbell.wait(LOOK_SECONDS)
         finally:
-            self._keeper.stop()
-            self._doorbell.close()
-            self._leave()
+            self._drain()
+        if self._fault is not None:
+            raise self._fault
 
-    def process(self, claim: Claim) -> None:
-        """Bring one claimed job to its end."""
-        with self._keeper.holding(claim):
-            try:
-                self._decode_and_settle(claim)
-            except LeaseLost as error:
-                logger.warning("%s: what was done for it is dropped", error)
-            except Abandoned as error:
-                logger.warning("job %s is left to its lease: %s", claim.job_id, error)
-            except Exception:
-                # Nothing that one job does may end the worker; the job comes back when its lease ends.
-                logger.exception("job %s is left to its lease", claim.job_id)
+    @property
+    def is_stuck(self) -> bool:
+        """Whether a drained worker's device still decodes, beyond its grace."""
+        return self._stuck
 
-    def _claim(self) -> Claim | None:
-        vaes = list(self._decoder.vaes)
-        try:
-            claims = leases.claim(self._connection, self._indexes, vaes, 1, self._settings.lease_seconds)
-        except AWAY as error:
-            # What a lost reply claimed comes back when its lease ends.
-            logger.warning("Redis is away: %s", error)
-            self._stopping.wait(LOOK_SECONDS)
-            return None
-        return claims[0] if claims else None
+    def is_idle(self) -> bool:
+        """Whether the last claim found nothing, and nothing is in hand."""
+        return self._intake.found_nothing.is_set() and not self._lifeline.held()
 
-    def _decode_and_settle(self, claim: Claim) -> None:
-        attempt = 0
-        try:
-            loaded = self._insist(partial(self._load, claim))
-            spec, seconds_queued = loaded.item.spec, max(0.0, claim.claimed_at - loaded.queued_at)
-            if spec.deadline_seconds is not None and seconds_queued > spec.deadline_seconds:
-                reason = f"its deadline of {spec.deadline_seconds} seconds passed before its decode"
-                self._settle(claim, JobStatus.EXPIRED, reason=reason)
-                self._blobs.delete_file(loaded.latent_reference)
-                return
-            attempt = self._insist(partial(transitions.begin, self._connection, claim, self.name))
-            began = time.monotonic()
-            decoded = self._decoder.decode(Batch((loaded.item,)))[0]
-            decoded_at = time.monotonic()
-            files = [encode_image(pixels, spec) for pixels in decoded.pixels]
-            seconds = (seconds_queued, decoded_at - began, time.monotonic() - decoded_at)
-        except (LeaseLost, Abandoned):
-            raise
-        except Exception as error:
-            self._fail_or_retry(claim, error, attempt)
+    def figures(self) -> dict[str, Any]:
+        """What the worker has done so far."""
+        seconds = max(time.monotonic() - self._born, 1e-9)
+        return {
+            "finished": self._outbox.finished,
+            "failed": self._outbox.failed,
+            "jobs_per_second": round(self._outbox.finished / seconds, 3),
+            "busy_seconds": round(self._device.busy_seconds, 3),
+            "pid": os.getpid(),
+        }
+
+    def _drain(self) -> None:
+        """Hand back what has not begun, finish what has within the grace, hand back what is left of it."""
+        deadline = time.monotonic() + self._settings.drain_seconds
+        self._patience.end_by(deadline)
+        self._intake.stop()
+        waiting = self._pool.clear()
+        self._hand_back([(one.claim, "free") for one in waiting])
+        decoded = self._fault is not None or self._device.stop(max(0.0, deadline - time.monotonic()))
+        self._stuck = not decoded
+        settled = self._outbox.stop(max(0.0, deadline - time.monotonic()))
+        if self._fault is not None or not (decoded and settled):
+            self._hand_back_all()
+        self._keeper.stop()
+        self._leave()
+
+    def _hand_back_all(self) -> None:
+        """Return whatever is still held; an attempt that had begun costs nothing."""
+        self._hand_back([(Claim(job_id, "", token, 0.0), "free") for job_id, token in self._lifeline.held().items()])
+
+    def _hand_back(self, claims: list[tuple[Claim, How]]) -> None:
+        if not claims:
             return
-        self._store_and_finish(claim, loaded, files, self._report(spec, decoded, attempt, seconds))
-
-    def _load(self, claim: Claim) -> Loaded:
-        """Read a claimed job: its RQ hash is compared, its spec validated, its sizes bounded, its latent read."""
-        with self._connection.pipeline(transaction=False) as pipe:
-            pipe.hgetall(keys.job(claim.job_id))
-            rq_bridge.read_hash(pipe, claim.job_id)
-            raw, data_bytes, meta_bytes, data, hooks = pipe.execute()
-        fields = text(raw)
-        refusal = rq_bridge.refusal(claim.job_id, data_bytes, meta_bytes, data, hooks)
-        if refusal is not None:
-            raise RefusedJob(f"the job is refused: {refusal}")
-        for name in ("spec", "latent", "queued_at"):
-            if name not in fields:
-                raise RefusedJob(f"the job is refused: its record has no {name}; submit it with vaefarm")
-        spec = JobSpec.from_json(fields["spec"])
-        if spec.id != claim.job_id or spec.vae not in self._decoder.vaes:
-            raise RefusedJob(f"the job is refused: its spec is of job {spec.id!r} and VAE {spec.vae!r}")
-        item = BatchItem(spec, self._read_latents(spec, fields["latent"]))
-        return Loaded(item, float(fields["queued_at"]), fields["latent"])
-
-    def _read_latents(self, spec: JobSpec, reference: str) -> latents.Latents:
-        contract = self._decoder.vaes[spec.vae].contract
-        packed = spec.layout == "packed"
-        pictures = checks.check_shape(
-            spec.vae, contract, spec.shape, spec.height if packed else None, spec.width if packed else None
-        )
-        if pictures != checks.Pictures(spec.layout, spec.count, spec.height, spec.width):
-            raise RefusedJob(f"the job is refused: its spec says {spec.height} x {spec.width}, its shape {spec.shape}")
-        itemsize = np.dtype(latents.STORAGE[spec.dtype]).itemsize
-        checks.check_bytes(spec.shape, itemsize)
-        data = self._blobs.get(reference, prod(spec.shape) * itemsize + latents.MAX_HEADER_BYTES)
-        if data is None:
-            raise FarmError(f"its latent {reference} is gone; submit the job again")
-        held = latents.unpack(data)
-        if (held.shape, held.dtype) != (spec.shape, spec.dtype):
-            raise RefusedJob(f"the job is refused: its latent is {held.dtype} {held.shape}, its spec says otherwise")
-        return held
-
-    def _report(
-        self, spec: JobSpec, decoded: Decoded, attempt: int, seconds: tuple[float, float, float]
-    ) -> DecodeReport:
-        seconds_queued, seconds_decode, seconds_encode = (round(value, 6) for value in seconds)
-        return DecodeReport(
-            vae=spec.vae,
-            revision=self._decoder.vaes[spec.vae].revision,
-            dtype=decoded.dtype,
-            device=self._decoder.device,
-            worker=self.name,
-            attempt=attempt,
-            seconds_queued=seconds_queued,
-            seconds_decode=seconds_decode,
-            seconds_encode=seconds_encode,
-            reproducible=spec.reproducible,
-            widened_from=decoded.widened_from,
-            switches=decoded.switches,
-        )
-
-    def _store_and_finish(self, claim: Claim, loaded: Loaded, files: list[bytes], report: DecodeReport) -> None:
-        """Write the pictures under the lease's token, then the record that names them."""
-        spec = loaded.item.spec
-        images: list[ImageRecord] = []
         try:
-            for index, data in enumerate(files):
-                name = image_name(claim.job_id, claim.token, index)
-                reference = self._insist(partial(self._blobs.put, name, data, spec.result_seconds))
-                images.append(
-                    ImageRecord(
-                        blob=reference,
-                        image_format=spec.image_format,
-                        size_bytes=len(data),
-                        width=spec.width,
-                        height=spec.height,
-                    )
-                )
-            finished = report.model_copy(update={"images": tuple(images)})
-            self._settle(claim, JobStatus.FINISHED, report=finished)
-        except LeaseLost:
-            for image in images:
-                self._blobs.delete(image.blob)
-            raise
-        self._blobs.delete_file(loaded.latent_reference)
-        logger.info(
-            "job %s finished: %d x %s %dx%d, decode %.3f s, encode %.3f s",
-            *(claim.job_id, spec.count, spec.vae, spec.width, spec.height),
-            *(report.seconds_decode, report.seconds_encode),
-        )
+            returned = leases.give_back(self._connection, claims, self.name, "its worker stopped")
+        except redis.RedisError as error:
+            logger.warning("%d jobs are left to their leases: %s", len(claims), error)
+            return
+        logger.info("worker %s handed %d jobs back", self.name, sum(returned))
+        self._lifeline.drop([claim for claim, _ in claims])
 
-    def _fail_or_retry(self, claim: Claim, error: Exception, attempt: int) -> None:
-        """A job that can never be decoded fails now; another is tried again, `max_attempts` times in all.
+    def _on_fault(self, fault: DeviceFault) -> None:
+        logger.error("the device is at fault, its jobs are handed back: %s", fault)
+        self._fault = fault
+        self._over.set()
 
-        What went wrong before the decode began (`attempt` 0) goes wrong each time: the store being away raises
-        Abandoned instead.
-        """
-        reason = str(error) if isinstance(error, FarmError) else f"{type(error).__name__}: {error}"
-        may_pass = isinstance(error, DecodeError) or not isinstance(error, FarmError)
-        hopeless = attempt == 0 or not may_pass or isinstance(error, NonFiniteImage)
-        if not isinstance(error, FarmError):
-            logger.error("job %s: an error of no kind of ours", claim.job_id, exc_info=error)
-        if hopeless or attempt >= self._settings.max_attempts:
-            self._settle(claim, JobStatus.FAILED, reason=reason)
-            logger.warning("job %s failed: %s", claim.job_id, reason)
-        else:
-            self._insist(partial(transitions.give_back, self._connection, claim, self.name))
-            logger.warning("job %s goes back to %s: %s", claim.job_id, claim.queue, reason)
+    def _notify(self) -> None:
+        with self._pool.changed:
+            self._pool.changed.notify_all()
 
-    def _settle(
-        self,
-        claim: Claim,
-        status: JobStatus,
-        *,
-        report: DecodeReport | None = None,
-        reason: str | None = None,
-    ) -> None:
-        settle = partial(transitions.settle, self._connection, claim, status, worker_name=self.name)
-        self._insist(partial(settle, report=report, reason=reason))
-        if status is JobStatus.FINISHED:
-            self._registration.finished += 1
-        elif status is JobStatus.FAILED:
-            self._registration.failed += 1
+    def _chores(self) -> list[tuple[float, Callable[[], Any]]]:
+        reaper = Reaper(self._connect(), self._settings.lease_seconds, self._settings.max_attempts)
+        tidy_connection = self._connect()
 
-    def _insist(self, call: Callable[[], T]) -> T:
-        """Repeat a call that may be repeated while Redis or the disk is away or full.
+        def tidy() -> None:
+            rq_bridge.clean_registries(tidy_connection)
+            swept = self._blobs.sweep(lambda references: named_blobs(tidy_connection, references))
+            if swept:
+                logger.info("swept %d files that no record names", swept)
+            if drift := budget.repair(tidy_connection):
+                logger.warning("the budget was off by %d bytes and is right again", drift)
 
-        A stopping worker gives up after its grace: its jobs come back when their leases end.
-        """
-        wait = FIRST_WAIT_SECONDS
-        while True:
-            try:
-                return call()
-            except (*AWAY, redis.OutOfMemoryError, OSError) as error:
-                if time.monotonic() > self._stop_by:
-                    raise Abandoned(f"the store is away or full: {error}") from error
-                logger.warning("the store is away or full, once more in %.1f s: %s", wait, error)
-                time.sleep(wait)
-                wait = min(2 * wait, LONGEST_WAIT_SECONDS)
+        return [
+            (REAP_SECONDS, reaper.look),
+            (REAP_SECONDS, self._lifeline.check),
+            (HEARTBEAT_SECONDS, self._registration.heartbeat),
+            (TIDY_SECONDS, tidy),
+        ]
 
     def _leave(self) -> None:
+        self._lifeline.close()
         try:
             self._registration.death()
-        except AWAY as error:
+        except redis.RedisError as error:
             logger.warning("worker %s could not say goodbye: %s", self.name, error)

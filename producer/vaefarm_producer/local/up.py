@@ -13,8 +13,11 @@ from typing import Annotated, Final
 
 import typer
 
+from vaefarm_shared.connection import connect
 from vaefarm_shared.errors import ConfigurationError
 from vaefarm_shared.logs import configure_logging
+from vaefarm_shared.redis_policy import check_policy
+from vaefarm_shared.settings import Settings
 
 from .processes import end, spawn, worker_command
 from .redis_server import LocalRedis
@@ -55,6 +58,7 @@ def up(
     with ExitStack() as stack:
         folder = data or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vaefarm-")))
         server = stack.enter_context(LocalRedis(folder / "redis", durable=data is not None, port=port))
+        say_warnings(server)
         environment = {"VAEFARM_REDIS_URL": server.url}
         if data is not None:
             environment["VAEFARM_BLOBS"] = (folder.resolve() / "blobs").as_uri()
@@ -62,6 +66,13 @@ def up(
         for name, value in environment.items():
             print(f"  export {name}={value}", flush=True)
         supervise(command, os.environ | environment, server, stopping)
+
+
+def say_warnings(server: LocalRedis) -> None:
+    """Log what a farm on that Redis risks. Raises ConfigurationError."""
+    with connect(server.url) as connection:
+        for warning in check_policy(connection, Settings.from_env().allow_eviction):
+            logger.warning("%s", warning)
 
 
 def supervise(command: list[str], environment: dict[str, str], server: LocalRedis, stopping: Event) -> None:

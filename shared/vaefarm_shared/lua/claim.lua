@@ -1,47 +1,116 @@
--- Take up to n jobs from the queues behind several indexes, in the order given, and lease each in the same step:
--- there is no moment at which a claimed job is in no list and has no lease.
--- KEYS: 1 leases, 2 RQ's suspension flag, 3... indexes of non-empty queues, best first
--- ARGV: 1 n, 2 lease seconds, 3 token stem, 4 record prefix, 5 lease prefix, 6 RQ queue prefix, 7... plain queues
--- Returns {time, {id, queue, token}, ...}.
-local now = redis.call('TIME')
-local time = string.format('%d.%06d', now[1], now[2])
-local taken = {time}
-local wanted = tonumber(ARGV[1])
-if redis.call('EXISTS', KEYS[2]) == 1 then return taken end
+-- Take jobs from the queues behind several indexes, best index first, and lease each in the same step: there is no
+-- moment at which a claimed job is in no list and has no lease. Within an index the lane that was served least is next.
+-- ARGV: 1 most jobs, 2 most pixels, 3 lease seconds, 4 token stem, 5 worker, 6 number of plain queues,
+--       7... plain queues, then for each index: vae, priority, device seconds for each pixel, size classes (',s,m,')
+-- Returns {time, {id, queue, token, cost, spec, latent, queued_at, attempts, alone, data, data bytes, meta bytes,
+--          hook, ...}, ...}.
+--@ lib
+local MOST_TRIES, MOST_LANES, MOST_SPEC, MOST_DATA = 1000, 256, 262144, 32768
+local most, pixels_left, stem, worker = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[4], ARGV[5]
+local ends = TIME + ARGV[3]
+local taken, tries, due, leases = {STAMP}, 0, {}, {}
+if redis.call('EXISTS', 'rq:suspended') == 1 then return taken end
 
--- An id is claimable when it is one, nobody holds it, and its job still waits.
-local function claimable(id, queue)
-  if #id == 0 or #id > 100 or string.find(id, '[^%w_-]') then return false end
-  if redis.call('EXISTS', ARGV[5] .. id) == 1 then return false end
-  local status = redis.pcall('HGET', ARGV[4] .. id, 'status')
-  -- An error reply is a table: the key is no hash, so no producer of ours wrote it.
-  if type(status) == 'table' then return false end
-  if status then return status == 'queued' end
-  -- No producer of ours wrote it: it gets a record, so that it ends like any other job.
-  redis.call('HSET', ARGV[4] .. id, 'status', 'queued', 'queue', queue, 'queued_at', time, 'attempts', 0)
-  return true
+local function room() return #taken <= most and pixels_left > 0 and tries < MOST_TRIES end
+
+-- The record of an id that nobody holds and whose job still waits, or nil. An outsider's id gets a record, so that it
+-- ends like any other; a key that is no hash is nobody's job.
+local function waiting(id, queue)
+  if #id == 0 or #id > 100 or string.find(id, '[^%w_-]') then return nil end
+  if redis.call('EXISTS', LEASE .. id) == 1 then return nil end
+  local record = redis.pcall('HMGET', JOB .. id, 'status', 'pixels', 'avoid', 'spec', 'latent', 'queued_at', 'attempts',
+    'alone')
+  if record.err then return nil end
+  if not record[1] then
+    redis.call('HSET', JOB .. id, 'status', 'queued', 'queue', queue, 'queued_at', STAMP, 'attempts', 0)
+    account(0, 1)
+    record[6], record[7] = STAMP, '0'
+  elseif record[1] ~= 'queued' then return nil end
+  return record
 end
 
-local function take_from(queue)
-  while #taken <= wanted do
+local function lease(id, queue, cost, record)
+  local token = stem .. '-' .. #taken
+  redis.call('SET', LEASE .. id, token)
+  redis.call('ZADD', LEASES, ends, id)
+  local rq_key = 'rq:job:' .. id
+  local sized = {redis.pcall('HSTRLEN', rq_key, 'data'), redis.pcall('HSTRLEN', rq_key, 'meta')}
+  local rq = {}
+  if type(sized[1]) == 'number' and sized[1] <= MOST_DATA then
+    rq = redis.call('HMGET', rq_key, 'data', 'success_callback_name', 'failure_callback_name',
+      'stopped_callback_name', 'webhooks')
+  end
+  local spec = record[4] and #record[4] <= MOST_SPEC and record[4] or ''
+  taken[#taken + 1] = {id, queue, token, tostring(cost), spec, record[5] or '', record[6] or '', record[7] or '',
+    record[8] or '', rq[1] or '', tonumber(sized[1]) or 0, tonumber(sized[2]) or 0, rq[2] or '', rq[3] or '',
+    rq[4] or '', rq[5] or ''}
+end
+
+-- The first job of a queue that this worker may have: its cost in pixels, or nil. What it must not have is put aside.
+local function take(queue, aside, seconds_per_pixel)
+  while tries < MOST_TRIES do
     -- The pop comes first: after it the lease is written even in a Redis that is full.
-    local id = redis.call('LPOP', ARGV[6] .. queue)
-    if not id then return true end
-    if claimable(id, queue) then
-      local token = ARGV[3] .. '-' .. #taken
-      redis.call('SET', ARGV[5] .. id, token)
-      redis.call('ZADD', KEYS[1], time + ARGV[2], id)
-      taken[#taken + 1] = {id, queue, token}
+    local id = redis.call('LPOP', 'rq:queue:' .. queue)
+    if not id then return nil end
+    tries = tries + 1
+    local record = waiting(id, queue)
+    if record and record[3] and string.find(record[3], ',' .. worker .. ',', 1, true) then
+      aside[#aside + 1] = id
+      if #aside >= 32 then return nil end
+    elseif record then
+      local pixels = number(record[2], 1)
+      local cost = pixels * seconds_per_pixel
+      lease(id, queue, cost, record)
+      pixels_left = pixels_left - pixels
+      return cost
     end
   end
-  return redis.call('EXISTS', ARGV[6] .. queue) == 0
 end
 
-for i = 3, #KEYS do
-  for _, queue in ipairs(redis.call('ZRANGE', KEYS[i], 0, -1)) do
-    if #taken > wanted then return taken end
-    if take_from(queue) then redis.call('ZREM', KEYS[i], queue) end
+local function put_back(queue, aside)
+  for place = #aside, 1, -1 do redis.call('LPUSH', 'rq:queue:' .. queue, aside[place]) end
+end
+
+local function take_from_index(vae, priority, seconds_per_pixel, sizes)
+  local index = index_of(vae, priority)
+  local listed = redis.call('ZRANGE', index, 0, MOST_LANES - 1, 'WITHSCORES')
+  local lanes, asides = {}, {}
+  for place = 1, #listed, 2 do
+    local _, _, size, lane = parts(listed[place])
+    if size and string.find(sizes, ',' .. size .. ',', 1, true) then
+      lanes[#lanes + 1] = {queue = listed[place], lane = lane, score = tonumber(listed[place + 1])}
+      asides[listed[place]] = {}
+    end
+  end
+  while room() and #lanes > 0 do
+    local least = 1
+    for place = 2, #lanes do if lanes[place].score < lanes[least].score then least = place end end
+    local chosen = lanes[least]
+    local cost = take(chosen.queue, asides[chosen.queue], seconds_per_pixel)
+    if cost then
+      due[chosen.queue] = (due[chosen.queue] or 0) + cost
+      for _, one in ipairs(lanes) do if one.lane == chosen.lane then one.score = one.score + cost end end
+    else table.remove(lanes, least) end
+  end
+  for queue, aside in pairs(asides) do
+    put_back(queue, aside)
+    if redis.call('EXISTS', 'rq:queue:' .. queue) == 0 then redis.call('ZREM', index, queue) end
   end
 end
-for i = 7, #ARGV do take_from(ARGV[i]) end
+
+local plain = tonumber(ARGV[6])
+for place = 7 + plain, #ARGV, 4 do
+  local vae = ARGV[place]
+  if room() and redis.call('SISMEMBER', 'vaefarm:paused', vae) == 0 then
+    take_from_index(vae, ARGV[place + 1], tonumber(ARGV[place + 2]), ARGV[place + 3])
+  end
+end
+for place = 7, 6 + plain do
+  local aside = {}
+  if redis.call('SISMEMBER', 'vaefarm:paused', vae_of(ARGV[place])) == 0 then
+    while room() and take(ARGV[place], aside, 0) do end
+  end
+  put_back(ARGV[place], aside)
+end
+for queue, seconds in pairs(due) do charge(queue, seconds) end
 return taken

@@ -1,34 +1,50 @@
 -- Put one job on its queue, at most once: repeating the call with the same arguments changes nothing.
--- KEYS: 1 record, 2 tombstone, 3 lease, 4 RQ's job hash, 5 RQ's set of queues, 6 RQ's queue list,
---       7 index of non-empty queues, 8 latent (used when the latent's bytes are given)
--- ARGV: 1 id, 2 request hash, 3 spec, 4 queue name, 5 latent reference, 6 latent bytes or '', 7 doorbell channel,
---       8 RQ key prefix, 9... fields and values of RQ's job hash
--- Returns {verdict, status}: verdict is 'created', 'same' or 'conflict'.
-local held = redis.call('HMGET', KEYS[1], 'request_hash', 'status', 'queue')
-local request_hash, status = held[1], held[2]
+-- Its latent was written before, with a short life: taking the job makes it last, refusing the job removes it.
+-- ARGV: 1 id, 2 request hash, 3 spec, 4 queue, 5 latent reference, 6 bytes that the job holds until it ends, 7 pixels,
+--       8 result seconds, 9 failure seconds, 10 most bytes, 11 most jobs, 12 RQ's data, 13 RQ's date
+-- Returns {verdict, status}: 'created', 'same', 'conflict' or 'gone' when the latent is; or {'full', 'bytes' or 'jobs',
+--          now held}.
+--@ lib
+--@ rq_create
+local id, hash, queue, held = ARGV[1], ARGV[2], ARGV[4], tonumber(ARGV[6])
+local latent = blob_key(ARGV[5])
+local before = redis.call('HMGET', JOB .. id, 'request_hash', 'status', 'queue', 'held', 'latent')
+local request_hash, status = before[1], before[2]
+
+-- An answer other than 'created': what was written for it goes, unless the job that there is keeps the same latent.
+local function refuse(...)
+  local keeps = before[5] == ARGV[5] and status ~= 'finished'
+  if latent and not keeps and redis.call('TTL', latent) >= 0 then redis.call('DEL', latent) end
+  return {...}
+end
+
 if not status then
-  local tombstone = redis.call('GET', KEYS[2])
-  if tombstone then
-    request_hash, status = cjson.decode(tombstone).request_hash, 'expired'
-  end
+  local tombstone = redis.call('GET', TOMBSTONE .. id)
+  if tombstone then request_hash, status = cjson.decode(tombstone).request_hash, 'expired' end
 end
 if status then
-  if request_hash ~= ARGV[2] then return {'conflict', status} end
-  if status == 'queued' or status == 'started' or status == 'finished' then return {'same', status} end
+  if request_hash ~= hash then return refuse('conflict', status) end
+  if status == 'queued' or status == 'started' or status == 'finished' then return refuse('same', status) end
 end
+local used = redis.call('HMGET', BUDGET, 'bytes', 'jobs')
+if number(used[1], 0) + held > tonumber(ARGV[10]) then return refuse('full', 'bytes', used[1] or '0') end
+if number(used[2], 0) + 1 > tonumber(ARGV[11]) then return refuse('full', 'jobs', used[2] or '0') end
+if latent and redis.call('EXISTS', latent) == 0 then return {'gone', ''} end
 -- A script that has written once may go on beyond maxmemory. So the first write is one that a full Redis refuses:
 -- the submit is refused whole, and nothing was touched.
-redis.call('SADD', KEYS[5], KEYS[6])
-if held[3] then redis.call('ZREM', ARGV[8] .. ':failed:' .. held[3], ARGV[1]) end
-redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4])
-if ARGV[6] ~= '' then redis.call('SET', KEYS[8], ARGV[6]) end
-local now = redis.call('TIME')
-redis.call('HSET', KEYS[1], 'spec', ARGV[3], 'status', 'queued', 'queue', ARGV[4], 'request_hash', ARGV[2],
-  'latent', ARGV[5], 'queued_at', string.format('%d.%06d', now[1], now[2]), 'attempts', 0)
-local fields = {}
-for i = 9, #ARGV do fields[#fields + 1] = ARGV[i] end
-redis.call('HSET', KEYS[4], unpack(fields))
-redis.call('RPUSH', KEYS[6], ARGV[1])
-redis.call('ZADD', KEYS[7], 'NX', 0, ARGV[4])
-redis.call('PUBLISH', ARGV[7], ARGV[4])
+redis.call('SADD', 'rq:queues', 'rq:queue:' .. queue)
+if before[3] then redis.call('ZREM', 'rq:failed:' .. before[3], id) end
+release(id, number(before[4], 0))
+redis.call('DEL', JOB .. id, TOMBSTONE .. id, LEASE .. id, 'rq:job:' .. id)
+if latent then redis.call('PERSIST', latent) end
+redis.call('HSET', JOB .. id, 'spec', ARGV[3], 'status', 'queued', 'queue', queue, 'request_hash', hash,
+  'latent', ARGV[5], 'queued_at', STAMP, 'attempts', 0, 'held', held, 'reserve', held, 'pixels', ARGV[7],
+  'result_seconds', ARGV[8], 'failure_seconds', ARGV[9])
+rq_create({id = id, queue = queue, data = ARGV[12], created = ARGV[13], result_seconds = ARGV[8],
+  failure_seconds = ARGV[9]})
+account(held, 1)
+local length = redis.call('RPUSH', 'rq:queue:' .. queue, id)
+enter(queue)
+-- Behind others nobody idles, and what is rung at a busy worker piles up.
+if length == 1 then ring(queue) end
 return {'created', 'queued'}

@@ -7,8 +7,15 @@ import torch
 
 from vaefarm_shared.errors import ConfigurationError
 
+from ..memory import PixelCost
+
 #: Classes of diffusers whose pipelines normalise this way.
 CLASSES: Final[tuple[str, ...]] = ("AutoencoderKL", "AutoencoderTiny")
+
+#: Elements per output pixel and channel of the widest activation. Planned: what whole processes were seen to take, with
+#: the allocator's slack and cuDNN's workspace (2200 for 256 channels). At least: the activations alive at a time.
+KL_ELEMENTS: Final[tuple[float, float]] = (2200 / 256, 1000 / 256)
+TINY_ELEMENTS: Final[tuple[float, float]] = (400 / 64, 256 / 64)
 
 
 def check_config(config: Mapping[str, Any]) -> None:
@@ -26,6 +33,15 @@ def spatial_scale(config: Mapping[str, Any]) -> int:
     """Pixels per latent: each block but the last doubles the size."""
     blocks = config.get("decoder_block_out_channels") or config["block_out_channels"]
     return int(2 ** (len(blocks) - 1))
+
+
+def pixel_cost(config: Mapping[str, Any], itemsize: int) -> PixelCost:
+    """What an output pixel takes of memory in a decode whose elements have `itemsize` bytes."""
+    tiny = config.get("decoder_block_out_channels")
+    planned, least = TINY_ELEMENTS if tiny else KL_ELEMENTS
+    # The last block of an AutoencoderKL gets the channels of the one before it.
+    widest = int(tiny[-1] if tiny else config["block_out_channels"][:2][-1])
+    return PixelCost(planned * widest * itemsize, least * widest * itemsize, widest)
 
 
 def denormalise(latents: torch.Tensor, config: Mapping[str, Any]) -> torch.Tensor:

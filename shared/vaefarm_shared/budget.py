@@ -1,0 +1,129 @@
+"""The budget: how much of Redis latents and pictures may take, and what a job is reckoned to hold.
+
+Submit counts a job's latent and reserves room for its pictures in the same step (`lua/submit.lua`), so that a settle
+finds it; the settle puts what was stored in place of what was reserved. Blobs in files do not count.
+"""
+
+from dataclasses import dataclass
+from itertools import islice
+from math import ceil
+from typing import Final
+
+import redis
+
+from . import keys
+from .blobs import BlobStore
+from .errors import QueueFull
+from .job import JobSpec
+from .workers import read_workers
+
+#: Share of Redis' maxmemory that the farm takes; the rest is for records, clients' buffers and others.
+MAXMEMORY_SHARE: Final[float] = 0.6
+
+#: Bytes where Redis has no maxmemory: 2 GiB.
+DEFAULT_BYTES: Final[int] = 2 * 1024**3
+
+#: Bytes for each pixel at which a picture's file ends, whatever it shows: three channels, and a little for noise that a
+#: codec makes larger. Lossy files of quality 95 or less stay below half of it.
+LOSSLESS_BYTES_PER_PIXEL: Final[float] = 3.05
+LOSSY_BYTES_PER_PIXEL: Final[float] = 1.6
+LOSSY_QUALITY: Final[int] = 95
+
+#: Bytes of a file that no pixel accounts for.
+FILE_BYTES: Final[int] = 4096
+
+#: Seconds between which a refused submit is told to wait.
+SHORTEST_WAIT, LONGEST_WAIT = 0.5, 60.0
+
+#: Share of the jobs in the farm that should have ended before the next try.
+ENDED_SHARE: Final[float] = 0.05
+
+#: Records that a repair reads in one round trip.
+SCAN_KEYS: Final[int] = 500
+
+#: Bytes below which the counter is left alone: what a busy farm moves while it is counted.
+DRIFT_BYTES: Final[int] = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a farm holds at most."""
+
+    max_bytes: int = DEFAULT_BYTES
+    max_jobs: int = 1_000_000
+
+
+def read_limits(connection: redis.Redis, budget_bytes: int | None, max_jobs: int) -> Limits:
+    """The limits that apply: `budget_bytes`, else 60 % of Redis' maxmemory, else (or where it does not tell) 2 GiB."""
+    if budget_bytes is None:
+        try:
+            maxmemory = int(connection.info("memory").get("maxmemory", 0))
+        except redis.exceptions.NoPermissionError:
+            maxmemory = 0
+        budget_bytes = int(maxmemory * MAXMEMORY_SHARE) or DEFAULT_BYTES
+    return Limits(budget_bytes, max_jobs)
+
+
+def picture_bytes(spec: JobSpec) -> int:
+    """The most bytes that a job's pictures take."""
+    lossy = spec.image_format != "png" and not spec.lossless and (spec.quality or 0) <= LOSSY_QUALITY
+    per_pixel = LOSSY_BYTES_PER_PIXEL if lossy else LOSSLESS_BYTES_PER_PIXEL
+    return ceil(spec.pixels * per_pixel) + spec.count * FILE_BYTES
+
+
+def held_bytes(spec: JobSpec, latent_bytes: int, blobs: BlobStore) -> int:
+    """Bytes of Redis that a job holds until it ends: its latent, and room for its pictures, unless they go to files."""
+    latent = 0 if blobs.goes_to_files(latent_bytes) else latent_bytes
+    pictures = picture_bytes(spec)
+    return latent + (pictures if blobs.files is None else min(pictures, spec.count * blobs.threshold))
+
+
+def full(connection: redis.Redis, limits: Limits, what: str, used: int) -> QueueFull:
+    """The error for a submit that the budget refuses, with a wait in which the farm should have made some room."""
+    seconds = suggested_wait(connection)
+    limit = limits.max_jobs if what == "jobs" else limits.max_bytes
+    of_what = "jobs" if what == "jobs" else "bytes of Redis for latents and pictures"
+    return QueueFull(
+        f"the farm is full: it holds {used} of at most {limit} {of_what}; try again in {seconds:.1f} seconds, submit"
+        " with block=True, or raise the limit (VAEFARM_BUDGET_BYTES, VAEFARM_MAX_QUEUED_JOBS)",
+        seconds,
+    )
+
+
+def suggested_wait(connection: redis.Redis) -> float:
+    """Seconds after which a twentieth of the farm's jobs should have ended, by the rate that its workers tell."""
+    jobs = int(connection.hget(keys.BUDGET, "jobs") or 0)
+    rate = sum(float(one.get("jobs_per_second", 0.0)) for one in read_workers(connection))
+    if rate <= 0:
+        return LONGEST_WAIT / 10
+    return min(max(jobs * ENDED_SHARE / rate, SHORTEST_WAIT), LONGEST_WAIT)
+
+
+def repair(connection: redis.Redis) -> int:
+    """Put the counter right where it drifted from what the records hold; return by how many bytes.
+
+    Every transition counts in the step that it takes, so only an outsider's hand, or a key that Redis evicted, makes it
+    drift. A walk through the records takes a while: only what lies outside of all that was counted meanwhile is drift.
+    """
+    before, total = _counted(connection), 0
+    records = connection.scan_iter(match=keys.job("*"), count=SCAN_KEYS)
+    while page := list(islice(records, SCAN_KEYS)):
+        with connection.pipeline(transaction=False) as pipe:
+            for key in page:
+                pipe.hget(key, "held")
+            total += sum(int(held) for held in pipe.execute(raise_on_error=False) if _is_number(held))
+    after = _counted(connection)
+    low, high = min(before, after), max(before, after)
+    drift = low - total if total < low else min(0, high - total)
+    if abs(drift) > DRIFT_BYTES:
+        connection.hincrby(keys.BUDGET, "bytes", -drift)
+        return drift
+    return 0
+
+
+def _counted(connection: redis.Redis) -> int:
+    return int(connection.hget(keys.BUDGET, "bytes") or 0)
+
+
+def _is_number(held: object) -> bool:
+    return isinstance(held, bytes) and held.isdigit()

@@ -1,0 +1,21 @@
+-- End jobs that have not ended. A worker that holds one loses its lease and changes nothing more.
+-- ARGV: 1 reason, 2 '1' to take each off its queue now, which costs a walk through the queue; otherwise its entry is
+--       dropped when it is claimed, 3... ids
+-- Returns for each its status afterwards, or '' when there is no such job.
+--@ lib
+--@ rq_cancel
+--@ rq_end_execution
+must_write()
+local statuses = {}
+for place = 3, #ARGV do
+  local job = read_job(ARGV[place])
+  if job.status == 'queued' or job.status == 'started' then
+    rq_cancel(job)
+    if job.execution then rq_end_execution(job) end
+    if ARGV[2] == '1' then redis.call('LREM', 'rq:queue:' .. job.queue, 0, job.id) end
+    finish_record(job, 'canceled', ARGV[1], job.result_seconds, 0)
+    job.status = 'canceled'
+  end
+  statuses[#statuses + 1] = job.status or ''
+end
+return statuses

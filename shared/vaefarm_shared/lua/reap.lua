@@ -1,0 +1,30 @@
+-- Return the jobs whose leases have ended to the front of their queues. A job that shared the device runs alone next
+-- time; one that was alone on it has spent an attempt.
+-- ARGV: 1 most jobs, 2 most attempts
+-- Returns {id, queue, token, worker, verdict, attempts} for each: 'returned', or 'exhausted' when its attempts are spent,
+-- which leaves it as it is for a settle in the dead claim's name.
+--@ lib
+--@ requeue
+must_write()
+local reaped = {}
+local function reap(id)
+  local token = redis.call('GET', LEASE .. id)
+  local job = read_job(id)
+  if not token or job.queue == '' then
+    redis.call('ZREM', LEASES, id)
+    redis.call('DEL', LEASE .. id)
+    return nil
+  end
+  local alone = job.started_with and not job.shared
+  local verdict = 'returned'
+  if alone and job.attempts >= tonumber(ARGV[2]) then verdict = 'exhausted'
+  else requeue(job, not alone, job.started_with, 'its worker ' .. job.worker .. ' went silent') end
+  return {id, job.queue, token, job.worker, verdict, job.attempts}
+end
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', LEASES, '-inf', TIME, 'LIMIT', 0, ARGV[1])) do
+  -- A record that somebody garbled keeps nobody else's job from coming back.
+  local good, reply = pcall(reap, id)
+  if good and reply then reaped[#reaped + 1] = reply
+  elseif not good then redis.call('ZADD', LEASES, 'XX', TIME + 60, id) end
+end
+return reaped

@@ -1,0 +1,39 @@
+-- Write one job's outcome, in the name of a claim: its record, RQ's side, its tombstone, the word to those who wait.
+-- ARGV: 1 id, 2 token, 3 status, 4 worker, 5 reason or '', 6 report or '', 7 device seconds beyond those charged at the
+--       claim, 8 RQ's date, 9 RQ's result, 10 RQ's reason, 11 RQ's data, 12 RQ's date of the submit,
+--       13... references of the job's pictures
+-- Returns 'settled', 'lost', or 'gone' when a picture is not where the report says.
+--@ lib
+--@ rq_finish
+--@ rq_fail
+--@ rq_fail_unstarted
+--@ rq_cancel
+--@ rq_end_execution
+local job, token, status = read_job(ARGV[1]), ARGV[2], ARGV[3]
+-- The reply to an earlier try may have been lost after it took effect.
+if not owns(job.id, token) then return job.token == token and job.status == status and 'settled' or 'lost' end
+local kept = 0
+for place = 13, #ARGV do
+  local bytes = size_of(ARGV[place])
+  if not bytes then return 'gone' end
+  kept = kept + bytes
+end
+must_write()
+local began = job.execution
+job.execution, job.iso, job.result, job.exc_string = began or '', ARGV[8], ARGV[9], ARGV[10]
+job.data, job.created, job.worker = ARGV[11], ARGV[12], ARGV[4]
+local life = job.result_seconds
+if status == 'finished' then rq_finish(job)
+elseif status == 'failed' then
+  life, kept = job.failure_seconds, size_of(job.latent or '') or 0
+  if began then rq_fail(job) else rq_fail_unstarted(job) end
+else
+  rq_cancel(job)
+  if began then rq_end_execution(job) end
+end
+local fields = {'token', token}
+if ARGV[6] ~= '' then fields[3], fields[4] = 'report', ARGV[6] end
+redis.call('HSET', JOB .. job.id, unpack(fields))
+finish_record(job, status, ARGV[5], life, kept)
+charge(job.queue, tonumber(ARGV[7]))
+return 'settled'

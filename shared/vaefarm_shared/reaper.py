@@ -1,0 +1,93 @@
+"""The reaper: what must be looked after though nobody asks, each second, in every worker and gateway or alone.
+
+It returns the jobs of the dead, gives back the budget of what expired, queues what waited for an ended job, and fails
+what nobody can hold. Any number of them may run side by side.
+"""
+
+import logging
+import time
+from typing import Final, cast
+
+import redis
+
+from . import keys, rq_bridge
+from .job import JobStatus
+from .leases import Reaped, reap
+from .scripts import script
+from .stranded import Stranded
+from .transitions import Outcome, settle
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks.
+LOOK_SECONDS: Final[float] = 1.0
+
+#: Seconds between two looks for jobs that nobody can hold.
+STRANDED_SECONDS: Final[float] = 5.0
+
+#: Entries of the budget that one look gives back, and dependents that it queues.
+LOOK_ENTRIES: Final[int] = 1000
+
+
+class Reaper:
+    """Call `look` each second; it raises what redis-py raises, and may be called again."""
+
+    def __init__(self, connection: redis.Redis, lease_seconds: float, max_attempts: int) -> None:
+        self._connection = connection
+        self._lease_seconds = lease_seconds
+        self._max_attempts = max_attempts
+        self._stranded = Stranded(connection)
+        self._looked_at = float("-inf")
+        self._patient_until = float("-inf")
+        self._stranded_due = 0.0
+
+    def look(self) -> list[Reaped]:
+        """One look at everything; return the jobs whose workers fell silent."""
+        reaped = self._reap() if self._may_reap() else []
+        script("expire_kept").run(self._connection, LOOK_ENTRIES)
+        self._queue_dependents()
+        if time.monotonic() >= self._stranded_due:
+            self._stranded_due = time.monotonic() + STRANDED_SECONDS
+            self._stranded.look()
+        return reaped
+
+    def _may_reap(self) -> bool:
+        """Not within a lease of a time in which Redis, or this process, did not answer: then nobody could renew, and
+        leases are past whose workers live."""
+        now = time.monotonic()
+        if self._looked_at == float("-inf"):
+            silent = self._uptime() < self._lease_seconds
+        else:
+            silent = now - self._looked_at > max(2 * LOOK_SECONDS, self._lease_seconds / 2)
+        if silent:
+            self._patient_until = now + self._lease_seconds
+        self._connection.ping()
+        self._looked_at = time.monotonic()
+        return now >= self._patient_until
+
+    def _uptime(self) -> float:
+        return float(self._connection.info("server")["uptime_in_seconds"])
+
+    def _reap(self) -> list[Reaped]:
+        reaped = reap(self._connection, self._max_attempts)
+        for one in reaped:
+            if not one.exhausted:
+                logger.warning("job %s returned to %s: its worker went silent", one.claim.job_id, one.claim.queue)
+                continue
+            reason = f"{one.attempts} workers went silent while they decoded it; the last was {one.worker_name}"
+            settle(self._connection, [Outcome(one.claim, JobStatus.FAILED, one.worker_name, reason)])
+            logger.warning("job %s failed: %s", one.claim.job_id, reason)
+        return reaped
+
+    def _queue_dependents(self) -> None:
+        waited_for = cast("list[bytes]", self._connection.srandmember(keys.DEPENDENTS, LOOK_ENTRIES))
+        for raw in waited_for:
+            job_id, _, queue = raw.decode().partition(" ")
+            try:
+                rq_bridge.enqueue_dependents(self._connection, job_id, queue)
+            except redis.RedisError:
+                raise
+            except Exception:
+                # An outsider's job that RQ cannot read keeps nobody else's from its turn.
+                logger.exception("the jobs that wait for %s could not be queued", job_id)
+            self._connection.srem(keys.DEPENDENTS, raw)

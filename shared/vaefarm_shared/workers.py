@@ -1,0 +1,27 @@
+"""What living workers say of themselves: anyone who routes, waits or shows the farm reads it here."""
+
+import json
+from typing import Any
+
+import redis
+from rq.utils import as_text
+from rq.worker_registration import REDIS_WORKER_KEYS
+
+from . import keys
+
+
+def publish_worker(connection: redis.Redis, name: str, description: dict[str, Any]) -> None:
+    """Show that a worker lives, and what it serves."""
+    connection.set(keys.worker(name), json.dumps({"name": name, **description}), ex=keys.WORKER_SECONDS)
+
+
+def read_workers(connection: redis.Redis) -> list[dict[str, Any]]:
+    """What each living worker says of itself, by name. RQ's set of workers is the list: no walk through the keys."""
+    names = sorted(as_text(key).rpartition(":")[2] for key in connection.smembers(REDIS_WORKER_KEYS))
+    found = connection.mget([keys.worker(name) for name in names]) if names else []
+    return [json.loads(raw) for raw in found if raw is not None]
+
+
+def holders(workers: list[dict[str, Any]], vae: str, size: str) -> set[str]:
+    """Names of the workers that serve a VAE and hold pictures of a size class."""
+    return {str(one["name"]) for one in workers if size in one.get("sizes", {}).get(vae, ())}

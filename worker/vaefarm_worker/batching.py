@@ -1,0 +1,115 @@
+"""Which waiting jobs are decoded together, and which first: pure policy, without Redis and without torch."""
+
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field
+from typing import Final, Generic, TypeVar
+
+from vaefarm_shared.job import JobSpec
+
+T = TypeVar("T")
+
+#: Jobs of the largest batch, however small their pictures are.
+MAX_BATCH_JOBS: Final[int] = 64
+
+
+@dataclass(frozen=True, slots=True)
+class BatchKey:
+    """What jobs that are decoded together have in common."""
+
+    vae: str
+    #: The latent's shape without its first dimension.
+    shape: tuple[int, ...]
+    dtype: str
+    #: Pictures' height and width: packed latents of one shape hold several.
+    size: tuple[int, int]
+    #: Set for a job that shares the device with no other.
+    alone: str = ""
+
+
+def batch_key(spec: JobSpec, alone: bool = False) -> BatchKey:
+    """The key of a job. One that must be reproducible, or may have ended a worker, has a key of its own."""
+    single = spec.id if alone or spec.reproducible else ""
+    return BatchKey(spec.vae, spec.shape[1:], spec.dtype, (spec.height, spec.width), single)
+
+
+@dataclass(slots=True)
+class _Group(Generic[T]):
+    entries: list[tuple[int, int, float, T]] = field(default_factory=list)
+    pixels: int = 0
+
+
+class Batcher(Generic[T]):
+    """Jobs that wait for the device, in groups of one key, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._groups: dict[Hashable, _Group[T]] = {}
+        self._order = 0
+        self.pixels = 0
+        self.jobs = 0
+
+    def add(self, key: Hashable, pixels: int, one: T, now: float) -> None:
+        """Put a job at the end of its group. `pixels`: of all its pictures; `now`: any clock's seconds."""
+        group = self._groups.setdefault(key, _Group())
+        group.entries.append((self._order, pixels, now, one))
+        group.pixels += pixels
+        self._order += 1
+        self.pixels += pixels
+        self.jobs += 1
+
+    def next_key(self) -> Hashable | None:
+        """The key whose turn it is: that of the job which came first, so that none starves behind a popular shape."""
+        return min(self._groups, key=lambda key: self._groups[key].entries[0][0], default=None)
+
+    def take(self, budget: Callable[[Hashable], int], now: float, window_seconds: float = 0.0) -> list[T]:
+        """The next batch: jobs of one key up to `budget` pixels, one at least; empty while it should wait.
+
+        A batch that could hold more waits until its first job has waited for `window_seconds`.
+        """
+        key = self.next_key()
+        if key is None:
+            return []
+        group, most = self._groups[key], budget(key)
+        count = _fitting(group.entries, most)
+        is_full = count < len(group.entries) or count == MAX_BATCH_JOBS or group.pixels >= most
+        if not is_full and now < group.entries[0][2] + window_seconds:
+            return []
+        taken, group.entries = group.entries[:count], group.entries[count:]
+        group.pixels -= self._forget(taken)
+        if not group.entries:
+            del self._groups[key]
+        return [one for *_, one in taken]
+
+    def next_jobs(self, budget: Callable[[Hashable], int]) -> int:
+        """How many jobs the next batch would have now."""
+        key = self.next_key()
+        return 0 if key is None else _fitting(self._groups[key].entries, budget(key))
+
+    def due(self, window_seconds: float) -> float | None:
+        """When the next batch stops waiting for company, by the clock of `add`; None when no job waits."""
+        key = self.next_key()
+        return None if key is None else self._groups[key].entries[0][2] + window_seconds
+
+    def clear(self) -> list[T]:
+        """Every job that waits, in the order in which they came; none waits afterwards."""
+        entries = sorted((entry for group in self._groups.values() for entry in group.entries), key=lambda one: one[0])
+        self._groups.clear()
+        self._forget(entries)
+        return [one for *_, one in entries]
+
+    def __iter__(self) -> Iterator[T]:
+        return (one for group in self._groups.values() for *_, one in group.entries)
+
+    def _forget(self, entries: list[tuple[int, int, float, T]]) -> int:
+        pixels = sum(entry[1] for entry in entries)
+        self.pixels -= pixels
+        self.jobs -= len(entries)
+        return pixels
+
+
+def _fitting(entries: list[tuple[int, int, float, T]], most_pixels: int) -> int:
+    pixels = 0
+    for count, entry in enumerate(entries[:MAX_BATCH_JOBS]):
+        pixels += entry[1]
+        if count and pixels > most_pixels:
+            return count
+    return min(len(entries), MAX_BATCH_JOBS)

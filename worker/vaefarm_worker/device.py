@@ -1,0 +1,216 @@
+"""The device's two threads: one binds batches, one decodes them and does nothing else.
+
+A batch is bound as late as may be: when the device is free or about to be, so that jobs which come meanwhile join it.
+Binding writes that the decode begins, and drops what was canceled or is too late. A single job is bound when the device
+is free and not before: should the process die, Redis tells whether that job was alone on the device.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import redis
+
+from vaefarm_shared import transitions
+from vaefarm_shared.errors import DeviceFault
+from vaefarm_shared.settings import Settings
+
+from . import ladder
+from .claiming import Cost
+from .decoder import Batch, BatchItem, Decoder
+from .lifeline import Lifeline
+from .loading import Loaded
+from .outbox import Done, Outbox
+from .patience import Abandoned, Patience
+from .pool import Pool
+
+logger = logging.getLogger(__name__)
+
+#: How many times its estimate a decode may take before it counts as hung.
+HUNG_TIMES: Final[float] = 20.0
+
+#: Seconds by which a bind comes before the device is free, above what a bind takes.
+LEAD_SECONDS: Final[float] = 0.001
+
+#: Seconds between two looks of a binder that nobody wakes.
+LOOK_SECONDS: Final[float] = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A batch whose jobs have begun: each with the number of its attempt."""
+
+    jobs: tuple[Loaded, ...]
+    attempts: tuple[int, ...]
+
+    @property
+    def pixels(self) -> int:
+        """Output pixels of all its jobs."""
+        return sum(one.spec.pixels for one in self.jobs)
+
+    @property
+    def vae(self) -> str:
+        """The VAE of all its jobs."""
+        return self.jobs[0].spec.vae
+
+
+class Device:
+    """Takes batches from the pool, gives what became of them to the outbox."""
+
+    def __init__(
+        self,
+        worker_name: str,
+        settings: Settings,
+        decoder: Decoder,
+        cost: Cost,
+        pool: Pool,
+        outbox: Outbox,
+        lifeline: Lifeline,
+        patience: Patience,
+        connection: redis.Redis,
+        on_fault: Callable[[DeviceFault], None],
+    ) -> None:
+        self._worker_name = worker_name
+        self._settings = settings
+        self._decoder = decoder
+        self._cost = cost
+        self._pool = pool
+        self._outbox = outbox
+        self._lifeline = lifeline
+        self._patience = patience
+        self._connection = connection
+        self._on_fault = on_fault
+        self._slot: queue.SimpleQueue[Bound | None] = queue.SimpleQueue()
+        self._bound: list[Bound] = []
+        self._free_at = float("inf")
+        self._bind_seconds = 0.0
+        self._stopping = threading.Event()
+        self._binder = threading.Thread(target=self._bind, name="vaefarm-binder", daemon=True)
+        self._thread = threading.Thread(target=self._decode, name="vaefarm-device", daemon=True)
+        #: Seconds for which the device has decoded, and since when it has been there.
+        self.busy_seconds = 0.0
+
+    @property
+    def jobs(self) -> tuple[Loaded, ...]:
+        """The jobs that are bound or being decoded."""
+        return tuple(one for bound in list(self._bound) for one in bound.jobs)
+
+    def start(self) -> None:
+        """Begin."""
+        self._binder.start()
+        self._thread.start()
+
+    def stop(self, seconds: float) -> bool:
+        """Bind no more; return whether what was bound is decoded within `seconds`."""
+        self._stopping.set()
+        with self._pool.changed:
+            self._pool.changed.notify_all()
+        deadline = time.monotonic() + seconds
+        self._binder.join(seconds)
+        self._slot.put(None)
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+        return not (self._binder.is_alive() or self._thread.is_alive())
+
+    def _bind(self) -> None:
+        while (jobs := self._next_jobs()) is not None:
+            try:
+                bound = self._begin(jobs)
+            except Abandoned as error:
+                logger.warning("%d jobs are left to their leases: %s", len(jobs), error)
+                return
+            except Exception:
+                # Their leases end, and they come back.
+                logger.exception("%d jobs could not begin", len(jobs))
+                self._lifeline.drop([one.claim for one in jobs])
+                continue
+            if bound.jobs:
+                with self._pool.changed:
+                    self._bound.append(bound)
+                self._slot.put(bound)
+
+    def _next_jobs(self) -> list[Loaded] | None:
+        """Wait until a batch is to be bound; None when the device stops."""
+        changed = self._pool.changed
+        with changed:
+            while not self._stopping.is_set():
+                if self._may_bind() and (jobs := self._pool.take()):
+                    return jobs
+                changed.wait(self._wait_seconds())
+        return None
+
+    def _may_bind(self) -> bool:
+        if not self._outbox.has_room():
+            return False
+        if not self._bound:
+            return True
+        return len(self._bound) == 1 and self._is_nearly_free() and not self._pool.next_is_single()
+
+    def _is_nearly_free(self) -> bool:
+        return time.monotonic() >= self._free_at - 2 * self._bind_seconds - LEAD_SECONDS
+
+    def _wait_seconds(self) -> float:
+        now = time.monotonic()
+        if self._bound:
+            return min(max(self._free_at - 2 * self._bind_seconds - LEAD_SECONDS - now, 1e-4), LOOK_SECONDS)
+        due = self._pool.due()
+        return LOOK_SECONDS if due is None else min(max(due - now, 1e-4), LOOK_SECONDS)
+
+    def _begin(self, jobs: list[Loaded]) -> Bound:
+        """Write that they begin; drop those that were canceled, went to another or are too late."""
+        began = time.monotonic()
+        claims = [(one.claim, one.spec.deadline_seconds) for one in jobs]
+        begin = partial(transitions.begin, self._connection, claims, self._worker_name, shared=len(jobs) > 1)
+        verdicts = self._patience.insist(begin)
+        self._bind_seconds += 0.2 * (time.monotonic() - began - self._bind_seconds)
+        kept: list[tuple[Loaded, int]] = []
+        for one, verdict in zip(jobs, verdicts, strict=True):
+            if isinstance(verdict, int):
+                kept.append((one, verdict))
+            elif verdict == transitions.EXPIRED:
+                self._outbox.expire(one)
+            else:
+                logger.info("job %s was canceled or went to another: dropped", one.claim.job_id)
+                self._lifeline.drop([one.claim])
+        return Bound(tuple(one for one, _ in kept), tuple(attempt for _, attempt in kept))
+
+    def _decode(self) -> None:
+        while (bound := self._slot.get()) is not None:
+            began = time.monotonic()
+            estimate = self._cost.seconds(bound.vae, bound.pixels)
+            self._free_at = began + estimate if self._cost.is_known(bound.vae) else float("inf")
+            allowed = max(self._settings.decode_timeout, HUNG_TIMES * estimate)
+            try:
+                outcomes = ladder.decode(
+                    self._decoder,
+                    Batch(tuple(one.item for one in bound.jobs)),
+                    lambda items, allowed=allowed: self._tell(items, allowed),  # type: ignore[misc]
+                    tiling=self._settings.tiling,
+                )
+            except DeviceFault as error:
+                self._on_fault(error)
+                return
+            seconds = time.monotonic() - began
+            self._lifeline.idle()
+            self._cost.note(bound.vae, bound.pixels, seconds)
+            self.busy_seconds += seconds
+            logger.info("%d jobs of %s decoded in %.3f s", len(bound.jobs), bound.vae, seconds)
+            self._outbox.put(self._done(bound, outcomes, seconds))
+            with self._pool.changed:
+                self._bound.remove(bound)
+                self._free_at = float("inf")
+                self._pool.changed.notify_all()
+
+    def _tell(self, items: Sequence[BatchItem], allowed_seconds: float) -> None:
+        self._lifeline.on_device((item.spec.id for item in items), allowed_seconds)
+
+    @staticmethod
+    def _done(bound: Bound, outcomes: list[ladder.Outcome], seconds: float) -> list[Done]:
+        return [
+            Done(one, attempt, outcome, seconds * one.spec.pixels / bound.pixels, len(bound.jobs))
+            for one, attempt, outcome in zip(bound.jobs, bound.attempts, outcomes, strict=True)
+        ]

@@ -1,0 +1,125 @@
+"""The intake: a thread that claims jobs, loads their latents, and lets them wait for the device."""
+
+import logging
+import threading
+
+import redis
+
+from vaefarm_shared import leases, transitions
+from vaefarm_shared.blobs import BlobStore
+from vaefarm_shared.budget import held_bytes
+from vaefarm_shared.connection import AWAY
+from vaefarm_shared.errors import UnsupportedVersion
+from vaefarm_shared.leases import Wanted
+from vaefarm_shared.transitions import Submission
+
+from .claiming import ClaimOrder, Cost
+from .decoder import Decoder
+from .doorbell import Doorbell
+from .lifeline import Lifeline
+from .loading import Loaded, Plain, Unloadable, load
+from .outbox import Outbox
+from .pool import Pool
+from .registration import Registration
+
+logger = logging.getLogger(__name__)
+
+#: Seconds that an idle intake waits for a ring before it looks by itself.
+LOOK_SECONDS = 1.0
+
+
+class Intake:
+    """Claims as much as the pool has room for, as soon as there is any."""
+
+    def __init__(
+        self,
+        worker_name: str,
+        lease_seconds: float,
+        registration: Registration,
+        decoder: Decoder,
+        cost: Cost,
+        pool: Pool,
+        outbox: Outbox,
+        lifeline: Lifeline,
+        connection: redis.Redis,
+        blobs: BlobStore,
+    ) -> None:
+        self._worker_name = worker_name
+        self._lease_seconds = lease_seconds
+        self._registration = registration
+        self._decoder = decoder
+        self._cost = cost
+        self._pool = pool
+        self._outbox = outbox
+        self._lifeline = lifeline
+        self._connection = connection
+        self._blobs = blobs
+        self._order = ClaimOrder(list(decoder.vaes))
+        self._doorbell = Doorbell(connection, decoder.vaes)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="vaefarm-intake", daemon=True)
+        #: Set while the last claim found nothing.
+        self.found_nothing = threading.Event()
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Claim no more; return when the claim under way has ended."""
+        self._stopping.set()
+        self._doorbell.wake()
+        self._thread.join()
+        self._doorbell.close()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                if not self._pool.room()[0]:
+                    self._pool.wait_for_room(LOOK_SECONDS)
+                elif not self.claim_once():
+                    self._doorbell.wait(LOOK_SECONDS)
+            except AWAY as error:
+                # What a lost reply claimed comes back when its lease ends.
+                logger.warning("Redis is away: %s", error)
+                self._stopping.wait(LOOK_SECONDS)
+            except Exception:
+                logger.exception("a claim failed")
+                self._stopping.wait(LOOK_SECONDS)
+
+    def claim_once(self) -> int:
+        """Claim and load once; return how many jobs there were."""
+        jobs, pixels = self._pool.room()
+        sources = self._order.next(self._cost, self._registration.sizes)
+        wanted = Wanted(sources, jobs, pixels, self._lease_seconds)
+        claimed = leases.claim(self._connection, self._worker_name, wanted)
+        if not claimed:
+            self.found_nothing.set()
+            return 0
+        self.found_nothing.clear()
+        self._lifeline.hold([one.claim for one in claimed])
+        ready: list[Loaded] = []
+        for one in load(self._blobs, self._decoder, claimed):
+            if isinstance(one, Loaded):
+                ready.append(one)
+            elif isinstance(one, Plain):
+                self._adopt(one)
+            else:
+                self._refuse(one)
+        self._pool.put(ready)
+        return len(claimed)
+
+    def _adopt(self, plain: Plain) -> None:
+        spec = plain.spec
+        bytes_held = held_bytes(spec, 0, self._blobs)
+        transitions.adopt(self._connection, plain.claim, Submission(spec, plain.latent_reference, b"", bytes_held))
+        self._lifeline.drop([plain.claim])
+
+    def _refuse(self, one: Unloadable) -> None:
+        if isinstance(one.error, OSError):
+            self._outbox.hand_back(one.claim, "avoid", f"its latent cannot be read here: {one.error}")
+        elif isinstance(one.error, UnsupportedVersion):
+            # A worker of the other release may live, or be about to.
+            self._outbox.hand_back(one.claim, "avoid", str(one.error))
+        else:
+            self._outbox.fail(one.claim, one.error)

@@ -1,0 +1,142 @@
+"""From a claim to latents: what anybody may have written is compared, validated and bounded before memory is taken."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from vaefarm_shared import checks, latents, rq_bridge
+from vaefarm_shared.blobs import BlobStore
+from vaefarm_shared.errors import FarmError, RefusedJob
+from vaefarm_shared.job import JobSpec
+from vaefarm_shared.leases import Claim, ClaimedJob
+
+from .decoder import BatchItem, Decoder
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A claimed job, read and checked."""
+
+    claim: Claim
+    item: BatchItem
+    latent_reference: str
+    #: Device seconds that its lane was charged.
+    cost_seconds: float
+    alone: bool
+
+    @property
+    def spec(self) -> JobSpec:
+        """What was asked."""
+        return self.item.spec
+
+    @property
+    def seconds_queued(self) -> float:
+        """From submit to claim, by Redis' clock."""
+        return max(0.0, self.claim.claimed_at - (self.claim.queued_at or self.claim.claimed_at))
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """A plain RQ job of our kind, as `rq.Queue.enqueue` left it."""
+
+    claim: Claim
+    spec: JobSpec
+    latent_reference: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unloadable:
+    """A claimed job that no decode can take, and why."""
+
+    claim: Claim
+    error: Exception
+
+
+def load(blobs: BlobStore, decoder: Decoder, claimed: Sequence[ClaimedJob]) -> list[Loaded | Plain | Unloadable]:
+    """Read the latents of claimed jobs, in one round trip, and check everything about them.
+
+    Raises what redis-py raises while Redis is away: nothing was changed.
+    """
+    checked = [_checked(decoder, one) for one in claimed]
+    wanted = [
+        (job.latent_reference, _most_bytes(spec))
+        for job, spec in zip(claimed, checked, strict=True)
+        if isinstance(spec, JobSpec)
+    ]
+    found = iter(blobs.get_many(wanted))
+    return [
+        _loaded(job, spec, next(found)) if isinstance(spec, JobSpec) else spec
+        for job, spec in zip(claimed, checked, strict=True)
+    ]
+
+
+def _checked(decoder: Decoder, job: ClaimedJob) -> JobSpec | Plain | Unloadable:
+    """The spec of a job that may be decoded; else what it is."""
+    claim = job.claim
+    try:
+        if not job.spec and not job.latent_reference:
+            return _plain(decoder, job)
+        refusal = rq_bridge.refusal(claim.job_id, job.rq_data_bytes, job.rq_meta_bytes, job.rq_data, job.rq_hooks)
+        if refusal is not None:
+            raise RefusedJob(f"the job is refused: {refusal}")
+        if not job.latent_reference or claim.queued_at is None:
+            missing = "latent" if not job.latent_reference else "time at which it was queued"
+            raise RefusedJob(f"the job is refused: its record has no {missing}; submit it with vaefarm")
+        spec = JobSpec.from_json(job.spec)
+        if spec.id != claim.job_id:
+            raise RefusedJob(f"the job is refused: its spec is of job {spec.id!r}")
+        _check_pictures(decoder, spec)
+        return spec
+    except Exception as error:
+        return Unloadable(claim, error)
+
+
+def _plain(decoder: Decoder, job: ClaimedJob) -> Plain | Unloadable:
+    hooked = bool(job.rq_meta_bytes) or any(job.rq_hooks)
+    argument = None if hooked else rq_bridge.plain_argument(job.rq_data)
+    if argument is None:
+        refusal = rq_bridge.refusal(job.claim.job_id, job.rq_data_bytes, job.rq_meta_bytes, job.rq_data, job.rq_hooks)
+        raise RefusedJob(f"the job is refused: {refusal or 'its record has no spec; submit it with vaefarm'}")
+    reference = str(argument.pop("latent", ""))
+    spec = JobSpec.from_fields(argument | {"id": job.claim.job_id})
+    _check_pictures(decoder, spec)
+    return Plain(job.claim, spec, reference)
+
+
+def _check_pictures(decoder: Decoder, spec: JobSpec) -> None:
+    if spec.vae not in decoder.vaes:
+        raise RefusedJob(f"the job is refused: its spec is of VAE {spec.vae!r}, its queue of another")
+    contract, packed = decoder.vaes[spec.vae].contract, spec.layout == "packed"
+    pictures = checks.check_shape(
+        spec.vae, contract, spec.shape, spec.height if packed else None, spec.width if packed else None
+    )
+    if pictures != checks.Pictures(spec.layout, spec.count, spec.height, spec.width):
+        raise RefusedJob(f"the job is refused: its spec says {spec.height} x {spec.width}, its shape {spec.shape}")
+    checks.check_bytes(spec.shape, _itemsize(spec))
+
+
+def _itemsize(spec: JobSpec) -> int:
+    return int(np.dtype(latents.STORAGE[spec.dtype]).itemsize)
+
+
+def _most_bytes(spec: JobSpec) -> int:
+    return prod(spec.shape) * _itemsize(spec) + latents.MAX_HEADER_BYTES
+
+
+def _loaded(job: ClaimedJob, spec: JobSpec, data: bytes | Exception | None) -> Loaded | Unloadable:
+    reference = job.latent_reference
+    try:
+        if isinstance(data, Exception):
+            raise data
+        if data is None:
+            raise FarmError(f"its latent {reference} is gone; submit the job again")
+        if len(data) > _most_bytes(spec):
+            raise RefusedJob(f"the job is refused: its latent has more than the {_most_bytes(spec)} bytes of its shape")
+        held = latents.unpack(data)
+        if (held.shape, held.dtype) != (spec.shape, spec.dtype):
+            raise RefusedJob(f"the job is refused: its latent is {held.dtype} {held.shape}, its spec says otherwise")
+        return Loaded(job.claim, BatchItem(spec, held), reference, job.cost_seconds, job.alone)
+    except Exception as error:
+        return Unloadable(job.claim, error)

@@ -1,0 +1,317 @@
+"""From decoded pictures to settled jobs: threads that encode, and one that stores and settles.
+
+What is ready is settled together, so the settles of a fast device share their round trips; the outbox holds so much and
+no more, and the device is given nothing while it is full.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+import redis
+
+from vaefarm_shared import keys, leases, transitions
+from vaefarm_shared.blobs import BlobStore, image_name
+from vaefarm_shared.errors import DecodeError, FarmError, NonFiniteImage, OutOfMemory
+from vaefarm_shared.job import ImageRecord, JobStatus
+from vaefarm_shared.leases import Claim, How
+from vaefarm_shared.queues import size_of
+from vaefarm_shared.transitions import Outcome
+from vaefarm_shared.workers import holders, read_workers
+
+from .decoder import Decoded
+from .encode import encode_image
+from .lifeline import Lifeline
+from .loading import Loaded
+from .patience import Abandoned, Patience
+from .reports import Reporter
+
+logger = logging.getLogger(__name__)
+
+#: Jobs and bytes of pictures that one settle takes up.
+SETTLE_JOBS: Final[int] = 64
+SETTLE_BYTES: Final[int] = 16 * 1024 * 1024
+
+#: Output pixels that may wait for encoder and store: 64 pictures of 1024 x 1024, and jobs, however small.
+MOST_PIXELS: Final[int] = 64 * 1024 * 1024
+MOST_JOBS: Final[int] = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What became of one job on the device."""
+
+    job: Loaded
+    attempt: int
+    outcome: Decoded | Exception
+    #: Its share of the batch's time on the device.
+    seconds_decode: float
+    batch_size: int
+
+
+@dataclass(slots=True)
+class Ready:
+    """One thing to write: an outcome, or a return to the queue."""
+
+    claim: Claim
+    pixels: int = 0
+    outcome: Outcome | None = None
+    how: How = "free"
+    reason: str = ""
+    size_bytes: int = 0
+    files: tuple[str, ...] = ()
+    latent_reference: str = field(default="")
+
+
+class Outbox:
+    """Encodes, stores and settles what it is given; nothing that one job does ends it."""
+
+    def __init__(
+        self,
+        worker_name: str,
+        encode_threads: int,
+        max_attempts: int,
+        reporter: Reporter,
+        lifeline: Lifeline,
+        patience: Patience,
+        connection: redis.Redis,
+        blobs: BlobStore,
+        notify: Callable[[], None],
+    ) -> None:
+        self._worker_name = worker_name
+        self._max_attempts = max_attempts
+        self._reporter = reporter
+        self._lifeline = lifeline
+        self._patience = patience
+        self._connection = connection
+        self._blobs = blobs
+        self._notify = notify
+        self._encoders = ThreadPoolExecutor(encode_threads, thread_name_prefix="vaefarm-encoder")
+        self._changed = threading.Condition()
+        self._ready: deque[Ready] = deque()
+        self._held: dict[str, int] = {}
+        self._pixels = 0
+        self._stopping = False
+        self._thread = threading.Thread(target=self._settle_all, name="vaefarm-settler", daemon=True)
+        self.finished = 0
+        self.failed = 0
+
+    @property
+    def jobs(self) -> int:
+        """Jobs that are not settled yet."""
+        return len(self._held)
+
+    def has_room(self) -> bool:
+        """Whether the device may have another batch."""
+        return self._pixels < MOST_PIXELS and len(self._held) < MOST_JOBS
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self, seconds: float) -> bool:
+        """Return whether everything is settled within `seconds`; take up nothing after that."""
+        with self._changed:
+            done = self._changed.wait_for(lambda: not self._held, seconds)
+            self._stopping = True
+            self._changed.notify_all()
+        self._thread.join(max(seconds, 1.0) if done else 1.0)
+        self._encoders.shutdown(wait=False, cancel_futures=True)
+        return done
+
+    def put(self, done: list[Done]) -> None:
+        """Take what a batch became."""
+        ready = []
+        with self._changed:
+            for one in done:
+                self._hold(one.job.claim, one.job.spec.pixels)
+        for one in done:
+            if isinstance(one.outcome, Decoded) and one.outcome.files and self._blobs.files is None:
+                ready.append(self._finished(one, one.outcome))
+            else:
+                self._encoders.submit(self._encode, one)
+        self._add(ready)
+
+    def expire(self, job: Loaded) -> None:
+        """End a job whose deadline is past."""
+        reason = f"its deadline of {job.spec.deadline_seconds} seconds passed before its decode"
+        self._end(job.claim, JobStatus.EXPIRED, reason, job.latent_reference)
+
+    def fail(self, claim: Claim, error: Exception) -> None:
+        """End a job that no decode can take."""
+        self._end(claim, JobStatus.FAILED, describe(error))
+
+    def hand_back(self, claim: Claim, how: How, reason: str) -> None:
+        """Return a job to the front of its queue."""
+        with self._changed:
+            self._hold(claim, 0)
+        self._add([Ready(claim, how=how, reason=reason)])
+
+    def _end(self, claim: Claim, status: JobStatus, reason: str, latent_reference: str = "") -> None:
+        with self._changed:
+            self._hold(claim, 0)
+        outcome = Outcome(claim, status, self._worker_name, reason)
+        self._add([Ready(claim, outcome=outcome, latent_reference=latent_reference)])
+
+    def _hold(self, claim: Claim, pixels: int) -> None:
+        self._held[claim.token] = pixels
+        self._pixels += pixels
+
+    def _add(self, ready: list[Ready]) -> None:
+        if ready:
+            with self._changed:
+                self._ready += ready
+                self._changed.notify_all()
+
+    def _encode(self, done: Done) -> None:
+        try:
+            if isinstance(done.outcome, Decoded):
+                ready = self._finished(done, done.outcome)
+            else:
+                ready = self._went_wrong(done, done.outcome)
+        except Abandoned as error:
+            logger.warning("job %s is left to its lease: %s", done.job.claim.job_id, error)
+            self._let_go([done.job.claim])
+            return
+        except Exception as error:
+            logger.exception("job %s could not be encoded", done.job.claim.job_id)
+            ready = self._went_wrong(done, error)
+        self._add([ready])
+
+    def _finished(self, done: Done, decoded: Decoded) -> Ready:
+        """Encode a job's pictures; write those that go to files."""
+        began = time.monotonic()
+        claim, spec = done.job.claim, done.job.spec
+        files = decoded.files or tuple(encode_image(pixels, spec) for pixels in decoded.pixels)  # type: ignore[union-attr]
+        seconds_encode = time.monotonic() - began
+        images, to_redis = [], []
+        for index, data in enumerate(files):
+            name = image_name(claim.job_id, claim.token, index)
+            if self._blobs.goes_to_files(len(data)):
+                reference = self._patience.insist(partial(self._blobs.put, name, data, spec.result_seconds))
+            else:
+                reference = self._blobs.reference(name, len(data))
+                to_redis.append((keys.blob(name), data, spec.result_seconds))
+            images.append(
+                ImageRecord(
+                    blob=reference,
+                    image_format=spec.image_format,
+                    size_bytes=len(data),
+                    width=spec.width,
+                    height=spec.height,
+                )
+            )
+        report = self._reporter.report(done, decoded, seconds_encode, tuple(images))
+        outcome = Outcome(
+            claim,
+            JobStatus.FINISHED,
+            self._worker_name,
+            report=report,
+            extra_seconds=done.seconds_decode - done.job.cost_seconds,
+            files=to_redis,
+        )
+        references = tuple(image.blob for image in images)
+        size = sum(len(data) for _, data, _ in to_redis)
+        return Ready(
+            claim, outcome=outcome, size_bytes=size, files=references, latent_reference=done.job.latent_reference
+        )
+
+    def _went_wrong(self, done: Done, error: Exception) -> Ready:
+        """What a job's own error costs it: an attempt, or its life; want of room only sends it to another worker."""
+        claim, reason = done.job.claim, describe(error)
+        if isinstance(error, OutOfMemory):
+            if self._patience.insist(partial(self._another_holds, claim, done.job.spec.vae)):
+                return Ready(claim, how="avoid", reason=reason)
+            reason = f"{reason}, and no other worker that lives has room for it"
+            return self._failed(done, reason)
+        if not isinstance(error, FarmError):
+            logger.error("job %s: an error of no kind of ours", claim.job_id, exc_info=error)
+        may_pass = (isinstance(error, DecodeError) and not isinstance(error, NonFiniteImage)) or not isinstance(
+            error, FarmError
+        )
+        if may_pass and done.attempt < self._max_attempts:
+            return Ready(claim, how="attempt", reason=reason)
+        return self._failed(done, reason)
+
+    def _failed(self, done: Done, reason: str) -> Ready:
+        extra = done.seconds_decode - done.job.cost_seconds
+        return Ready(
+            done.job.claim,
+            outcome=Outcome(done.job.claim, JobStatus.FAILED, self._worker_name, reason, extra_seconds=extra),
+        )
+
+    def _another_holds(self, claim: Claim, vae: str) -> bool:
+        avoid = (self._connection.hget(keys.job(claim.job_id), "avoid") or b"").decode().split(",")  # type: ignore[union-attr]
+        able = holders(read_workers(self._connection), vae, size_of(claim.queue))
+        return bool(able - {self._worker_name, *avoid})
+
+    def _settle_all(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._ready or self._stopping)
+                if not self._ready:
+                    return
+                batch = self._take()
+            try:
+                self._write(batch)
+            except Abandoned as error:
+                logger.warning("%d jobs are left to their leases: %s", len(batch), error)
+            except Exception:
+                # Their leases end, and they come back: nothing that one job does ends the others.
+                logger.exception("%d jobs could not be settled", len(batch))
+            self._let_go([one.claim for one in batch])
+
+    def _take(self) -> list[Ready]:
+        batch: list[Ready] = []
+        size = 0
+        while self._ready and len(batch) < SETTLE_JOBS and (not batch or size < SETTLE_BYTES):
+            batch.append(self._ready.popleft())
+            size += batch[-1].size_bytes
+        return batch
+
+    def _write(self, batch: list[Ready]) -> None:
+        returned = [one for one in batch if one.outcome is None]
+        if returned:
+            for reason in dict.fromkeys(one.reason for one in returned):
+                claims = [(one.claim, one.how) for one in returned if one.reason == reason]
+                self._patience.insist(partial(leases.give_back, self._connection, claims, self._worker_name, reason))
+                logger.warning("%d jobs go back to their queues: %s", len(claims), reason)
+        ended = [one for one in batch if one.outcome is not None]
+        if ended:
+            outcomes = [one.outcome for one in ended if one.outcome is not None]
+            verdicts = self._patience.insist(partial(transitions.settle, self._connection, outcomes))
+            for one, took_effect in zip(ended, verdicts, strict=True):
+                self._after(one, took_effect)
+
+    def _after(self, one: Ready, took_effect: bool) -> None:
+        assert one.outcome is not None
+        if not took_effect:
+            logger.warning("job %s is no longer this worker's: what was done for it is dropped", one.claim.job_id)
+            for reference in one.files:
+                self._patience.insist(partial(self._blobs.delete, reference))
+            return
+        if one.latent_reference and one.outcome.status is not JobStatus.FAILED:
+            self._patience.insist(partial(self._blobs.delete_file, one.latent_reference))
+        if one.outcome.status is JobStatus.FINISHED:
+            self.finished += 1
+        elif one.outcome.status is JobStatus.FAILED:
+            self.failed += 1
+            logger.warning("job %s failed: %s", one.claim.job_id, one.outcome.reason)
+
+    def _let_go(self, claims: list[Claim]) -> None:
+        self._lifeline.drop(claims)
+        with self._changed:
+            self._pixels -= sum(self._held.pop(claim.token, 0) for claim in claims)
+            self._changed.notify_all()
+        self._notify()
+
+
+def describe(error: Exception) -> str:
+    """An error as a job's reason: one of ours speaks for itself."""
+    return str(error) if isinstance(error, FarmError) else f"{type(error).__name__}: {error}"

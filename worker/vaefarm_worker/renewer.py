@@ -1,0 +1,182 @@
+"""`python -m vaefarm_worker.renewer`: the process beside a worker that renews its leases.
+
+It is started before torch is imported, so a held GIL cannot starve it. It renews only while the worker moves on: not
+while that is stopped, and not beyond the time that a decode may take, after which it ends the worker. When the pipe
+closes the worker is dead, and its leases are handed back at once: what shared the device runs alone next time, what was
+alone on it has spent an attempt, everything else costs nothing.
+
+Lines on standard input, first a JSON object of `Terms`, then:
+
+    + ID TOKEN    the worker holds a job            > SECONDS ID ...   the device decodes these, for so long at most
+    - ID          it holds it no more               <                  the device is idle
+"""
+
+import json
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Final
+
+import redis
+
+from vaefarm_shared import leases
+from vaefarm_shared.connection import AWAY, connect
+from vaefarm_shared.leases import Claim, How
+
+logger = logging.getLogger(__name__)
+
+#: Renewals within one lease: three may be lost.
+RENEWALS: Final[int] = 4
+
+#: Seconds for which a dead worker's leases are offered back while Redis is away; then they have ended by themselves.
+HAND_BACK_SECONDS: Final[float] = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a renewer must know of its worker."""
+
+    redis_url: str
+    worker: str
+    pid: int
+    lease_seconds: float
+
+    def line(self) -> bytes:
+        """As the first line of the pipe: no password shows in a process list."""
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+
+@dataclass(slots=True)
+class Held:
+    """What the worker holds and what its device does, as its lines tell. Seconds are of the monotonic clock."""
+
+    tokens: dict[str, str] = field(default_factory=dict)
+    on_device: tuple[str, ...] = ()
+    must_end_by: float = float("inf")
+    allowed_seconds: float = 0.0
+
+    def take(self, line: str) -> None:
+        """Follow one line."""
+        kind, *words = line.split()
+        if kind == "+":
+            self.tokens[words[0]] = words[1]
+        elif kind == "-":
+            self.tokens.pop(words[0], None)
+        elif kind == ">":
+            self.allowed_seconds = float(words[0])
+            self.on_device, self.must_end_by = tuple(words[1:]), time.monotonic() + self.allowed_seconds
+        elif kind == "<":
+            self.on_device, self.must_end_by = (), float("inf")
+
+    def owed(self) -> list[tuple[str, str, How]]:
+        """Each job with its token and what it pays for the worker's death now."""
+        on_device: How = "attempt" if len(self.on_device) == 1 else "alone"
+        return [(one, token, on_device if one in self.on_device else "free") for one, token in self.tokens.items()]
+
+
+class Renewer:
+    """Renews, watches, and hands back."""
+
+    def __init__(self, terms: Terms, connection: redis.Redis, end_worker: Callable[[], None]) -> None:
+        self._terms = terms
+        self._connection = connection
+        self._end_worker = end_worker
+        self.held = Held()
+        self._reason = f"its worker {terms.worker} ended"
+
+    @property
+    def period_seconds(self) -> float:
+        """Seconds between two renewals."""
+        return self._terms.lease_seconds / RENEWALS
+
+    def renew(self) -> None:
+        """One round: end a worker whose device hangs, else renew its leases unless it is stopped."""
+        if time.monotonic() > self.held.must_end_by:
+            self._reason = f"its decode did not end within {self.held.allowed_seconds:.0f} seconds"
+            logger.error("worker %s hangs: %s; it is ended", self._terms.worker, self._reason)
+            self.held.must_end_by = float("inf")
+            self._end_worker()
+        elif not is_stopped(self._terms.pid):
+            try:
+                leases.renew(self._connection, list(self.held.tokens.items()), self._terms.lease_seconds)
+            except AWAY as error:
+                logger.warning("Redis is away: %s", error)
+
+    def hand_back(self) -> None:
+        """Return every job that the worker held, what was on the device last."""
+        owed = sorted(self.held.owed(), key=lambda one: one[2] != "free")
+        claims: list[tuple[Claim, How]] = [(Claim(one, "", token, 0.0), how) for one, token, how in owed]
+        if not claims:
+            return
+        deadline = time.monotonic() + HAND_BACK_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                returned = leases.give_back(self._connection, claims, self._terms.worker, self._reason)
+            except (*AWAY, redis.ResponseError) as error:
+                logger.warning("jobs of worker %s cannot be handed back yet: %s", self._terms.worker, error)
+                time.sleep(0.2)
+            else:
+                logger.warning("worker %s ended; %d of its jobs handed back", self._terms.worker, sum(returned))
+                return
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process was stopped by a signal (SIGSTOP, Ctrl-Z, a frozen debugger)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] in (b"T", b"t")
+    except OSError:
+        if sys.platform == "linux":
+            return False
+    shown = subprocess.run(["ps", "-o", "state=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return shown.stdout.strip().startswith("T")
+
+
+def lines(descriptor: int, wait: Callable[[], float]) -> Iterable[str | None]:
+    """Lines as they come; None whenever `wait()` seconds passed without one. Ends with the pipe."""
+    rest = b""
+    while True:
+        if not select.select([descriptor], [], [], max(0.0, wait()))[0]:
+            yield None
+            continue
+        data = os.read(descriptor, 1 << 16)
+        if not data:
+            return
+        *whole, rest = (rest + data).split(b"\n")
+        yield from (line.decode() for line in whole)
+
+
+def main() -> None:
+    """Serve one worker until its pipe closes."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
+    due = time.monotonic()
+    feed = lines(sys.stdin.fileno(), lambda: due - time.monotonic())
+    first = next((line for line in feed if line is not None), None)
+    if first is None:
+        return
+    terms = Terms(**json.loads(first))
+    # A reply that takes longer than half a lease is too late for this renewal, and perhaps in time for the next.
+    connection = connect(terms.redis_url, terms.lease_seconds / 2)
+    renewer = Renewer(terms, connection, lambda: os.kill(terms.pid, signal.SIGKILL))
+    for line in feed:
+        if line is not None:
+            renewer.held.take(line)
+        if time.monotonic() >= due:
+            if os.getppid() != terms.pid:
+                # Something that the worker started holds its end of the pipe.
+                break
+            renewer.renew()
+            due = time.monotonic() + renewer.period_seconds
+    renewer.hand_back()
+
+
+if __name__ == "__main__":
+    main()
