@@ -37,7 +37,8 @@ class Samples:
     busy: list[float] = field(default_factory=list)
     calls: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
-    wake_up: list[list[float]] = field(default_factory=list)
+    called: list[list[float]] = field(default_factory=list)
+    returned: list[list[float]] = field(default_factory=list)
     submitting: list[float] = field(default_factory=list)
     dropping: list[float] = field(default_factory=list)
 
@@ -55,7 +56,9 @@ def overlap(options: Options) -> Figure:
         saturate(running, tensors[: workload.WARM_UP_JOBS], Samples())
         for turn in range(options.rounds):
             saturate(running, tensors, samples)
-            samples.wake_up.append([wake_up(running, held) for held in tensors[: options.jobs]])
+            wake_ups = [wake_up(running, held) for held in tensors[: options.jobs]]
+            samples.called.append([called for called, _ in wake_ups])
+            samples.returned.append([returned for _, returned in wake_ups])
             for submits in (True, False) if turn % 2 else (False, True):
                 rate = generate(running, tensors[:GENERATED], submits)
                 (samples.submitting if submits else samples.dropping).append(rate)
@@ -65,8 +68,8 @@ def overlap(options: Options) -> Figure:
         rows=rows(samples),
         raw={name: getattr(samples, name) for name in Samples.__slots__},
         note=(
-            "Busy: from when the worker may take jobs of a full queue to the last job's end, by the clock that the"
-            " decoder writes into each job's record. Wake-up: from the call of submit to the begin of decode."
+            "By the clock that the decoder writes into each job's record. Busy: with a full queue, from the first"
+            " decode's begin to the last one's end."
         ),
     )
 
@@ -77,7 +80,8 @@ def rows(samples: Samples) -> tuple[tuple[str, ...], ...]:
         (f"device busy: batches of {BATCH_SECONDS * 1e3:.0f} ms / wall", middle(samples.busy, ".3f")),
         ("device busy: decode calls / wall", middle(samples.calls, ".3f")),
         ("jobs/s at saturation", middle(samples.rates, ".1f")),
-        ("idle: submit to decode, p50 ms", middle([1e3 * median(one) for one in samples.wake_up])),
+        ("idle: call of submit to decode, p50 ms", middle([1e3 * median(one) for one in samples.called])),
+        ("idle: return of submit to decode, p50 ms", middle([1e3 * median(one) for one in samples.returned])),
         ("generator: latents/s submitted", middle(samples.submitting, ".3f")),
         ("generator: latents/s dropped", middle(samples.dropping, ".3f")),
         ("generator: submitted / dropped", middle(samples.ratios, ".4f")),
@@ -88,10 +92,9 @@ def saturate(running: FarmUnderTest, tensors: Sequence[latents.Latents], samples
     """Fill the queue while the worker stands still; let it go, and read when it decoded what."""
     with stopped(running.worker.pid):
         jobs = running.farm.submit_many(tensors, vae=VAE)
-        began = time.monotonic()
     reports = [job.result(JOB_SECONDS).report for job in await_all(running, jobs)]
     batches = {stamps(report) for report in reports}
-    wall = max(ended for _, ended in batches) - began
+    wall = max(ended for _, ended in batches) - min(begun for begun, _ in batches)
     samples.busy.append(len(batches) * BATCH_SECONDS / wall)
     samples.calls.append(sum(ended - begun for begun, ended in batches) / wall)
     samples.rates.append(len(jobs) / wall)
@@ -102,11 +105,13 @@ def await_all(running: FarmUnderTest, jobs: list[Job]) -> list[Job]:
     return list(running.farm.as_completed(jobs, timeout=JOB_SECONDS))
 
 
-def wake_up(running: FarmUnderTest, held: latents.Latents) -> float:
-    """Seconds from the call of submit on an idle farm to the begin of the decode."""
-    began = time.monotonic()
-    report = running.farm.submit(held, vae=VAE).result(JOB_SECONDS).report
-    return stamps(report)[0] - began
+def wake_up(running: FarmUnderTest, held: latents.Latents) -> tuple[float, float]:
+    """Seconds from the call of submit on an idle farm, and from its return, to the begin of the decode."""
+    called = time.monotonic()
+    job = running.farm.submit(held.array, vae=VAE)
+    returned = time.monotonic()
+    begun, _ = stamps(job.result(JOB_SECONDS).report)
+    return begun - called, begun - returned
 
 
 def generate(running: FarmUnderTest, tensors: Sequence[latents.Latents], submits: bool) -> float:
