@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 
@@ -20,9 +20,12 @@ from vaefarm_producer.submission import PreparedJob
 from vaefarm_shared import latents
 from vaefarm_shared.catalogue import Catalogue
 from vaefarm_shared.connection import connect
+from vaefarm_shared.settings import Settings
 from vaefarm_worker.commands import make_decoder
 from vaefarm_worker.decoder import Batch, BatchItem, Decoder
 from vaefarm_worker.encode import encoded_files
+
+from . import cpu
 
 #: The VAE of every figure.
 VAE: Final = "demo"
@@ -39,11 +42,17 @@ class Options:
     """How to measure."""
 
     jobs: int
+    #: Jobs of each burst of `overhead`.
+    burst: int
+    #: Jobs of the deep queue of `depth`.
+    depth: int
     rounds: int
     durable: bool
     threads: int
     device: str
     folder: Path
+    #: Names of the sides of `overhead`; all where there are none.
+    sides: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +71,7 @@ class FarmUnderTest:
         return {
             "producer": time.process_time(),
             "redis": redis_cpu["used_cpu_user"] + redis_cpu["used_cpu_sys"],
-            "worker": session_cpu_seconds(self.worker.pid),
+            "worker": cpu.family_seconds(self.worker.pid),
         }
 
 
@@ -77,21 +86,33 @@ def local_redis(options: Options) -> Iterator[LocalRedis]:
 @contextmanager
 def farm_under_test(options: Options, decoder: str) -> Iterator[FarmUnderTest]:
     """Redis and one worker, serving. Raises ConfigurationError with the worker's last line if it does not start."""
-    command = [*worker_command(VAE, options.device), "--decoder", decoder]
+    with farm_with(options, [*worker_command(VAE, options.device), "--decoder", decoder]) as running:
+        threads = running.farm.workers()[0].get("threads", options.threads)
+        if threads != options.threads:
+            raise RuntimeError(f"the worker runs {threads} torch threads, the bare loop {options.threads}")
+        yield running
+
+
+@contextmanager
+def farm_with(options: Options, command: list[str], **settings: Any) -> Iterator[FarmUnderTest]:
+    """Redis and a worker of any command, with fields of `Settings` for both sides. Raises as `farm_under_test`."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("VAEFARM_")}
-    environment |= {"OMP_NUM_THREADS": str(options.threads)}
+    environment |= {f"VAEFARM_{name.upper()}": str(value) for name, value in settings.items()}
+    environment |= {"OMP_NUM_THREADS": str(options.threads), "PYTHONPATH": python_path()}
     with ExitStack() as stack:
         server = stack.enter_context(local_redis(options))
         log_path = server.folder / "worker.log"
         log = stack.enter_context(log_path.open("wb"))
-        farm = stack.enter_context(Farm(server.url))
+        farm = stack.enter_context(Farm(settings=Settings.model_construct(**settings).with_redis(server.url)))
         worker = spawn(command, environment | {"VAEFARM_REDIS_URL": server.url}, log)
         stack.callback(end, worker, END_SECONDS)
         wait_for_worker(farm, worker, log_path)
-        threads = farm.workers()[0].get("threads", options.threads)
-        if threads != options.threads:
-            raise RuntimeError(f"the worker runs {threads} torch threads, the bare loop {options.threads}")
         yield FarmUnderTest(farm, server, worker)
+
+
+def python_path() -> str:
+    """PYTHONPATH with the folder that holds this package, for processes that run its modules."""
+    return os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH")]))
 
 
 class Bare:
@@ -105,19 +126,3 @@ class Bare:
         """A job's latents -> the bytes of its pictures."""
         decoded = self._decoder.decode(Batch((BatchItem(job.spec, held),)))[0]
         return encoded_files(decoded, job.spec)
-
-
-def session_cpu_seconds(session: int) -> float:
-    """User and system seconds of every living process of a session; NaN where there is no /proc."""
-    if not Path("/proc/self/stat").exists():
-        return float("nan")
-    ticks = 0
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            # The name, in parentheses, may hold spaces; after it: state, parent, group, session ...
-            fields = path.read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(fields[3]) == session:
-            ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")

@@ -14,16 +14,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from benchmarks import latency, machine, submit, throughput
+from benchmarks import depth, latency, machine, overhead, overlap, real_sizes, submit, throughput
 from benchmarks.farm_under_test import Options
+from benchmarks.peers.sides import SIDES
 from benchmarks.report import Figure
+from vaefarm_shared.errors import FarmError
 
 #: Every figure, in the order in which they run.
 FIGURES: Final[dict[str, Callable[[Options], Figure]]] = {
     "submit": submit.submit,
-    "overhead": latency.overhead,
+    "overhead": overhead.overhead,
+    "alone": latency.overhead,
     "latency": latency.latency,
     "throughput": throughput.throughput,
+    "real-sizes": real_sizes.real_sizes,
+    "overlap": overlap.overlap,
+    "depth": depth.depth,
 }
 
 
@@ -32,17 +38,23 @@ def main() -> None:
     arguments = parse()
     options = Options(
         jobs=arguments.jobs,
+        burst=arguments.burst,
+        depth=arguments.depth,
         rounds=arguments.rounds,
         durable=not arguments.not_durable,
         threads=arguments.threads or torch.get_num_threads(),
         device=arguments.device,
         folder=arguments.folder,
+        sides=tuple(arguments.side or ()),
     )
     described = machine.describe(options.folder)
     print(", ".join(f"{name}: {value}" for name, value in described.items()), flush=True)
     figures = {}
     for name in arguments.only or FIGURES:
-        figures[name] = FIGURES[name](options)
+        try:
+            figures[name] = FIGURES[name](options)
+        except FarmError as error:
+            sys.exit(f"{name}: {error}")
         print(f"\n{figures[name].markdown()}", flush=True)
     if arguments.json is not None:
         raw = {
@@ -55,11 +67,15 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """The command line."""
+    names = [side.name for side in SIDES]
     parser = argparse.ArgumentParser(
         description="What the farm costs, against the same work without it. Starts its own Redis and worker.",
-        epilog="Figures: submit, overhead (fake decoder), latency (demo VAE), throughput (demo VAE).",
+        epilog="Figures: submit; overhead (peers); alone (fake decoder), latency, throughput (demo VAE).",
     )
     parser.add_argument("--jobs", type=positive, default=200, help="jobs of each round (200)")
+    parser.add_argument("--burst", type=positive, default=2000, help="jobs of each burst of `overhead` (2000)")
+    parser.add_argument("--depth", type=positive, default=200_000, help="jobs of the deep queue of `depth` (200000)")
+    parser.add_argument("--side", action="append", choices=names, help="this side of `overhead`; several times (all)")
     parser.add_argument("--rounds", type=positive, default=3, help="rounds; what is shown is their median (3)")
     parser.add_argument("--only", action="append", choices=FIGURES, help="this figure; may be given several times")
     parser.add_argument("--threads", type=positive, help="torch threads of worker and bare loop (torch's default)")
