@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 #: Seconds between two looks at the status of every job waited for.
 LOOK_SECONDS: Final[float] = 3.0
 
+#: Jobs whose status one look reads while messages wait.
+LOOK_JOBS: Final[int] = 500
+
 #: Seconds before another try when Redis is away.
 RECONNECT_SECONDS: Final[float] = 0.5
 
@@ -39,6 +42,7 @@ class Watcher:
         self._thread: threading.Thread | None = None
         self._pid = 0
         self._closing = False
+        self._is_rung = False
 
     def ended(self, job_id: str) -> "Future[JobStatus]":
         """A future of the job's final status, or of JobNotFound."""
@@ -46,15 +50,15 @@ class Watcher:
         with self._lock:
             if self._pid != os.getpid():
                 # A forked child has the futures' memory but not the thread.
-                self._waiting, self._thread, self._pid = {}, None, os.getpid()
+                self._waiting, self._thread, self._pid, self._is_rung = {}, None, os.getpid(), False
             self._waiting.setdefault(job_id, []).append(future)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="vaefarm-watcher", daemon=True)
                 self._thread.start()
-        try:
-            self._connection.publish(self._wake_channel, "")
-        except AWAY:
-            logger.debug("Redis is away; the watcher looks again by itself")
+            # Many waits that begin together need one ring.
+            rings, self._is_rung = not self._is_rung, True
+        if rings:
+            self._ring()
         return future
 
     def close(self) -> None:
@@ -64,14 +68,17 @@ class Watcher:
             thread, waiting = self._thread, self._waiting
             self._waiting = {}
         if thread is not None and self._pid == os.getpid():
-            try:
-                self._connection.publish(self._wake_channel, "")
-            except AWAY:
-                logger.debug("Redis is away while the watcher closes")
+            self._ring()
             thread.join(LOOK_SECONDS)
         for futures in waiting.values():
             for future in futures:
                 future.cancel()
+
+    def _ring(self) -> None:
+        try:
+            self._connection.publish(self._wake_channel, "")
+        except AWAY:
+            logger.debug("Redis is away; the watcher looks again by itself")
 
     def _run(self) -> None:
         while not self._closing:
@@ -89,9 +96,15 @@ class Watcher:
         subscribed: set[str] = set()
         next_look = 0.0
         while not self._closing:
-            subscribed = self._follow(pubsub, subscribed)
+            # Walks over all that is waited for: not at each message.
+            if self._is_rung or time.monotonic() >= next_look:
+                subscribed = self._follow(pubsub, subscribed)
             message = pubsub.get_message(timeout=max(0.0, min(LOOK_SECONDS, next_look - time.monotonic())))
-            fresh = [] if message is None else self._take(message)
+            fresh: list[str] = []
+            while message is not None:
+                fresh += self._take(message)
+                # One look at those of many confirmations, while there are more.
+                message = pubsub.get_message(timeout=0.0) if len(fresh) < LOOK_JOBS else None
             if time.monotonic() >= next_look:
                 fresh, next_look = list(self._waiting), time.monotonic() + LOOK_SECONDS
             if fresh:
@@ -100,6 +113,7 @@ class Watcher:
     def _follow(self, pubsub: Any, subscribed: set[str]) -> set[str]:
         """Subscribe to the jobs waited for now, unsubscribe from the others."""
         with self._lock:
+            self._is_rung = False
             for job_id, futures in list(self._waiting.items()):
                 self._waiting[job_id] = [future for future in futures if not future.done()]
                 if not self._waiting[job_id]:
