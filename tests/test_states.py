@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 import redis
 from hypothesis import HealthCheck, settings
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from vaefarm_producer.submission import PreparedJob, prepare
 from vaefarm_shared import keys, leases, transitions
@@ -67,8 +74,20 @@ JOBS: Final = {job_id: submission(job_id, 0.0) for job_id in IDS}
 OTHERS: Final = {job_id: submission(job_id, 1.0) for job_id in IDS}
 
 any_id = st.sampled_from(IDS)
-#: Which of all tokens that a job ever had: the last is its present one, if it is held.
-any_token = st.integers(0, 2)
+#: One of all claims that ever were: those of jobs in hand first, then the newest.
+any_claim = st.integers(0, 4)
+
+
+def has_claims(machine: "JobStates") -> bool:
+    return any(machine.world.claims.values())
+
+
+def has_over(machine: "JobStates") -> bool:
+    return any(model.claim is not None and model.is_over for model in machine.world.jobs.values())
+
+
+def has_queued(machine: "JobStates") -> bool:
+    return bool(machine.world.queue)
 
 
 @dataclass
@@ -97,14 +116,13 @@ class JobStates(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.pubsub.close()
 
-    def token(self, job_id: str, age: int) -> tuple[Claim, bool] | None:
-        """A claim of the job, the newest for age 0, and whether it is the present one."""
-        claims = self.world.claims[job_id]
-        if len(claims) <= age:
-            return None
-        claim = claims[-1 - age]
-        model = self.world.jobs.get(job_id)
-        return claim, model is not None and model.claim == claim
+    def one_claim(self, place: int) -> tuple[str, Claim, bool]:
+        """A claim of some job, and whether the job is in its hands."""
+        held = {one: model.claim for one, model in self.world.jobs.items() if model.claim is not None}
+        past = [(one, claim, False) for one, claims in self.world.claims.items() for claim in reversed(claims)]
+        known = [(one, claim, True) for one, claim in held.items()]
+        known += [one for one in past if held.get(one[0]) != one[1]]
+        return known[place % len(known)]
 
     def release(self, job_id: str, *, free: bool) -> None:
         """Put a job at the front of the queue."""
@@ -117,6 +135,11 @@ class JobStates(RuleBasedStateMachine):
         model = self.world.jobs[job_id]
         model.status, model.claim, model.begun = status, None, False
         self.world.told += 1
+
+    @initialize()
+    def submit_all(self) -> None:
+        for job_id in IDS:
+            self.submit(job_id)
 
     @rule(job_id=any_id)
     def submit(self, job_id: str) -> None:
@@ -133,6 +156,7 @@ class JobStates(RuleBasedStateMachine):
             with pytest.raises(JobConflict):
                 transitions.submit(self.connection, [OTHERS[job_id]])
 
+    @precondition(has_queued)
     @rule(most=st.integers(1, 3), lease=st.sampled_from([LIVE, OVER]))
     def claim(self, most: int, lease: float) -> None:
         expected: list[str] = []
@@ -150,11 +174,10 @@ class JobStates(RuleBasedStateMachine):
             model.claim, model.is_over = claim, lease == OVER
             self.world.claims[claim.job_id].append(claim)
 
-    @rule(job_id=any_id, age=any_token, shared=st.booleans(), late=st.booleans())
-    def begin(self, job_id: str, age: int, shared: bool, late: bool) -> None:
-        if (found := self.token(job_id, age)) is None:
-            return
-        claim, is_present = found
+    @precondition(has_claims)
+    @rule(place=any_claim, shared=st.booleans(), late=st.booleans())
+    def begin(self, place: int, shared: bool, late: bool) -> None:
+        job_id, claim, is_present = self.one_claim(place)
         deadline = 0.0 if late else None
         (verdict,) = transitions.begin(self.connection, [(claim, deadline)], "w", shared=shared)
         model = self.world.jobs[job_id]
@@ -167,11 +190,10 @@ class JobStates(RuleBasedStateMachine):
                 model.status, model.attempts, model.begun, model.shared = "started", model.attempts + 1, True, shared
             assert verdict == model.attempts
 
-    @rule(job_id=any_id, age=any_token, status=st.sampled_from(["finished", "failed", "expired"]))
-    def settle(self, job_id: str, age: int, status: str) -> None:
-        if (found := self.token(job_id, age)) is None:
-            return
-        claim, is_present = found
+    @precondition(has_claims)
+    @rule(place=any_claim, status=st.sampled_from(["finished", "failed", "expired"]))
+    def settle(self, place: int, status: str) -> None:
+        job_id, claim, is_present = self.one_claim(place)
         model = self.world.jobs[job_id]
         if status == "finished" and is_present and not model.begun:
             return
@@ -181,24 +203,23 @@ class JobStates(RuleBasedStateMachine):
             self.end(job_id, status)
             model.settled = (claim.token, status)
 
-    @rule(job_id=any_id, age=any_token, how=st.sampled_from(["free", "alone", "attempt"]))
-    def give_back(self, job_id: str, age: int, how: How) -> None:
-        if (found := self.token(job_id, age)) is None:
-            return
-        claim, is_present = found
+    @precondition(has_claims)
+    @rule(place=any_claim, how=st.sampled_from(["free", "alone", "attempt"]))
+    def give_back(self, place: int, how: How) -> None:
+        job_id, claim, is_present = self.one_claim(place)
         assert leases.give_back(self.connection, [(claim, how)], "w") == [is_present]
         if is_present:
             self.release(job_id, free=how != "attempt")
 
-    @rule(job_id=any_id, age=any_token, lease=st.sampled_from([LIVE, OVER]))
-    def renew(self, job_id: str, age: int, lease: float) -> None:
-        if (found := self.token(job_id, age)) is None:
-            return
-        claim, is_present = found
+    @precondition(has_claims)
+    @rule(place=any_claim, lease=st.sampled_from([LIVE, OVER]))
+    def renew(self, place: int, lease: float) -> None:
+        job_id, claim, is_present = self.one_claim(place)
         assert leases.renew(self.connection, [(job_id, claim.token)], lease) == is_present
         if is_present:
             self.world.jobs[job_id].is_over = lease == OVER
 
+    @precondition(has_over)
     @rule()
     def reap(self) -> None:
         over = {one: model for one, model in self.world.jobs.items() if model.claim and model.is_over}
@@ -253,7 +274,6 @@ class JobStates(RuleBasedStateMachine):
         else:
             assert verdict == ("" if model is None or model.status == "discarded" else model.status)
 
-    @precondition(lambda self: any(model.status in ENDED for model in self.world.jobs.values()))
     @rule(job_id=any_id)
     def discard(self, job_id: str) -> None:
         model = self.world.jobs.get(job_id)
