@@ -66,7 +66,7 @@ class ChaosDecoder:
         return self._vaes
 
     def max_pixels(self, vae: str) -> int | None:
-        return self._memory_pixels
+        return None
 
     def batch_pixels(self, vae: str, picture_pixels: int | None = None) -> int | None:
         return None

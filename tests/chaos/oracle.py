@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -17,7 +17,7 @@ from vaefarm_producer.submission import PreparedJob
 from vaefarm_shared import keys, rq_bridge
 from vaefarm_shared.connection import AWAY, connect
 from vaefarm_shared.errors import JobFailed
-from vaefarm_shared.job import TERMINAL_STATUSES, JobStatus
+from vaefarm_shared.job import JOB_VERSION, TERMINAL_STATUSES, JobStatus
 from vaefarm_shared.latents import unpack
 from vaefarm_shared.reading import read_statuses
 from vaefarm_worker.decoder import BatchItem
@@ -95,10 +95,13 @@ class Oracle:
         reason: str | None = None,
         ends: tuple[JobStatus, ...] = (),
         size: int = 8,
+        version: int = JOB_VERSION,
         **options: Any,
     ) -> list[Job]:
         """Submit a job for each number; each must end finished, or failed for `reason`, or as one of `ends`."""
         prepared = [self.farm.prepare(latents(number, poison, size), vae=VAE, **options) for number in numbers]
+        if version != JOB_VERSION:
+            prepared = [replace(one, spec=one.spec.model_copy(update={"version": version})) for one in prepared]
         jobs = self.farm.submit_prepared(prepared)
         wanted = ends or ((JobStatus.FINISHED,) if reason is None else (JobStatus.FAILED,))
         self.orders |= {one.spec.id: Order(one, reason, wanted) for one in prepared}

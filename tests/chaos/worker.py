@@ -4,12 +4,14 @@ faults of the tests'. Settings are read from `VAEFARM_*`; options that are not l
 
 import argparse
 import datetime
+import json
 import sys
 import time
 
 import typer
 
 from vaefarm_shared.cli_errors import run
+from vaefarm_shared.job import JOB_VERSION, JobSpec
 from vaefarm_worker import commands
 
 from .decoder import VAE, ChaosDecoder
@@ -23,12 +25,15 @@ def main() -> int:
     parser.add_argument("--cut-rate", type=float, default=0.0, help="share of round trips whose reply is lost")
     parser.add_argument("--seed", type=int, default=0, help="of the replies lost")
     parser.add_argument("--clock-ahead", type=float, default=0.0, help="seconds by which its clock is wrong")
+    parser.add_argument("--job-version", type=int, help="the only version of jobs that it reads")
     parser.add_argument("--seconds", type=float, default=0.0, help="what a batch takes")
     parser.add_argument("--faulty-after", type=int, help="decodes until the device is at fault")
     parser.add_argument("--memory-pixels", type=int, help="pixels that the device holds")
     options, rest = parser.parse_known_args()
     if options.clock_ahead:
         set_clock(options.clock_ahead)
+    if options.job_version is not None:
+        set_job_version(options.job_version)
     FaultyConnections(options.fault, options.cut_rate, options.seed).install()
     decoder = ChaosDecoder(options.seconds, options.faulty_after, options.memory_pixels)
     commands.make_decoder = lambda *_: decoder
@@ -53,6 +58,17 @@ def set_clock(ahead_seconds: float) -> None:
         if name.partition(".")[0] == "rq" and hasattr(module, "now"):
             module.now = wrong_now
             module.current_timestamp = lambda: int(wrong_time())  # type: ignore[attr-defined]
+
+
+def set_job_version(version: int) -> None:
+    """Make this process one of another release, which reads jobs of that version alone."""
+    read = JobSpec.from_json
+
+    def from_json(text: str | bytes) -> JobSpec:
+        fields = json.loads(text)
+        return read(json.dumps(fields | {"version": fields["version"] - version + JOB_VERSION}))
+
+    JobSpec.from_json = from_json  # type: ignore[method-assign, assignment]
 
 
 if __name__ == "__main__":
