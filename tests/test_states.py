@@ -90,10 +90,6 @@ def has_begun(machine: "JobStates") -> bool:
     return any(model.begun for model in machine.world.jobs.values())
 
 
-def has_over(machine: "JobStates") -> bool:
-    return any(model.claim is not None and model.is_over for model in machine.world.jobs.values())
-
-
 def has_ended(machine: "JobStates") -> bool:
     return any(model.status in (ENDED | {"discarded"}) - {"finished"} for model in machine.world.jobs.values())
 
@@ -182,9 +178,9 @@ class JobStates(RuleBasedStateMachine):
         while self.world.queue and len(expected) < most:
             job_id = self.world.queue.pop(0)
             # An entry that a bulk cancel left behind, or whose job is held by now, is dropped.
-            if self.world.jobs[job_id].status == "queued" and job_id not in expected:
-                if self.world.jobs[job_id].claim is None:
-                    expected.append(job_id)
+            model = self.world.jobs[job_id]
+            if model.status == "queued" and model.claim is None and job_id not in expected:
+                expected.append(job_id)
         wanted = Wanted((Source("demo", "normal", 0.0, ("s",)),), most, 1 << 40, lease)
         claimed = [one.claim for one in leases.claim(self.connection, "w", wanted)]
         assert [claim.job_id for claim in claimed] == expected
@@ -253,7 +249,7 @@ class JobStates(RuleBasedStateMachine):
         if is_present:
             self.world.jobs[job_id].is_over = lease == OVER
 
-    @precondition(has_over)
+    @precondition(has_held)
     @rule()
     def reap(self) -> None:
         over = {one: model for one, model in self.world.jobs.items() if model.claim and model.is_over}

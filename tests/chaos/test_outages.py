@@ -48,10 +48,11 @@ def test_connections_killed_again_and_again_lose_nothing(arena: Arena) -> None:
     assert all(member.is_alive for member in arena.crew.members)
 
 
-def test_a_redis_paused_for_longer_than_a_lease_loses_nothing(arena: Arena) -> None:
+def test_a_redis_paused_for_longer_than_a_lease_loses_nothing(make_arena: MakeArena) -> None:
+    arena = make_arena(lease_seconds=1.5)
     under_way(arena)
 
-    arena.connection.client_pause(3000)
+    arena.connection.client_pause(4000)
     arena.oracle.submit(range(1000, 1010))
 
     assert arena.oracle.verdict() == Verdict(jobs=130)
@@ -107,7 +108,7 @@ def test_a_farm_that_is_full_refuses_submits_and_drains_as_it_is(arena: Arena) -
     used = int(arena.connection.info("memory")["used_memory"])
     arena.connection.config_set("maxmemory", used + 24_000_000)
     accepted = fill(arena)
-    assert accepted > 20
+    assert accepted > 10
 
     arena.crew.start()
 
