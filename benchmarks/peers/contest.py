@@ -2,11 +2,12 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -58,10 +59,17 @@ def play(side: Side, python: str, burst: int, single: int, durable: bool, folder
         if side.worker is not None:
             log = stack.enter_context((folder / "worker.log").open("wb"))
             worker = spawn(side.worker(python), environment, log)
-            stack.callback(end, worker, END_SECONDS)
+            stack.callback(end_session, worker)
         command = [python, "-m", f"{__package__}.{side.program}", side.module, "--url", url, "--burst", str(burst)]
         command += ["--single", str(single), "--worker", str(worker.pid if worker else os.getpid())]
         return _produce(side, command, environment, worker, folder)
+
+
+def end_session(worker: "subprocess.Popen[bytes]") -> None:
+    """End a worker, and what it started and left behind: LitServe's servers outlive the process that made them."""
+    end(worker, END_SECONDS)
+    with suppress(ProcessLookupError):
+        os.killpg(worker.pid, signal.SIGKILL)
 
 
 def _environment(url: str) -> dict[str, str]:

@@ -48,7 +48,7 @@ class Worker:
         self._decoder = decoder
         self.name = name
         self._connect: Callable[[], redis.Redis] = lambda: connect(url)
-        self._connection = self._connect()
+        self._connection, self._tidying = self._connect(), self._connect()
         self._blobs = BlobStore(self._connection, settings.blobs, settings.blob_threshold)
         self._station = Station(name, settings, decoder, lifeline or Lifeline(settings, name))
         self._registration = Registration(self._connect(), name, decoder)
@@ -57,7 +57,8 @@ class Worker:
         self._outbox = Outbox(self._station, self._connect(), self._blobs, self._pool.notify)
         self._device = Device(self._station, self._pool, self._outbox, self._connect(), self._on_fault)
         self._intake = Intake(self._station, self._registration, self._pool, self._outbox, self._connect(), self._blobs)
-        self._keeper = Keeper(self._chores())
+        # Tidying walks over all that there is: the reaper must not wait for it.
+        self._keepers = (Keeper(self._chores()), Keeper([(TIDY_SECONDS, self._tidy)]))
         self._over = threading.Event()
         self._fault: DeviceFault | None = None
         self._stuck = False
@@ -79,7 +80,7 @@ class Worker:
         except BaseException:
             self._station.lifeline.close()
             raise
-        for part in (self._keeper, self._outbox, self._device, self._intake):
+        for part in (*self._keepers, self._outbox, self._device, self._intake):
             part.start()
         logger.info("worker %s serves %s on %s", self.name, ", ".join(self._decoder.vaes), self._decoder.device)
         try:
@@ -123,7 +124,8 @@ class Worker:
         settled = self._outbox.stop(max(0.0, deadline - time.monotonic()))
         if self._fault is not None or not (decoded and settled):
             self._hand_back_all()
-        self._keeper.stop()
+        for keeper in self._keepers:
+            keeper.stop()
         self._leave()
 
     def _hand_back_all(self) -> None:
@@ -150,22 +152,19 @@ class Worker:
 
     def _chores(self) -> list[tuple[float, Callable[[], Any]]]:
         reaper = Reaper(self._connect(), self._settings.lease_seconds, self._settings.max_attempts)
-        tidy_connection = self._connect()
-
-        def tidy() -> None:
-            rq_bridge.clean_registries(tidy_connection)
-            swept = self._blobs.sweep(lambda references: named_blobs(tidy_connection, references))
-            if swept:
-                logger.info("swept %d files that no record names", swept)
-            if drift := budget.repair(tidy_connection):
-                logger.warning("the budget was off by %d bytes and is right again", drift)
-
         return [
             (REAP_SECONDS, reaper.look),
             (REAP_SECONDS, self._station.lifeline.check),
             (HEARTBEAT_SECONDS, self._registration.heartbeat),
-            (TIDY_SECONDS, tidy),
         ]
+
+    def _tidy(self) -> None:
+        rq_bridge.clean_registries(self._tidying)
+        swept = self._blobs.sweep(lambda references: named_blobs(self._tidying, references))
+        if swept:
+            logger.info("swept %d files that no record names", swept)
+        if drift := budget.repair(self._tidying):
+            logger.warning("the budget was off by %d bytes and is right again", drift)
 
     def _leave(self) -> None:
         self._station.lifeline.close()
