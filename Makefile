@@ -1,5 +1,5 @@
 # `make demo` shows the farm, `make test` tests it. Both make their own virtual environment.
-.PHONY: help demo test test-slow lint format bench demo-vae clean
+.PHONY: help demo test test-slow chaos lint format bench demo-vae clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -21,6 +21,9 @@ test: $(VENV)/.dev ## Run every test.
 
 test-slow: $(VENV)/.dev ## Run the slow tests alone.
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+chaos: $(VENV)/.dev ## Kill 500 workers at random under load, a quarter of an hour at most; see tests/chaos/storm.py.
+	$(BIN)/python -m tests.chaos.storm
 
 lint: $(VENV)/.dev ## Lint, formatting, types.
 	$(BIN)/ruff check .

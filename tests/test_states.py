@@ -19,6 +19,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from rq.utils import as_text
 
 from vaefarm_producer.submission import PreparedJob, prepare
 from vaefarm_shared import keys, leases, transitions
@@ -75,7 +76,7 @@ OTHERS: Final = {job_id: submission(job_id, 1.0) for job_id in IDS}
 
 any_id = st.sampled_from(IDS)
 #: One of all claims that ever were: those of jobs in hand first, then the newest.
-any_claim = st.integers(0, 4)
+any_claim = st.integers(0, 6)
 
 
 def has_claims(machine: "JobStates") -> bool:
@@ -310,6 +311,10 @@ class JobStates(RuleBasedStateMachine):
                 self.connection.delete(keys.blob(reference.partition(":")[2]))
             model.status, model.settled = "discarded", None
 
+    def members(self, key: str) -> list[str]:
+        """The members of a sorted set."""
+        return [as_text(raw) for raw in self.connection.zrange(key, 0, -1)]  # type: ignore[arg-type]
+
     @invariant()
     def every_job_is_as_the_model_says(self) -> None:
         for job_id, model in self.world.jobs.items():
@@ -324,19 +329,19 @@ class JobStates(RuleBasedStateMachine):
     def a_job_is_held_by_one_claim_or_none(self) -> None:
         held = {one: model.claim.token for one, model in self.world.jobs.items() if model.claim is not None}
         found = {one: self.connection.get(keys.lease(one)) for one in IDS}
-        assert {one: token.decode() for one, token in found.items() if token is not None} == held
-        assert {raw.decode() for raw in self.connection.zrange(keys.LEASES, 0, -1)} == set(held)
+        assert {one: as_text(token) for one, token in found.items() if token is not None} == held
+        assert set(self.members(keys.LEASES)) == set(held)
 
     @invariant()
     def the_queue_is_as_the_model_says(self) -> None:
-        assert [raw.decode() for raw in self.connection.lrange(f"rq:queue:{QUEUE}", 0, -1)] == self.world.queue
+        assert [as_text(raw) for raw in self.connection.lrange(f"rq:queue:{QUEUE}", 0, -1)] == self.world.queue
         is_listed = self.connection.zscore(keys.queue_index("demo", "normal"), QUEUE) is not None
         assert is_listed or not self.world.queue, "a queue that is not empty is found by claims"
 
     @invariant()
     def rq_knows_of_an_execution_just_while_a_decode_has_begun(self) -> None:
         begun = {one for one, model in self.world.jobs.items() if model.begun}
-        wip = {raw.decode().partition(":")[0] for raw in self.connection.zrange(f"rq:wip:{QUEUE}", 0, -1)}
+        wip = {entry.partition(":")[0] for entry in self.members(f"rq:wip:{QUEUE}")}
         assert wip == begun
         assert {one for one in IDS if self.connection.exists(f"rq:executions:{one}")} == begun
 
@@ -368,7 +373,7 @@ class JobStates(RuleBasedStateMachine):
 
 def run(connection: redis.Redis, examples: int) -> None:
     machine: Any = type("Machine", (JobStates,), {"connection": connection})
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         machine,
         settings=settings(
             max_examples=examples,
@@ -386,4 +391,4 @@ def test_a_jobs_states_are_the_models_on_fakeredis() -> None:
 
 @pytest.mark.redis
 def test_a_jobs_states_are_the_models_on_redis(connection: redis.Redis) -> None:
-    run(connection, 80)
+    run(connection, 150)

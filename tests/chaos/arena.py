@@ -30,7 +30,7 @@ class Arena:
     def jobs_state(self) -> dict[bytes, bytes]:
         """Every key of every job with all that it holds, byte for byte."""
         names = [name for name in self.connection.scan_iter(count=1000) if not name.startswith(WORKERS_KEYS)]
-        return {name: self.connection.dump(name) for name in names}
+        return {name: self.connection.dump(name) or b"" for name in names}
 
     def close(self) -> None:
         """End its processes and connections."""

@@ -88,7 +88,7 @@ class FaultyConnections:
             return faulty.read(connection, *args, **kwargs)
 
         AbstractConnection.send_packed_command = send  # type: ignore[method-assign]
-        AbstractConnection.read_response = read  # type: ignore[method-assign]
+        AbstractConnection.read_response = read  # type: ignore[method-assign, assignment]
 
     def send(self, connection: Any, command: Any, check_health: bool) -> None:
         """Count a request, and send it unless its fault comes first."""

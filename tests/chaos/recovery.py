@@ -3,6 +3,8 @@
 import threading
 import time
 
+from rq.utils import as_text
+
 from vaefarm_shared import keys
 from vaefarm_shared.connection import AWAY, connect
 
@@ -17,11 +19,11 @@ class Recovery:
         self._connection = connect(url)
         self._lock = threading.Lock()
         #: Token of each watched lease, by job id, and when its holder died.
-        self._watched: dict[str, tuple[bytes, float]] = {}
+        self._watched: dict[str, tuple[str, float]] = {}
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="recovery")
         self._thread.start()
-        self._exempt: set[bytes] = set()
+        self._exempt: set[str] = set()
         self._paused_until = 0.0
         self.worst_seconds = 0.0
 
@@ -74,8 +76,8 @@ class Recovery:
                         self.worst_seconds = max(self.worst_seconds, now - died)
                         del self._watched[job_id]
 
-    def _leases(self) -> dict[str, bytes]:
+    def _leases(self) -> dict[str, str]:
         """The token of each job that is leased."""
-        job_ids = [raw.decode() for raw in self._connection.zrange(keys.LEASES, 0, -1)]
+        job_ids = [as_text(raw) for raw in self._connection.zrange(keys.LEASES, 0, -1)]  # type: ignore[arg-type]
         tokens = self._connection.mget([keys.lease(one) for one in job_ids]) if job_ids else []
-        return {job_id: token for job_id, token in zip(job_ids, tokens, strict=True) if token is not None}
+        return {one: as_text(token) for one, token in zip(job_ids, tokens, strict=True) if token is not None}

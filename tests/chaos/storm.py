@@ -124,7 +124,8 @@ class Storm:
     def _start(self) -> None:
         """A worker that dies, sleeps or is cut off at some command, and loses a reply now and then."""
         chance = self._random
-        action: Action = chance.choices(["kill", "kill-host", "cut"], [8, 2, 1])[0]
+        actions: list[Action] = ["kill", "kill-host", "cut"]
+        action = chance.choices(actions, [8, 2, 1])[0]
         fault = Fault(action, chance.choice(["before", "after"]), chance.randint(1, 80))
         arguments = ["--seed", str(chance.randrange(1 << 30)), "--seconds", str(chance.choice([0.0, 0.01, 0.05]))]
         self._arena.crew.start(*arguments, "--cut-rate", "0.002", fault=fault)

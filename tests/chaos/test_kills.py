@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from functools import partial
 from importlib.resources import files
 
 import pytest
 from tests.chaos.arena import Arena, MakeArena
+from tests.chaos.crew import Member
 from tests.chaos.decoder import VAE
 from tests.chaos.faults import Action, Fault, Moment
 from tests.chaos.oracle import Verdict
@@ -98,6 +100,10 @@ def load_scripts(arena: Arena) -> None:
         arena.connection.script_load(script(path.name.removesuffix(".lua")).text)
 
 
+def has_met(worker: Member, fault: Fault) -> bool:
+    return fault.notice in worker.log
+
+
 @pytest.mark.parametrize("action", ["kill", "cut"])
 def test_what_goes_wrong_in_the_background_loses_nothing(make_arena: MakeArena, action: Action) -> None:
     """Heartbeats and the reaper run in a thread of their own: it is met at its first commands, all that there are."""
@@ -106,7 +112,9 @@ def test_what_goes_wrong_in_the_background_loses_nothing(make_arena: MakeArena, 
         arena.oracle.submit(range(JOBS))
         fault = Fault(action, "after", at, only="all", thread="vaefarm-keeper")
         worker = arena.crew.start("--seconds", "0.2", fault=fault)
-        eventually("the fault", lambda worker=worker, fault=fault: fault.notice in worker.log)
+        eventually("the fault", partial(has_met, worker, fault))
+        if action == "kill":
+            worker.process.wait(30)
         arena.crew.tend()
         assert arena.oracle.verdict() == Verdict(jobs=JOBS), f"{action} at {at}"
 
@@ -118,7 +126,7 @@ def test_a_renewer_that_first_runs_after_its_worker_has_died_hands_everything_ba
     claimed = claim(arena.connection, "dead", Wanted((source,), JOBS, 1 << 30, 600.0))
     held = "".join(f"+ {one.claim.job_id} {one.claim.token}\n" for one in claimed)
     url = arena.settings.redis_url.get_secret_value()
-    terms = Terms(redis_url=url, worker="dead", pid=0, lease_seconds=600.0)
+    terms = Terms(redis_url=url, worker="dead", pid=0, lease_seconds=600.0, decode_timeout=300.0, max_attempts=20)
 
     subprocess.run(
         [sys.executable, "-m", "vaefarm_worker.renewer"], input=terms.line() + f"<\n{held}".encode(), check=True

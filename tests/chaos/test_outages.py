@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 import redis
-from tests.chaos.arena import Arena
+from tests.chaos.arena import Arena, MakeArena
 from tests.chaos.oracle import Verdict
 from tests.conftest import RedisServer, eventually
 
@@ -94,13 +94,15 @@ def test_redis_away_for_a_while_under_a_generator_loses_no_latent(arena: Arena, 
 
 def fill(arena: Arena) -> int:
     """Submit jobs of 64 KiB until the farm takes no more; return how many it took."""
-    for number in range(2000):
-        try:
-            arena.oracle.submit([number], size=64)
-        except QueueFull as refused:
-            assert refused.retry_after_seconds > 0
-            return number
-    raise AssertionError("it took everything")
+
+    def submit_for_ever() -> None:
+        while True:
+            arena.oracle.submit([len(arena.oracle.orders)], size=64)
+
+    with pytest.raises(QueueFull) as refused:
+        submit_for_ever()
+    assert refused.value.retry_after_seconds > 0
+    return len(arena.oracle.orders)
 
 
 def test_a_farm_that_is_full_refuses_submits_and_drains_as_it_is(arena: Arena) -> None:

@@ -1,5 +1,7 @@
 """Workers that are told to stop, and workers and producers of two versions."""
 
+from functools import partial
+
 import pytest
 from tests.chaos.arena import Arena
 from tests.chaos.crew import Member
@@ -38,7 +40,7 @@ def test_a_rolling_restart_of_two_workers_under_load_loses_nothing(arena: Arena)
     jobs = arena.oracle.submit(range(100))
     for old in list(arena.crew.members):
         new = arena.crew.start("--seconds", "0.02")
-        eventually("the new one serves", lambda new=new: serves(arena, new))
+        eventually("the new one serves", partial(serves, arena, new))
         old.stop()
         jobs += arena.oracle.submit(range(len(jobs), len(jobs) + 50))
         assert old.process.wait(60) == 0, old.log

@@ -56,8 +56,7 @@ def set_clock(ahead_seconds: float) -> None:
     time.time = wrong_time
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == "rq" and hasattr(module, "now"):
-            module.now = wrong_now
-            module.current_timestamp = lambda: int(wrong_time())  # type: ignore[attr-defined]
+            vars(module).update(now=wrong_now, current_timestamp=lambda: int(wrong_time()))
 
 
 def set_job_version(version: int) -> None:
@@ -68,7 +67,7 @@ def set_job_version(version: int) -> None:
         fields = json.loads(text)
         return read(json.dumps(fields | {"version": fields["version"] - version + JOB_VERSION}))
 
-    JobSpec.from_json = from_json  # type: ignore[method-assign, assignment]
+    JobSpec.from_json = from_json  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
