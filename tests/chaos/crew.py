@@ -77,10 +77,17 @@ class Crew:
         self._folder = folder
         self.members: list[Member] = []
 
-    def start(self, *arguments: str, fault: Fault | None = None, env: dict[str, str] | None = None) -> Member:
+    def start(
+        self,
+        *arguments: str,
+        fault: Fault | None = None,
+        env: dict[str, str] | None = None,
+        name: str | None = None,
+    ) -> Member:
         """Start a worker and return at once; see `tests.chaos.worker` for the arguments."""
-        name = f"worker-{len(self.members)}"
-        log_path = self._folder / f"{name}.log"
+        number = len(self.members)
+        name = name or f"worker-{number}"
+        log_path = self._folder / f"{number}-{name}.log"
         command = [sys.executable, "-m", "tests.chaos.worker", "--name", name, *arguments]
         if fault is not None:
             command += ["--fault", fault.to_json()]

@@ -8,6 +8,7 @@ from tests.chaos.decoder import Poison
 from tests.chaos.oracle import Verdict
 from tests.conftest import eventually
 
+from vaefarm_shared import quarantine
 from vaefarm_shared.job import JobStatus
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -93,6 +94,23 @@ def test_a_device_that_fails_for_ever_fails_no_job_while_another_is_well(arena: 
 
     assert arena.oracle.verdict() == Verdict(jobs=200)
     assert {job.record().attempts for job in jobs} == {1}
+
+
+def test_a_device_that_fails_again_and_again_is_quarantined_whatever_its_workers_are_called(arena: Arena) -> None:
+    """A supervisor starts them under one name."""
+    arena.oracle.submit(range(3))
+    for _ in range(quarantine.EXITS):
+        worker = arena.crew.start("--faulty-after", "0", name="steady", env={"CHAOS_DEVICE": "broken"})
+        assert worker.process.wait(30) == 1, worker.log
+        assert "at fault" in worker.log.splitlines()[-1]
+
+    assert quarantine.is_quarantined(arena.connection, "chaos-broken")
+
+    idle = arena.crew.start("--faulty-after", "0", name="steady", env={"CHAOS_DEVICE": "broken"})
+    eventually("it says so", lambda: "is quarantined" in idle.log)
+    arena.crew.start()
+    assert arena.oracle.verdict() == Verdict(jobs=3)
+    assert idle.is_alive, "it waits to be released"
 
 
 def test_a_device_with_room_for_three_pictures_decodes_any_number(arena: Arena) -> None:

@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 from tests.chaos.arena import Arena
 from tests.chaos.crew import Member
+from tests.chaos.faults import Fault
 from tests.chaos.oracle import Verdict
 from tests.conftest import eventually
 
@@ -47,6 +48,16 @@ def test_a_rolling_restart_of_two_workers_under_load_loses_nothing(arena: Arena)
 
     assert arena.oracle.verdict() == Verdict(jobs=200)
     assert {job.record().attempts for job in jobs} == {1}
+
+
+def test_a_worker_that_was_killed_starts_again_under_its_name(arena: Arena) -> None:
+    arena.oracle.submit(range(3))
+    first = arena.crew.start(name="steady", fault=Fault("kill", "after", 1, only="begin"))
+    eventually("it is killed", lambda: first.was_killed)
+
+    arena.crew.start(name="steady")
+
+    assert arena.oracle.verdict() == Verdict(jobs=3)
 
 
 @pytest.mark.parametrize("version", [JOB_VERSION - 1, JOB_VERSION + 1])
