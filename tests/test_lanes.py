@@ -140,3 +140,38 @@ def test_a_canceled_job_is_dropped_when_its_entry_is_claimed(farm: Farm, connect
     assert connection.llen("rq:queue:vaefarm.demo.normal.s.default") == 5, "no walk through the queue for each"
     assert [one.job_id for one in take(connection, 5)] == [job.id for job in jobs[3:]]
     assert {job.status().value for job in jobs[:3]} == {"canceled"}
+
+
+@pytest.mark.redis
+def test_a_claim_looks_behind_however_many_entries_of_canceled_jobs(farm: Farm, connection: redis.Redis) -> None:
+    jobs = farm.submit_many([SMALL] * 2300, vae="demo")
+    farm.cancel_many(jobs[:-3])
+
+    assert [one.job_id for one in take(connection, 5)] == [job.id for job in jobs[-3:]]
+
+
+def test_a_canceled_job_that_was_discarded_does_not_come_back_by_its_entry(farm: Farm, connection: redis.Redis) -> None:
+    job = farm.submit(SMALL, vae="demo")
+    farm.cancel_many([job])
+    job.discard()
+
+    assert take(connection) == []
+    assert job.status() == "expired"
+    assert connection.hget(keys.BUDGET, "jobs") == b"0"
+
+
+def test_a_producer_beyond_many_others_of_another_size_is_served(farm: Farm, connection: redis.Redis) -> None:
+    index = keys.queue_index("demo", "normal")
+    connection.zadd(index, {f"vaefarm.demo.normal.m.lane-{n}": 0.0 for n in range(600)})
+    submit(farm, "z", 1)
+    connection.zadd(index, {"vaefarm.demo.normal.s.z": 5.0})
+
+    assert lanes(claim(connection, 1, sizes=("s",))) == ["z"]
+
+
+@pytest.mark.redis
+def test_a_garbled_number_breaks_no_claim(farm: Farm, connection: redis.Redis) -> None:
+    bad, good = farm.submit_many([SMALL, SMALL], vae="demo")
+    connection.hset(keys.job(bad.id), mapping={"pixels": "nan", "attempts": "inf"})
+
+    assert [one.claim.job_id for one in claim(connection, 5)] == [bad.id, good.id]

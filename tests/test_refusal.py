@@ -131,6 +131,18 @@ def blob_reference_that_leads_elsewhere(farm: Farm, connection: redis.Redis, cra
     return job.id
 
 
+def key_of_another_kind(farm: Farm, connection: redis.Redis, crater: Path) -> str:
+    job = farm.submit(LATENTS, vae="demo")
+    connection.hset(f"vaefarm:job:{job.id}", "latent", "redis:leases")
+    return job.id
+
+
+def picture_of_another_job(farm: Farm, connection: redis.Redis, crater: Path) -> str:
+    job = farm.submit(LATENTS, vae="demo")
+    connection.hset(f"vaefarm:job:{job.id}", "latent", "redis:image:other.token.0")
+    return job.id
+
+
 def no_latent_field(farm: Farm, connection: redis.Redis, crater: Path) -> str:
     job = farm.submit(LATENTS, vae="demo")
     connection.hdel(f"vaefarm:job:{job.id}", "latent")
@@ -159,8 +171,10 @@ ATTACKS = [
     (other_latent, "no safetensors file|no complete"),
     (huge_latent, "more than the 5120 bytes"),
     (vanished_latent, "is gone"),
-    (blob_reference_that_leads_elsewhere, "was not told of"),
-    (no_latent_field, "its record has no latent"),
+    (blob_reference_that_leads_elsewhere, "names 'file:../../../../etc/passwd' as its latent"),
+    (key_of_another_kind, "names 'redis:leases' as its latent"),
+    (picture_of_another_job, "names 'redis:image:other.token.0' as its latent"),
+    (no_latent_field, "its record names no latent"),
     (time_that_is_none, "no time at which it was queued"),
 ]
 

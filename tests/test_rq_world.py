@@ -61,7 +61,7 @@ def test_a_plain_job_whose_id_rq_drew_is_decoded_under_that_id(
         ({"vae": "unknown"}, "VAE 'unknown'"),
         ({"shape": [1, 4, 8]}, "rank 3"),
         ({"latent": "redis:latent:nobody.x"}, "is gone"),
-        ({"latent": ""}, "no latent"),
+        ({"latent": ""}, "names no latent"),
         ({"height": 4096}, "its spec says"),
     ],
 )

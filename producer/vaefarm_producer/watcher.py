@@ -88,6 +88,10 @@ class Watcher:
             except AWAY as error:
                 logger.debug("the watcher lost Redis: %s", error)
                 time.sleep(RECONNECT_SECONDS)
+            except Exception:
+                # Whatever one message was, the others are waited for.
+                logger.exception("the watcher begins anew")
+                time.sleep(RECONNECT_SECONDS)
             finally:
                 pubsub.close()
 

@@ -15,6 +15,7 @@ from . import keys
 from .blobs import BlobStore
 from .errors import QueueFull
 from .job import JobSpec
+from .scripts import script
 from .workers import read_workers
 
 #: Share of Redis' maxmemory that the farm takes; the rest is for records, clients' buffers and others.
@@ -37,6 +38,9 @@ SHORTEST_WAIT, LONGEST_WAIT = 0.5, 60.0
 
 #: Share of the jobs in the farm that should have ended before the next try.
 ENDED_SHARE: Final[float] = 0.05
+
+#: Seconds for which nobody else repairs.
+REPAIR_SECONDS: Final[int] = 250
 
 #: Records that a repair reads in one round trip.
 SCAN_KEYS: Final[int] = 500
@@ -100,23 +104,24 @@ def suggested_wait(connection: redis.Redis) -> float:
 
 
 def repair(connection: redis.Redis) -> int:
-    """Put the counter right where it drifted from what the records hold; return by how many bytes.
+    """Put the counter right where it drifted from what the records hold; return by how many bytes. One at a time.
 
     Every transition counts in the step that it takes, so only an outsider's hand, or a key that Redis evicted, makes it
     drift. A walk through the records takes a while: only what lies outside of all that was counted meanwhile is drift.
     """
-    before, total = _counted(connection), 0
+    if not connection.set(keys.REPAIRING, "", nx=True, ex=REPAIR_SECONDS):
+        return 0
+    total, low, high = 0, _counted(connection), _counted(connection)
     records = connection.scan_iter(match=keys.job("*"), count=SCAN_KEYS)
     while page := list(islice(records, SCAN_KEYS)):
         with connection.pipeline(transaction=False) as pipe:
             for key in page:
                 pipe.hget(key, "held")
             total += sum(int(held) for held in pipe.execute(raise_on_error=False) if _is_number(held))
-    after = _counted(connection)
-    low, high = min(before, after), max(before, after)
+        now = _counted(connection)
+        low, high = min(low, now), max(high, now)
     drift = low - total if total < low else min(0, high - total)
-    if abs(drift) > DRIFT_BYTES:
-        connection.hincrby(keys.BUDGET, "bytes", -drift)
+    if abs(drift) > DRIFT_BYTES and script("repair").run(connection, _counted(connection), -drift):
         return drift
     return 0
 

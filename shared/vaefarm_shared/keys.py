@@ -16,10 +16,11 @@ Redis keys (RQ's own, `rq:*`, are written by RQ's code in `rq_bridge` and by `lu
 |                                  |        | by device seconds that their lane was served |                           |
 | vaefarm:paused                   | set    | VAEs from whose queues nothing is claimed  | until resumed               |
 | vaefarm:budget                   | hash   | bytes and jobs in the farm, its rate       | none                        |
+| vaefarm:repairing                | string | somebody repairs the budget                | 250 s                       |
 | vaefarm:kept                     | zset   | {id}:{bytes} of ended jobs, by their end   | entries: as their blobs     |
 | vaefarm:dependents               | set    | ended jobs that plain RQ jobs wait for     | entries: until queued       |
 | vaefarm:contract:{vae}           | string | JSON: the contract a worker serves         | 7 days after it last served |
-| vaefarm:worker:{name}            | string | JSON: VAEs, device, since when             | 60 s, renewed by the worker |
+| vaefarm:worker:{name}            | string | JSON: VAEs, device, since when             | 30 s, renewed by the worker |
 
 | channel                 | message                | for                                  |
 |-------------------------|------------------------|--------------------------------------|
@@ -43,12 +44,13 @@ PAUSED: Final[str] = f"{PREFIX}paused"
 BUDGET: Final[str] = f"{PREFIX}budget"
 KEPT: Final[str] = f"{PREFIX}kept"
 DEPENDENTS: Final[str] = f"{PREFIX}dependents"
+REPAIRING: Final[str] = f"{PREFIX}repairing"
 
 #: Seconds that a published contract outlives the last worker that served it: a week.
 CONTRACT_SECONDS: Final[int] = 7 * 24 * 3600
 
 #: Seconds after which a worker that says nothing is no longer listed.
-WORKER_SECONDS: Final[int] = 60
+WORKER_SECONDS: Final[int] = 30
 
 
 def job(job_id: str) -> str:

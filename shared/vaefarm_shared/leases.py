@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Final, Literal
 from uuid import uuid4
 
@@ -82,9 +83,11 @@ def claim(connection: redis.Redis, worker_name: str, wanted: Wanted) -> list[Cla
     for source in wanted.sources:
         sizes = "," + "".join(f"{size}," for size in source.size_classes)
         arguments += [source.vae, source.priority, source.seconds_per_pixel, sizes]
-    reply = script("claim").run(connection, *arguments)
-    claimed_at = float(reply[0])
-    return [_claimed(fields, claimed_at) for fields in reply[1:]]
+    while True:
+        claimed_at, dropped, *jobs = script("claim").run(connection, *arguments)
+        # One call drops so many entries of canceled jobs and no more; behind them others may wait.
+        if jobs or not dropped:
+            return [_claimed(fields, float(claimed_at)) for fields in jobs]
 
 
 def _claimed(fields: list[bytes], claimed_at: float) -> ClaimedJob:
@@ -149,8 +152,9 @@ class Reaped:
 
 
 def reap(connection: redis.Redis, max_attempts: int) -> list[Reaped]:
-    """Return the jobs whose leases have ended to the front of their queues."""
-    reply = script("reap").run(connection, REAP_JOBS, max_attempts)
+    """Return the jobs whose leases have ended to the front of their queues; none when Redis took long to answer."""
+    seconds, microseconds = connection.time()
+    reply = script("reap").run(connection, REAP_JOBS, max_attempts, seconds + microseconds / 1e6)
     return [
         Reaped(
             Claim(job_id.decode(), queue.decode(), token.decode(), 0.0),
@@ -164,8 +168,9 @@ def reap(connection: redis.Redis, max_attempts: int) -> list[Reaped]:
 
 
 def number(value: str | bytes | None) -> float | None:
-    """A field of a record as a number; None where it is missing or none."""
+    """A field of a record as a finite number; None where it is missing or none."""
     try:
-        return None if value is None else float(value)
+        found = None if value is None else float(value)
     except ValueError:
         return None
+    return found if found is not None and isfinite(found) else None

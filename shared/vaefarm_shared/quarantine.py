@@ -47,15 +47,11 @@ def exits_key(device_id: str) -> str:
     return f"{keys.PREFIX}device:{device_id}"
 
 
-def note_exit(connection: redis.Redis, device_id: str, reason: str, exit_id: str | None = None) -> int:
-    """Record that a process ends for its device's fault; return how many did within ten minutes.
-
-    Args:
-        exit_id: What tells this exit from others, such as the worker's name: a repeated call then counts once.
-    """
+def note_exit(connection: redis.Redis, device_id: str, reason: str) -> int:
+    """Record that a process ends for its device's fault; return how many did within ten minutes."""
     now, key = read_clock(connection), exits_key(device_id)
     with connection.pipeline() as pipe:
-        pipe.zadd(key, {exit_id or uuid4().hex: now})
+        pipe.zadd(key, {uuid4().hex: now})
         pipe.zremrangebyscore(key, "-inf", now - WINDOW_SECONDS)
         pipe.zremrangebyrank(key, 0, -MAX_NOTED - 1)
         pipe.expire(key, WINDOW_SECONDS)

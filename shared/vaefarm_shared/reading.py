@@ -34,11 +34,19 @@ def read_statuses(connection: redis.Redis, job_ids: Sequence[str]) -> list[JobSt
     statuses: list[JobStatus | None] = []
     for status, tombstone in zip(replies[::2], replies[1::2], strict=True):
         if status is not None:
-            statuses.append(JobStatus(status.decode()))
+            statuses.append(_status(status))
         else:
             # The record lived out its life; the tombstone says that there was one.
             statuses.append(JobStatus.EXPIRED if tombstone else None)
     return statuses
+
+
+def _status(raw: bytes) -> JobStatus:
+    """A status of a release that this one does not know is of a job that has not ended, as far as we can tell."""
+    try:
+        return JobStatus(raw.decode("utf-8", "replace"))
+    except ValueError:
+        return JobStatus.STARTED
 
 
 def read_status(connection: redis.Redis, job_id: str) -> JobStatus:
@@ -77,7 +85,7 @@ def _record(job_id: str, fields: dict[str, str]) -> JobRecord:
         spec = None
     return JobRecord(
         id=job_id,
-        status=JobStatus(fields["status"]),
+        status=_status(fields.get("status", "").encode()),
         reason=fields.get("reason"),
         last_error=fields.get("last_error"),
         vae=spec.vae if spec else None,

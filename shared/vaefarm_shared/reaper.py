@@ -54,6 +54,7 @@ class Reaper:
     def _may_reap(self) -> bool:
         """Not within a lease of a time in which Redis, or this process, did not answer: then nobody could renew, and
         leases are past whose workers live."""
+        self._connection.ping()
         now = time.monotonic()
         if self._looked_at == float("-inf"):
             silent = self._uptime() < self._lease_seconds
@@ -61,8 +62,7 @@ class Reaper:
             silent = now - self._looked_at > max(2 * LOOK_SECONDS, self._lease_seconds / 2)
         if silent:
             self._patient_until = now + self._lease_seconds
-        self._connection.ping()
-        self._looked_at = time.monotonic()
+        self._looked_at = now
         return now >= self._patient_until
 
     def _uptime(self) -> float:

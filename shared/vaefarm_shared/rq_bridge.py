@@ -53,6 +53,11 @@ def job_key(job_id: str) -> str:
     return f"{Job.redis_job_namespace_prefix}{job_id}"
 
 
+def worker_key(name: str) -> str:
+    """RQ's hash of a worker."""
+    return f"{KEY_PREFIX}:worker:{name}"
+
+
 def queue_key(queue: str) -> str:
     """RQ's list of a queue."""
     return f"{QUEUE_PREFIX}{queue}"

@@ -1,21 +1,25 @@
 """Jobs that no living worker can take: they fail with that reason instead of waiting for ever.
 
-A worker that serves their VAE must live, though: where there is none at all, one may be on its way.
+A worker that serves their VAE must live, though: where there is none at all, one may be on its way. Only what waits at
+the head of a queue is looked at, since nothing behind it is claimed before it.
 """
 
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Final, cast
+from uuid import uuid4
 
 import redis
 from rq.utils import as_text
 
 from . import keys
 from .job import JobStatus
-from .leases import Source, Wanted, claim
+from .leases import Claim
 from .queues import PRIORITIES, size_of
 from .rq_bridge import queue_key
+from .scripts import script
 from .transitions import Outcome, settle
 from .workers import holders, read_workers
 
@@ -24,18 +28,30 @@ logger = logging.getLogger(__name__)
 #: Seconds for which nobody must have been able to hold a job before it fails: a larger worker may be restarting.
 PATIENCE_SECONDS: Final[float] = 60.0
 
-#: Jobs at the head of a queue that are looked at for workers that handed them back, and ended in one look.
+#: Jobs at the head of a queue that one look takes up: as many as a claim puts aside.
 HEAD_JOBS: Final[int] = 32
 
-#: Queues of a VAE and priority that are looked at: as many as a claim looks at.
-LANES: Final[int] = 256
+#: Queues of a VAE and priority that one look takes up.
+QUEUES: Final[int] = 1000
 
-#: The name in which stranded jobs are claimed.
+#: Seconds in which what was taken off a queue must have been settled.
+LEASE_SECONDS: Final[float] = 60.0
+
+#: The name in which stranded jobs are ended.
 REAPER: Final[str] = "reaper"
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A job that nobody can take, and why."""
+
+    job_id: str
+    queue: str
+    reason: str
+
+
 class Stranded:
-    """Finds them, remembers since when, and ends them."""
+    """Finds them, remembers since when, and ends just these."""
 
     def __init__(self, connection: redis.Redis, patience_seconds: float = PATIENCE_SECONDS) -> None:
         self._connection = connection
@@ -44,47 +60,38 @@ class Stranded:
 
     def look(self) -> int:
         """Fail what has been stranded for long enough; return how many jobs."""
-        workers = read_workers(self._connection)
-        seen = dict(self._find(workers))
+        found = list(self._find(read_workers(self._connection)))
         now = time.monotonic()
-        self._since = {name: self._since.get(name, now) for name in seen}
-        ended = 0
-        for name, (vae, priority, size, reason) in seen.items():
-            if now - self._since[name] >= self._patience_seconds:
-                ended += self._fail(vae, priority, size, reason)
-        return ended
+        self._since = {one.job_id: self._since.get(one.job_id, now) for one in found}
+        return sum(self._fail(one) for one in found if now - self._since[one.job_id] >= self._patience_seconds)
 
-    def _find(self, workers: list[dict[str, Any]]) -> Iterator[tuple[str, tuple[str, str, str, str]]]:
+    def _find(self, workers: list[dict[str, Any]]) -> Iterator[Found]:
         for vae in {vae for one in workers for vae in one.get("vaes", {})}:
             for priority in PRIORITIES:
-                listed = cast("list[bytes]", self._connection.zrange(keys.queue_index(vae, priority), 0, LANES - 1))
+                listed = cast("list[bytes]", self._connection.zrange(keys.queue_index(vae, priority), 0, QUEUES - 1))
                 for queue in (raw.decode() for raw in listed):
-                    size = size_of(queue)
-                    able = holders(workers, vae, size)
-                    reason = f"no worker that lives has room for a picture of size class {size!r} of VAE {vae!r}"
-                    if not able:
-                        yield queue, (vae, priority, size, f"{reason}; start one that has, then retry")
-                    elif (error := self._avoided(queue, able)) is not None:
-                        yield queue, (vae, priority, size, f"every worker that lives handed it back: {error}")
+                    yield from self._in_queue(queue, vae, holders(workers, vae, size_of(queue)))
 
-    def _avoided(self, queue: str, able: set[str]) -> str | None:
-        """Why the head of a queue was handed back by everyone who could take it; None unless it was."""
-        head = self._connection.lindex(queue_key(queue), 0)
-        if head is None:
-            return None
-        avoid, error = self._connection.hmget(keys.job(as_text(head)), "avoid", "last_error")
-        return as_text(error or b"") if avoid is not None and able <= set(as_text(avoid).split(",")) else None
+    def _in_queue(self, queue: str, vae: str, able: set[str]) -> Iterator[Found]:
+        head = [as_text(raw) for raw in self._connection.lrange(queue_key(queue), 0, HEAD_JOBS - 1)]
+        if not able:
+            size = size_of(queue)
+            reason = f"no worker that lives has room for a picture of size class {size!r} of VAE {vae!r}"
+            yield from (Found(job_id, queue, f"{reason}; start one that has, then retry") for job_id in head)
+            return
+        with self._connection.pipeline(transaction=False) as pipe:
+            for job_id in head:
+                pipe.hmget(keys.job(job_id), "avoid", "last_error")
+            replies = pipe.execute(raise_on_error=False)
+        for job_id, reply in zip(head, replies, strict=True):
+            if isinstance(reply, list) and reply[0] and able <= set(reply[0].decode("utf-8", "replace").split(",")):
+                error = (reply[1] or b"").decode("utf-8", "replace")
+                yield Found(job_id, queue, f"every worker that lives handed it back: {error}")
 
-    def _fail(self, vae: str, priority: str, size: str, reason: str) -> int:
-        wanted = Wanted((Source(vae, priority, 0.0, (size,)),), HEAD_JOBS, 1 << 62, 60.0)
-        claimed = claim(self._connection, REAPER, wanted)
-        if claimed:
-            logger.warning("%d jobs fail: %s", len(claimed), reason)
-        settle(
-            self._connection,
-            [
-                Outcome(one.claim, JobStatus.FAILED, REAPER, f"{reason}; start one that has, then retry")
-                for one in claimed
-            ],
-        )
-        return len(claimed)
+    def _fail(self, found: Found) -> int:
+        taken = script("strand").run(self._connection, found.queue, uuid4().hex[:16], LEASE_SECONDS, found.job_id)
+        for job_id, token in taken:
+            claim = Claim(job_id.decode(), found.queue, token.decode(), 0.0)
+            settle(self._connection, [Outcome(claim, JobStatus.FAILED, REAPER, found.reason)])
+            logger.warning("job %s failed: %s", found.job_id, found.reason)
+        return len(taken)

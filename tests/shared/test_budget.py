@@ -101,8 +101,16 @@ def test_a_counter_that_somebody_moved_is_put_right(farm: Farm, connection: redi
     farm.submit_many([LATENTS + n for n in range(5)], vae="demo")
     right = connection.hget(keys.BUDGET, "bytes")
     assert budget.repair(connection) == 0
+    connection.delete(keys.REPAIRING)
     connection.hincrby(keys.BUDGET, "bytes", drift)
 
     assert budget.repair(connection) == drift
 
     assert connection.hget(keys.BUDGET, "bytes") == right
+
+
+def test_repairs_that_meet_correct_a_drift_once(farm: Farm, connection: redis.Redis) -> None:
+    farm.submit(LATENTS, vae="demo")
+    connection.hincrby(keys.BUDGET, "bytes", 10 * budget.DRIFT_BYTES)
+
+    assert [budget.repair(connection) for _ in range(3)] == [10 * budget.DRIFT_BYTES, 0, 0]

@@ -24,10 +24,6 @@ def test_exits_of_more_than_ten_minutes_ago_do_not_count(connection: redis.Redis
     assert note_exit(connection, "gpu", "x") == 1
 
 
-def test_an_exit_that_is_noted_twice_counts_once(connection: redis.Redis) -> None:
-    assert [note_exit(connection, "gpu", "x", exit_id="worker-1") for _ in range(4)] == [1, 1, 1, 1]
-
-
 def test_a_quarantine_stays_until_it_is_released_and_then_counts_anew(connection: redis.Redis) -> None:
     for _ in range(4):
         note_exit(connection, "gpu", "x")

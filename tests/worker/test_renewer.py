@@ -17,6 +17,7 @@ from vaefarm_shared import keys
 from vaefarm_shared.leases import Claim
 from vaefarm_shared.reaper import Reaper
 from vaefarm_shared.settings import Settings
+from vaefarm_shared.workers import publish_worker
 from vaefarm_worker.lifeline import Lifeline
 from vaefarm_worker.renewer import Held, Renewer, Terms, is_stopped
 
@@ -78,6 +79,35 @@ def test_leases_are_renewed_while_the_worker_moves_and_not_beyond(
     renewer.renew()
     assert ended == ["worker"]
     assert connection.zscore(keys.LEASES, first.job_id) == 1.0, "what hangs is not renewed"
+
+
+@pytest.mark.redis
+def test_leases_are_renewed_in_a_redis_that_is_full(settings: Settings, farm: Farm, connection: redis.Redis) -> None:
+    farm.submit(LATENTS, vae="demo")
+    [claim] = take(connection, lease_seconds=0.0)
+    renewer = Renewer(terms(settings), connection, lambda: None)
+    renewer.held.take(f"+ {claim.job_id} {claim.token}")
+    connection.config_set("maxmemory", 1)
+    try:
+        renewer.renew()
+    finally:
+        connection.config_set("maxmemory", 0)
+
+    assert float(connection.zscore(keys.LEASES, claim.job_id)) - claim.claimed_at > 50  # type: ignore[arg-type]
+
+
+def test_a_dead_worker_is_off_the_lists_and_one_of_its_name_may_start(
+    settings: Settings, connection: redis.Redis
+) -> None:
+    publish_worker(connection, "by-hand", {"pid": os.getpid()})
+    connection.hset("rq:worker:by-hand", "birth", "now")
+    renewer = Renewer(terms(settings), connection, lambda: None)
+
+    Renewer(terms(settings, pid=1), connection, lambda: None).bury()
+    assert connection.exists("rq:worker:by-hand", keys.worker("by-hand")) == 2, "another's of that name stays"
+    renewer.bury()
+
+    assert not connection.exists("rq:worker:by-hand", keys.worker("by-hand"))
 
 
 def test_a_stopped_process_is_told_from_a_running_one() -> None:

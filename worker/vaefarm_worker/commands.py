@@ -75,7 +75,7 @@ def worker(
     try:
         worker.run(burst)
     except DeviceFault as fault:
-        exits = quarantine.note_exit(connection, chosen.device_id, str(fault), worker_name)
+        exits = quarantine.note_exit(connection, chosen.device_id, str(fault))
         raise DeviceFault(
             f"device {chosen.device_id} is at fault ({exits} times in ten minutes): {fault}; its jobs were handed back"
         ) from fault

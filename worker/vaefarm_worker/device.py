@@ -80,8 +80,8 @@ class Device:
         self._free_at = float("inf")
         self._bind_seconds = 0.0
         self._stopping = threading.Event()
-        self._binder = threading.Thread(target=self._bind, name="vaefarm-binder", daemon=True)
-        self._thread = threading.Thread(target=self._decode, name="vaefarm-device", daemon=True)
+        self._binder = threading.Thread(target=self._guard, args=(self._bind,), name="vaefarm-binder", daemon=True)
+        self._thread = threading.Thread(target=self._guard, args=(self._decode,), name="vaefarm-device", daemon=True)
         #: Seconds for which the device has decoded, and since when it has been there.
         self.busy_seconds = 0.0
 
@@ -104,6 +104,16 @@ class Device:
         self._slot.put(None)
         self._thread.join(max(0.0, deadline - time.monotonic()))
         return not (self._binder.is_alive() or self._thread.is_alive())
+
+    def _guard(self, run: Callable[[], None]) -> None:
+        """A thread that ends by an error would leave a worker which claims and decodes nothing."""
+        try:
+            run()
+        except DeviceFault as fault:
+            self._on_fault(fault)
+        except Exception as error:
+            logger.exception("the device's thread broke")
+            self._on_fault(DeviceFault(f"the decoder broke: {error}"))
 
     def _bind(self) -> None:
         while (jobs := self._next_jobs()) is not None:
@@ -144,10 +154,9 @@ class Device:
 
     def _wait_seconds(self) -> float:
         now = time.monotonic()
-        if self._bound:
-            return min(max(self._free_at - 2 * self._bind_seconds - LEAD_SECONDS - now, 1e-4), LOOK_SECONDS)
-        due = self._pool.due()
-        return LOOK_SECONDS if due is None else min(max(due - now, 1e-4), LOOK_SECONDS)
+        moment = self._free_at - 2 * self._bind_seconds - LEAD_SECONDS if self._bound else self._pool.due()
+        # What is past waits for something else, which wakes the binder when it happens.
+        return LOOK_SECONDS if moment is None or moment <= now else min(max(moment - now, 1e-4), LOOK_SECONDS)
 
     def _begin(self, jobs: list[Loaded]) -> Bound:
         """Write that they begin; drop those that were canceled, went to another or are too late."""
@@ -173,17 +182,12 @@ class Device:
             estimate = self._station.cost.seconds(bound.vae, bound.pixels)
             self._free_at = began + estimate if self._station.cost.is_known(bound.vae) else float("inf")
             allowed = max(self._station.settings.decode_timeout, HUNG_TIMES * estimate)
-            try:
-                outcomes = ladder.decode(
-                    self._station.decoder,
-                    Batch(tuple(one.item for one in bound.jobs)),
-                    lambda items, allowed=allowed: self._tell(items, allowed),  # type: ignore[misc]
-                    tiling=self._station.settings.tiling,
-                )
-            except Exception as error:
-                # The ladder lets nothing out that is a job's own.
-                self._on_fault(error if isinstance(error, DeviceFault) else DeviceFault(f"the decoder broke: {error}"))
-                return
+            outcomes = ladder.decode(
+                self._station.decoder,
+                Batch(tuple(one.item for one in bound.jobs)),
+                lambda items, allowed=allowed: self._tell(items, allowed),  # type: ignore[misc]
+                tiling=self._station.settings.tiling,
+            )
             seconds = time.monotonic() - began
             self._station.lifeline.idle()
             self._station.cost.note(bound.vae, bound.pixels, seconds)

@@ -75,6 +75,8 @@ class Endings:
             return self._finished(done, done.outcome)
         except Abandoned:
             raise
+        except OSError as error:
+            return Ready(done.job.claim, how="avoid", reason=f"its picture cannot be written here: {error}")
         except Exception as error:
             return self._went_wrong(done, error)
 

@@ -11,7 +11,7 @@ from vaefarm_shared import leases, transitions
 from vaefarm_shared.blobs import BlobStore
 from vaefarm_shared.budget import held_bytes
 from vaefarm_shared.connection import AWAY
-from vaefarm_shared.errors import UnsupportedVersion
+from vaefarm_shared.errors import ConfigurationError, UnsupportedVersion
 from vaefarm_shared.leases import ClaimedJob, Wanted
 from vaefarm_shared.transitions import Submission
 
@@ -51,8 +51,12 @@ class Intake:
         self._doorbell = Doorbell(connection, station.decoder.vaes)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="vaefarm-intake", daemon=True)
-        #: Set while the last claim found nothing.
-        self.found_nothing = threading.Event()
+        self._nothing_since: int | None = None
+
+    @property
+    def found_nothing(self) -> bool:
+        """Whether the last claim found nothing, and no job went back to its queue since."""
+        return self._nothing_since == self._outbox.returned
 
     def start(self) -> None:
         """Begin."""
@@ -82,14 +86,14 @@ class Intake:
 
     def claim_once(self) -> int:
         """Claim and load once; return how many jobs there were."""
+        returned = self._outbox.returned
         jobs, pixels = self._pool.room()
         sources = self._order.next(self._station.cost, self._registration.sizes)
         wanted = Wanted(sources, jobs, pixels, self._station.settings.lease_seconds)
         claimed = leases.claim(self._connection, self._station.name, wanted)
+        self._nothing_since = None if claimed else returned
         if not claimed:
-            self.found_nothing.set()
             return 0
-        self.found_nothing.clear()
         claims = [one.claim for one in claimed]
         self._station.lifeline.hold(claims)
         try:
@@ -118,7 +122,8 @@ class Intake:
         self._station.lifeline.drop([plain.claim])
 
     def _refuse(self, one: Unloadable) -> None:
-        if isinstance(one.error, OSError):
+        if isinstance(one.error, OSError | ConfigurationError):
+            # Another worker may have the folder that this one has not.
             self._outbox.hand_back(one.claim, "avoid", f"its latent cannot be read here: {one.error}")
         elif isinstance(one.error, UnsupportedVersion):
             # A worker of the other release may live, or be about to.

@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 
 from vaefarm_shared import checks, latents, rq_bridge
-from vaefarm_shared.blobs import BlobStore
+from vaefarm_shared.blobs import NAME_PATTERN, BlobStore
 from vaefarm_shared.errors import FarmError, RefusedJob
 from vaefarm_shared.job import JobSpec
 from vaefarm_shared.leases import Claim, ClaimedJob
@@ -81,9 +81,11 @@ def _checked(decoder: Decoder, job: ClaimedJob) -> JobSpec | Plain | Unloadable:
         refusal = rq_bridge.refusal(job.rq_data_bytes, job.rq_meta_bytes, job.rq_data, job.rq_hooks)
         if refusal is not None:
             raise RefusedJob(f"the job is refused: {refusal}")
-        if not job.latent_reference or claim.queued_at is None:
-            missing = "latent" if not job.latent_reference else "time at which it was queued"
-            raise RefusedJob(f"the job is refused: its record has no {missing}; submit it with vaefarm")
+        check_latent(job.latent_reference)
+        if claim.queued_at is None:
+            raise RefusedJob(
+                "the job is refused: its record has no time at which it was queued; submit it with vaefarm"
+            )
         spec = JobSpec.from_json(job.spec)
         if spec.id != claim.job_id:
             raise RefusedJob(f"the job is refused: its spec is of job {spec.id!r}")
@@ -100,9 +102,18 @@ def _plain(decoder: Decoder, job: ClaimedJob) -> Plain | Unloadable:
         refusal = rq_bridge.refusal(job.rq_data_bytes, job.rq_meta_bytes, job.rq_data, job.rq_hooks)
         raise RefusedJob(f"the job is refused: {refusal or 'its record has no spec; submit it with vaefarm'}")
     reference = str(argument.pop("latent", ""))
+    check_latent(reference)
     spec = JobSpec.from_fields(argument | {"id": job.claim.job_id})
     _check_pictures(decoder, spec)
     return Plain(job.claim, spec, reference)
+
+
+def check_latent(reference: str) -> None:
+    """Raise RefusedJob unless a reference is a latent's: a key of another kind, or a path, is nobody's latent."""
+    scheme, _, name = reference.partition(":")
+    if scheme not in ("redis", "file") or not name.startswith("latent:") or not NAME_PATTERN.fullmatch(name):
+        shown = f"{reference[:100]!r} as its latent" if reference else "no latent"
+        raise RefusedJob(f"the job is refused: its record names {shown}; submit it with vaefarm")
 
 
 def _check_pictures(decoder: Decoder, spec: JobSpec) -> None:
@@ -130,6 +141,8 @@ def _loaded(job: ClaimedJob, spec: JobSpec, data: bytes | Exception | None) -> L
     try:
         if isinstance(data, Exception):
             raise data
+        if data is None and reference.startswith("file:"):
+            raise FileNotFoundError(f"{reference} is not in this worker's folder of blobs (VAEFARM_BLOBS)")
         if data is None:
             raise FarmError(f"its latent {reference} is gone; submit the job again")
         if len(data) > _most_bytes(spec):

@@ -56,6 +56,10 @@ class LocalDecoder:
         self._loaded = {entry.id: load_vae(entry, self._device) for entry in entries}
         self._memory = MemoryEstimate({vae: loaded.cost for vae, loaded in self._loaded.items()})
         self._self_test: SelfTest | None = None
+        # Now, while nothing but the weights is there: later a decode would count as taken for good.
+        self._total_bytes = device_memory.total_bytes(self._device)
+        self._free_bytes = device_memory.free_bytes(self._device)
+        self._is_decoding = False
 
     @property
     def device(self) -> str:
@@ -98,8 +102,7 @@ class LocalDecoder:
 
     def max_pixels(self, vae: str) -> int | None:
         """Output pixels of the largest picture worth a try; None on a device that does not tell its memory."""
-        total = device_memory.total_bytes(self._device)
-        return None if total is None else self._memory.max_pixels(vae, total)
+        return None if self._total_bytes is None else self._memory.max_pixels(vae, self._total_bytes)
 
     def batch_pixels(self, vae: str, picture_pixels: int | None = None) -> int | None:
         """Output pixels that one batch may have now; None on a device that does not tell its memory.
@@ -107,8 +110,10 @@ class LocalDecoder:
         Args:
             picture_pixels: Pixels of each of its pictures; a ceiling that was set by larger ones is then left out.
         """
-        free = device_memory.free_bytes(self._device)
-        return None if free is None else self._memory.batch_pixels(vae, free, picture_pixels)
+        if not self._is_decoding:
+            # What is free during a decode is what that leaves; the next begins when it has given it back.
+            self._free_bytes = device_memory.free_bytes(self._device)
+        return None if self._free_bytes is None else self._memory.batch_pixels(vae, self._free_bytes, picture_pixels)
 
     def decode(self, batch: Batch, *, tiled: bool = False) -> list[Decoded]:
         """Decode a batch in one call. A job of several pictures too many is decoded one by one, unless reproducible.

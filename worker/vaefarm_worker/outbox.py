@@ -56,6 +56,8 @@ class Outbox:
         self._pixels = 0
         self._stopping = False
         self._thread = threading.Thread(target=self._settle_all, name="vaefarm-settler", daemon=True)
+        #: Returns to queues so far.
+        self.returned = 0
         self.finished = 0
         self.failed = 0
 
@@ -159,6 +161,7 @@ class Outbox:
             for reason in dict.fromkeys(one.reason for one in returned):
                 claims = [(one.claim, one.how) for one in returned if one.reason == reason]
                 self._patience.insist(partial(leases.give_back, self._connection, claims, self._worker_name, reason))
+                self.returned += len(claims)
                 logger.warning("%d jobs go back to their queues: %s", len(claims), reason)
         ended = [one for one in batch if one.outcome is not None]
         if ended:

@@ -1,5 +1,6 @@
 """Repeating what may be repeated while Redis or the disk is away or full."""
 
+import errno
 import logging
 import time
 from collections.abc import Callable
@@ -14,6 +15,12 @@ from vaefarm_shared.errors import FarmError
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+#: Errors of a disk or of a network that may pass; others stay until somebody mends them.
+PASSING: Final = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT, errno.ENFILE}
+    | {errno.ECONNRESET, errno.ECONNREFUSED, errno.EPIPE, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EMFILE}
+)
 
 #: Seconds between tries: the first wait, and the longest.
 FIRST_WAIT_SECONDS: Final[float] = 0.05
@@ -51,6 +58,8 @@ class Patience:
             try:
                 return call()
             except (*AWAY, redis.OutOfMemoryError, OSError) as error:
+                if isinstance(error, OSError) and error.errno is not None and error.errno not in PASSING:
+                    raise
                 if time.monotonic() > self._stop_by:
                     raise Abandoned(f"the store is away or full: {error}") from error
                 logger.warning("the store is away or full, once more in %.1f s: %s", wait, error)

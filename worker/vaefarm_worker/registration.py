@@ -17,7 +17,7 @@ from vaefarm_shared.workers import publish_worker
 from .decoder import Decoder
 
 #: Seconds after which RQ forgets a worker that says nothing.
-RQ_WORKER_SECONDS: Final[int] = 60
+RQ_WORKER_SECONDS: Final[int] = 30
 
 
 class Registration:
@@ -66,7 +66,7 @@ class Registration:
 
     def heartbeat(self) -> None:
         """Say that the worker lives."""
-        self._rq_worker.heartbeat(RQ_WORKER_SECONDS + 60)
+        self._rq_worker.heartbeat(RQ_WORKER_SECONDS)
         figures, self.sizes = self.figures(), self._held_sizes()
         counts: dict[Any, Any] = {
             "successful_job_count": figures.get("finished", 0),

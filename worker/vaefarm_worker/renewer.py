@@ -27,8 +27,8 @@ from typing import Final
 
 import redis
 
-from vaefarm_shared import leases
-from vaefarm_shared.connection import AWAY, connect
+from vaefarm_shared import keys, leases, rq_bridge
+from vaefarm_shared.connection import connect
 from vaefarm_shared.leases import Claim, How
 
 logger = logging.getLogger(__name__)
@@ -123,10 +123,21 @@ class Renewer:
         elif not is_stopped(self._terms.pid):
             try:
                 leases.renew(self._connection, list(self.held.tokens.items()), self._terms.lease_seconds)
-            except AWAY as error:
-                logger.warning("Redis is away: %s", error)
+            except redis.RedisError as error:
+                logger.warning("leases cannot be renewed: %s", error)
                 # So the worker has a reason to stand still.
                 self.held.moved_at = time.monotonic()
+
+    def bury(self) -> None:
+        """Take the worker off the lists of those that live: one of its name may start at once."""
+        name = self._terms.worker
+        try:
+            listed = self._connection.get(keys.worker(name))
+            # Not one of that name which a supervisor has started meanwhile.
+            if listed is not None and json.loads(listed).get("pid") == self._terms.pid:
+                self._connection.delete(keys.worker(name), rq_bridge.worker_key(name))
+        except redis.RedisError as error:
+            logger.warning("worker %s stays listed for a while: %s", self._terms.worker, error)
 
     def hand_back(self) -> None:
         """Return every job that the worker held, what was on the device last."""
@@ -140,7 +151,7 @@ class Renewer:
                 returned = leases.give_back(
                     self._connection, claims, self._terms.worker, self._reason, self._terms.max_attempts
                 )
-            except (*AWAY, redis.ResponseError) as error:
+            except redis.RedisError as error:
                 logger.warning("jobs of worker %s cannot be handed back yet: %s", self._terms.worker, error)
                 time.sleep(0.2)
             else:
@@ -190,13 +201,16 @@ def main() -> None:
     for line in feed:
         if line is not None:
             renewer.held.take(line)
-        if time.monotonic() >= due:
-            if os.getppid() != terms.pid:
-                # Something that the worker started holds its end of the pipe.
-                break
+        if time.monotonic() < due:
+            continue
+        if os.getppid() == terms.pid:
             renewer.renew()
             due = time.monotonic() + renewer.period_seconds
+        elif line is None:
+            # All that the worker wrote is read, and something that it started holds its end of the pipe.
+            break
     renewer.hand_back()
+    renewer.bury()
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from .intake import Intake
 from .keeper import HEARTBEAT_SECONDS, TIDY_SECONDS, Keeper
 from .lifeline import Lifeline
 from .outbox import Outbox
+from .patience import Abandoned
 from .pool import Pool
 from .registration import Registration
 from .station import Station
@@ -61,12 +62,14 @@ class Worker:
         self._keepers = (Keeper(self._chores()), Keeper([(TIDY_SECONDS, self._tidy)]))
         self._over = threading.Event()
         self._fault: DeviceFault | None = None
-        self._stuck = False
+        self._stuck = self._serves = False
         self._born = time.monotonic()
 
     def stop(self) -> None:
         """Claim no more, finish what is on the device, hand the rest back, leave `run`."""
         self._over.set()
+        if not self._serves:
+            self._station.patience.end()
 
     def run(self, burst: bool = False) -> None:
         """Serve until `stop`; with `burst`, until no job waits.
@@ -77,9 +80,13 @@ class Worker:
         try:
             self._decoder.self_test()
             self._station.patience.insist(self._registration.birth)
+        except Abandoned:
+            self._station.lifeline.close()
+            return
         except BaseException:
             self._station.lifeline.close()
             raise
+        self._serves = True
         for part in (*self._keepers, self._outbox, self._device, self._intake):
             part.start()
         logger.info("worker %s serves %s on %s", self.name, ", ".join(self._decoder.vaes), self._decoder.device)
@@ -99,7 +106,7 @@ class Worker:
 
     def is_idle(self) -> bool:
         """Whether the last claim found nothing, and nothing is in hand."""
-        return self._intake.found_nothing.is_set() and not self._station.lifeline.held()
+        return self._intake.found_nothing and not self._station.lifeline.held()
 
     def figures(self) -> dict[str, Any]:
         """What the worker has done so far."""

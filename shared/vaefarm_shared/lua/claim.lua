@@ -2,16 +2,16 @@
 -- moment at which a claimed job is in no list and has no lease. Within an index the lane that was served least is next.
 -- ARGV: 1 most jobs, 2 most pixels, 3 lease seconds, 4 token stem, 5 worker, 6 number of plain queues,
 --       7... plain queues, then for each index: vae, priority, device seconds for each pixel, size classes (',s,m,')
--- Returns {time, {id, queue, token, cost, spec, latent, queued_at, attempts, alone, data, data bytes, meta bytes,
+-- Returns {time, how many entries nobody waits for were dropped, {id, queue, token, cost, spec, latent, queued_at, attempts, alone, data, data bytes, meta bytes,
 --          hook, ...}, ...}.
 --@ lib
 local MOST_TRIES, MOST_LANES, MOST_SPEC, MOST_DATA = 1000, 256, 262144, 32768
 local most, pixels_left, stem, worker = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[4], ARGV[5]
 local ends = TIME + ARGV[3]
-local taken, tries, due, leases = {STAMP}, 0, {}, {}
+local taken, tries, dropped, due = {STAMP, 0}, 0, 0, {}
 if redis.call('EXISTS', 'rq:suspended') == 1 then return taken end
 
-local function room() return #taken <= most and pixels_left > 0 and tries < MOST_TRIES end
+local function room() return #taken - 2 < most and pixels_left > 0 and tries < MOST_TRIES end
 
 -- The record of an id that nobody holds and whose job still waits, or nil. An outsider's id gets a record, so that it
 -- ends like any other; a key that is no hash is nobody's job.
@@ -22,6 +22,8 @@ local function waiting(id, queue)
     'alone')
   if record.err then return nil end
   if not record[1] then
+    -- The entry of one that was canceled in bulk and is past its life.
+    if redis.call('EXISTS', TOMBSTONE .. id) == 1 then return nil end
     redis.call('HSET', JOB .. id, 'status', 'queued', 'queue', queue, 'queued_at', STAMP, 'attempts', 0)
     account(0, 1)
     record[6], record[7] = STAMP, '0'
@@ -30,7 +32,7 @@ local function waiting(id, queue)
 end
 
 local function lease(id, queue, cost, record)
-  local token = stem .. '-' .. #taken
+  local token = stem .. '-' .. (#taken - 1)
   redis.call('SET', LEASE .. id, token)
   redis.call('ZADD', LEASES, ends, id)
   local rq_key = 'rq:job:' .. id
@@ -63,7 +65,7 @@ local function take(queue, aside, seconds_per_pixel)
       lease(id, queue, cost, record)
       pixels_left = pixels_left - pixels
       return cost
-    end
+    else dropped = dropped + 1 end
   end
 end
 
@@ -73,15 +75,18 @@ end
 
 local function take_from_index(vae, priority, seconds_per_pixel, sizes)
   local index = index_of(vae, priority)
-  local listed = redis.call('ZRANGE', index, 0, MOST_LANES - 1, 'WITHSCORES')
-  local lanes, asides = {}, {}
-  for place = 1, #listed, 2 do
-    local _, _, size, lane = parts(listed[place])
-    if size and string.find(sizes, ',' .. size .. ',', 1, true) then
-      lanes[#lanes + 1] = {queue = listed[place], lane = lane, score = tonumber(listed[place + 1])}
-      asides[listed[place]] = {}
+  local lanes, asides, from = {}, {}, 0
+  repeat
+    local listed = redis.call('ZRANGE', index, from, from + MOST_LANES - 1, 'WITHSCORES')
+    for place = 1, #listed, 2 do
+      local _, _, size, lane = parts(listed[place])
+      if size and string.find(sizes, ',' .. size .. ',', 1, true) then
+        lanes[#lanes + 1] = {queue = listed[place], lane = lane, score = tonumber(listed[place + 1])}
+        asides[listed[place]] = {}
+      end
     end
-  end
+    from = from + MOST_LANES
+  until #listed < 2 * MOST_LANES or #lanes >= MOST_LANES
   while room() and #lanes > 0 do
     local least = 1
     for place = 2, #lanes do if lanes[place].score < lanes[least].score then least = place end end
@@ -113,4 +118,5 @@ for place = 7, 6 + plain do
   put_back(ARGV[place], aside)
 end
 for queue, seconds in pairs(due) do charge(queue, seconds) end
+taken[2] = dropped
 return taken

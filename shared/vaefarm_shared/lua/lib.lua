@@ -13,7 +13,10 @@ local STAMP = string.format('%d.%06d', clock[1], clock[2])
 local function must_write() redis.call('DEL', 'vaefarm:none') end
 
 -- A number out of a record, which anyone may have garbled.
-local function number(text, default) return tonumber(text or '') or default end
+local function number(text, default)
+  local found = tonumber(text or '')
+  return found and math.abs(found) < 1e15 and found or default
+end
 
 local function owns(id, token) return token ~= '' and redis.call('GET', LEASE .. id) == token end
 
@@ -51,15 +54,18 @@ end
 
 local function ring(queue) redis.call('PUBLISH', 'vaefarm:doorbell:' .. vae_of(queue), queue) end
 
--- Bytes of a blob that lies in Redis; nil for one that is gone, 0 for one that lies elsewhere.
-local function size_of(reference)
-  if string.sub(reference, 1, 6) ~= 'redis:' then return 0 end
-  local bytes = redis.call('STRLEN', BLOB .. string.sub(reference, 7))
-  return bytes > 0 and bytes or nil
+-- The key of a latent or picture in Redis; nil for what lies elsewhere, and for any other key that somebody names.
+local function blob_key(reference)
+  local name = string.match(reference, '^redis:(latent:[%w_.-]+)$') or string.match(reference, '^redis:(image:[%w_.-]+)$')
+  return name and BLOB .. name or nil
 end
 
-local function blob_key(reference)
-  return string.sub(reference, 1, 6) == 'redis:' and BLOB .. string.sub(reference, 7) or nil
+-- Bytes of a blob that lies in Redis; nil for one that is gone, 0 for one that lies elsewhere.
+local function size_of(reference)
+  local key = blob_key(reference)
+  if not key then return 0 end
+  local bytes = redis.call('STRLEN', key)
+  return bytes > 0 and bytes or nil
 end
 
 -- The budget: bytes held by jobs, and how many jobs have not ended. A job's record says what it holds; what outlives
@@ -78,6 +84,13 @@ local function release(id, held)
   if held > 0 and redis.call('ZREM', KEPT, id .. ':' .. held) == 1 then account(-held, 0) end
 end
 
+-- Delete the pictures that the claim in hand has written: no record will name them.
+local function forget_pictures(id)
+  local token, place = redis.call('GET', LEASE .. id), 0
+  if not token then return end
+  while redis.call('DEL', BLOB .. 'image:' .. id .. '.' .. token .. '.' .. place) == 1 do place = place + 1 end
+end
+
 -- The ends of a job that RQ's side does not show. `life`: seconds that its record stays.
 local function finish_record(v, status, reason, life, kept)
   local fields = {'status', status, 'ended_at', STAMP, 'held', kept}
@@ -91,6 +104,7 @@ local function finish_record(v, status, reason, life, kept)
   local latent = blob_key(v.latent or '')
   if latent and status == 'failed' then redis.call('EXPIRE', latent, life)
   elseif latent then redis.call('DEL', latent) end
+  if status ~= 'finished' then forget_pictures(v.id) end
   redis.call('DEL', LEASE .. v.id)
   redis.call('ZREM', LEASES, v.id)
   account(kept - v.held, -1)

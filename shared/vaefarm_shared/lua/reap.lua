@@ -1,10 +1,12 @@
 -- Return the jobs whose leases have ended to the front of their queues. A job that shared the device runs alone next
 -- time; one that was alone on it has spent an attempt.
--- ARGV: 1 most jobs, 2 most attempts
+-- ARGV: 1 most jobs, 2 most attempts, 3 Redis' time at which it was asked: a call that waited for long reaps nothing,
+--       since nobody could renew meanwhile
 -- Returns {id, queue, token, worker, verdict, attempts, last error} for each: 'returned', or 'exhausted' when its
 -- attempts are spent, which leaves it as it is for a settle in the dead claim's name.
 --@ lib
 --@ requeue
+if TIME > tonumber(ARGV[3]) + 1 then return {} end
 must_write()
 local reaped = {}
 local function reap(id)

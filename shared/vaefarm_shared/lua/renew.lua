@@ -2,6 +2,7 @@
 -- ARGV: 1 seconds from now, then for each: id, token
 -- Returns how many were renewed.
 --@ lib
+must_write()
 local renewed = 0
 for place = 2, #ARGV, 2 do
   if owns(ARGV[place], ARGV[place + 1]) then

@@ -11,6 +11,7 @@ local function requeue(job, free, alone, reason)
   if alone then redis.call('HSET', JOB .. job.id, 'alone', '1') end
   if reason ~= '' then redis.call('HSET', JOB .. job.id, 'last_error', reason) end
   redis.call('HDEL', JOB .. job.id, 'execution', 'started_with', 'shared')
+  forget_pictures(job.id)
   redis.call('DEL', LEASE .. job.id)
   redis.call('ZREM', LEASES, job.id)
   redis.call('LPUSH', 'rq:queue:' .. job.queue, job.id)
