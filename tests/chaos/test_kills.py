@@ -56,7 +56,7 @@ def a_host_dies(arena: Arena, fault: Fault) -> None:
 
 
 def test_a_host_that_dies_at_any_step_loses_nothing(make_arena: MakeArena) -> None:
-    faults = [Fault("kill-host", moment, 1, only=step) for moment in ("before", "after") for step in STEPS]  # type: ignore[arg-type]
+    faults = [Fault("kill-host", moment, 1, only=step) for moment in ("before", "after") for step in STEPS]
     arenas = [make_arena(lease_seconds=3.0) for _ in faults]
     load_scripts(arenas[0])
     with ThreadPoolExecutor(AT_ONCE) as threads:
