@@ -2,12 +2,11 @@
 model of a few lines. On fakeredis and on the real Redis.
 """
 
-from dataclasses import dataclass, field
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any
 
 import fakeredis
 import hypothesis.strategies as st
-import numpy as np
 import pytest
 import redis
 from hypothesis import HealthCheck, settings
@@ -20,93 +19,36 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from rq.utils import as_text
+from tests.job_model import (
+    ENDED,
+    HELD,
+    IDS,
+    JOBS,
+    LIVE,
+    MAX_ATTEMPTS,
+    OTHERS,
+    OVER,
+    QUEUE,
+    RQ_STATUS,
+    Model,
+    World,
+)
 
-from vaefarm_producer.submission import PreparedJob, prepare
 from vaefarm_shared import keys, leases, transitions
-from vaefarm_shared.blobs import latent_name
-from vaefarm_shared.catalogue import Catalogue
 from vaefarm_shared.errors import JobConflict
 from vaefarm_shared.job import JobStatus
 from vaefarm_shared.leases import Claim, How, Source, Wanted
 from vaefarm_shared.reading import read_statuses
-from vaefarm_shared.transitions import LOST, Outcome, Submission
-
-#: Few jobs, so that calls meet.
-IDS: Final[tuple[str, ...]] = ("a", "b", "c")
-
-QUEUE: Final[str] = "vaefarm.demo.normal.s.default"
-
-#: Bytes that each job is reckoned to hold until it ends.
-HELD: Final[int] = 1000
-
-MAX_ATTEMPTS: Final[int] = 2
-
-#: Seconds of a lease that stands for as long as the test lasts, and of one that is over at once.
-LIVE, OVER = 600.0, -1.0
-
-ENDED: Final = frozenset({"finished", "failed", "canceled", "expired"})
-
-RQ_STATUS: Final = {"expired": "canceled"}
-
-
-@dataclass
-class Model:
-    """What is true of one job."""
-
-    status: str
-    attempts: int = 0
-    claim: Claim | None = None
-    is_over: bool = False
-    begun: bool = False
-    shared: bool = False
-    #: The token and status of the settle that ended it: repeating that one is no loss.
-    settled: tuple[str, str] | None = None
-
-
-def submission(job_id: str, content: float) -> Submission:
-    contract = Catalogue.load()["demo"].contract
-    assert contract is not None
-    prepared: PreparedJob = prepare(np.full((1, 4, 8, 8), content, np.float32), "demo", contract, job_id, {})
-    name = latent_name(job_id, prepared.spec.request_hash)
-    return Submission(prepared.spec, f"redis:{name}", prepared.packed, HELD)
-
-
-JOBS: Final = {job_id: submission(job_id, 0.0) for job_id in IDS}
-OTHERS: Final = {job_id: submission(job_id, 1.0) for job_id in IDS}
+from vaefarm_shared.transitions import LOST, Outcome
 
 any_id = st.sampled_from(IDS)
 #: One of all claims that ever were: those of jobs in hand first, then the newest.
 any_claim = st.integers(0, 6)
 
 
-def has_claims(machine: "JobStates") -> bool:
-    return any(machine.world.claims.values())
-
-
-def has_held(machine: "JobStates") -> bool:
-    return any(model.claim is not None for model in machine.world.jobs.values())
-
-
-def has_begun(machine: "JobStates") -> bool:
-    return any(model.begun for model in machine.world.jobs.values())
-
-
-def has_ended(machine: "JobStates") -> bool:
-    return any(model.status in (ENDED | {"discarded"}) - {"finished"} for model in machine.world.jobs.values())
-
-
-def has_queued(machine: "JobStates") -> bool:
-    return bool(machine.world.queue)
-
-
-@dataclass
-class World:
-    """Every job, the queue, and who ever claimed what."""
-
-    jobs: dict[str, Model] = field(default_factory=dict)
-    queue: list[str] = field(default_factory=list)
-    claims: dict[str, list[Claim]] = field(default_factory=lambda: {job_id: [] for job_id in IDS})
-    told: int = 0
+def while_some(is_so: Callable[[World], bool]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Only while the world is so."""
+    return precondition(lambda machine: is_so(machine.world))
 
 
 class JobStates(RuleBasedStateMachine):
@@ -125,32 +67,12 @@ class JobStates(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.pubsub.close()
 
-    def one_claim(self, place: int) -> tuple[str, Claim, bool]:
-        """A claim of some job, and whether the job is in its hands."""
-        held = {one: model.claim for one, model in self.world.jobs.items() if model.claim is not None}
-        past = [(one, claim, False) for one, claims in self.world.claims.items() for claim in reversed(claims)]
-        known = [(one, claim, True) for one, claim in held.items()]
-        known += [one for one in past if held.get(one[0]) != one[1]]
-        return known[place % len(known)]
-
-    def release(self, job_id: str, *, free: bool) -> None:
-        """Put a job at the front of the queue."""
-        model = self.world.jobs[job_id]
-        model.attempts -= model.begun and free
-        model.status, model.claim, model.begun, model.is_over = "queued", None, False, False
-        self.world.queue.insert(0, job_id)
-
-    def end(self, job_id: str, status: str) -> None:
-        model = self.world.jobs[job_id]
-        model.status, model.claim, model.begun = status, None, False
-        self.world.told += 1
-
     @initialize()
     def submit_all(self) -> None:
         for job_id in IDS:
             self.submit(job_id)
 
-    @precondition(has_ended)
+    @while_some(World.has_ended)
     @rule()
     def submit_again(self) -> None:
         self.submit_all()
@@ -172,7 +94,7 @@ class JobStates(RuleBasedStateMachine):
         with pytest.raises(JobConflict):
             transitions.submit(self.connection, [OTHERS[job_id]])
 
-    @precondition(has_queued)
+    @while_some(World.has_queued)
     @rule(most=st.integers(1, 3), lease=st.sampled_from([LIVE, OVER]))
     def claim(self, most: int, lease: float) -> None:
         expected: list[str] = []
@@ -190,10 +112,10 @@ class JobStates(RuleBasedStateMachine):
             model.claim, model.is_over = claim, lease == OVER
             self.world.claims[claim.job_id].append(claim)
 
-    @precondition(has_claims)
+    @while_some(World.has_claims)
     @rule(place=any_claim, shared=st.booleans(), late=st.booleans())
     def begin(self, place: int, shared: bool, late: bool) -> None:
-        job_id, claim, is_present = self.one_claim(place)
+        job_id, claim, is_present = self.world.one_claim(place)
         deadline = 0.0 if late else None
         (verdict,) = transitions.begin(self.connection, [(claim, deadline)], "w", shared=shared)
         model = self.world.jobs[job_id]
@@ -206,22 +128,22 @@ class JobStates(RuleBasedStateMachine):
                 model.status, model.attempts, model.begun, model.shared = "started", model.attempts + 1, True, shared
             assert verdict == model.attempts
 
-    @precondition(has_held)
+    @while_some(World.has_held)
     @rule(shared=st.booleans())
     def begin_all(self, shared: bool) -> None:
         for place in range(sum(model.claim is not None for model in self.world.jobs.values())):
             self.begin(place, shared, late=False)
 
-    @precondition(has_begun)
+    @while_some(World.has_begun)
     @rule()
     def finish_all(self) -> None:
         for job_id in [one for one, model in self.world.jobs.items() if model.begun]:
             self.settle_as(job_id, self.world.claims[job_id][-1], True, "finished")
 
-    @precondition(has_claims)
+    @while_some(World.has_claims)
     @rule(place=any_claim, status=st.sampled_from(["finished", "failed", "expired"]))
     def settle(self, place: int, status: str) -> None:
-        job_id, claim, is_present = self.one_claim(place)
+        job_id, claim, is_present = self.world.one_claim(place)
         self.settle_as(job_id, claim, is_present, status)
 
     def settle_as(self, job_id: str, claim: Claim, is_present: bool, status: str) -> None:
@@ -231,26 +153,26 @@ class JobStates(RuleBasedStateMachine):
         (took_effect,) = transitions.settle(self.connection, [Outcome(claim, JobStatus(status), "w", "for a reason")])
         assert took_effect == (is_present or model.settled == (claim.token, status))
         if is_present:
-            self.end(job_id, status)
+            self.world.end(job_id, status)
             model.settled = (claim.token, status)
 
-    @precondition(has_claims)
+    @while_some(World.has_claims)
     @rule(place=any_claim, how=st.sampled_from(["free", "alone", "attempt"]))
     def give_back(self, place: int, how: How) -> None:
-        job_id, claim, is_present = self.one_claim(place)
+        job_id, claim, is_present = self.world.one_claim(place)
         assert leases.give_back(self.connection, [(claim, how)], "w") == [is_present]
         if is_present:
-            self.release(job_id, free=how != "attempt")
+            self.world.release(job_id, free=how != "attempt")
 
-    @precondition(has_claims)
+    @while_some(World.has_claims)
     @rule(place=any_claim, lease=st.sampled_from([LIVE, OVER]))
     def renew(self, place: int, lease: float) -> None:
-        job_id, claim, is_present = self.one_claim(place)
+        job_id, claim, is_present = self.world.one_claim(place)
         assert leases.renew(self.connection, [(job_id, claim.token)], lease) == is_present
         if is_present:
             self.world.jobs[job_id].is_over = lease == OVER
 
-    @precondition(has_held)
+    @while_some(World.has_held)
     @rule()
     def reap(self) -> None:
         over = {one: model for one, model in self.world.jobs.items() if model.claim and model.is_over}
@@ -265,11 +187,11 @@ class JobStates(RuleBasedStateMachine):
                 assert transitions.settle(self.connection, [Outcome(one.claim, JobStatus.FAILED, "w", "silent")]) == [
                     True
                 ]
-                self.end(one.claim.job_id, "failed")
+                self.world.end(one.claim.job_id, "failed")
                 self.world.jobs[one.claim.job_id].settled = (one.claim.token, "failed")
             else:
                 model = self.world.jobs[one.claim.job_id]
-                self.release(one.claim.job_id, free=model.shared)
+                self.world.release(one.claim.job_id, free=model.shared)
 
     def cancel(self, job_id: str) -> None:
         status = transitions.cancel(self.connection, job_id)
@@ -286,7 +208,7 @@ class JobStates(RuleBasedStateMachine):
             return False
         canceled = model.status not in ENDED
         if canceled:
-            self.end(job_id, "canceled")
+            self.world.end(job_id, "canceled")
             model.settled = None
         assert status == model.status
         return canceled

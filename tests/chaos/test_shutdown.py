@@ -55,8 +55,12 @@ def test_a_worker_that_was_killed_starts_again_under_its_name(arena: Arena) -> N
     first = arena.crew.start(name="steady", fault=Fault("kill", "after", 1, only="begin"))
     eventually("it is killed", lambda: first.was_killed)
 
-    arena.crew.start(name="steady")
+    def look() -> bool:
+        if not any(member.is_alive for member in arena.crew.members):
+            arena.crew.start(name="steady")
+        return not arena.oracle.unended()
 
+    eventually("another of its name has done its work", look)
     assert arena.oracle.verdict() == Verdict(jobs=3)
 
 

@@ -1,0 +1,100 @@
+"""What is true of a few jobs and their queue: the model that `test_states` compares Redis with."""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from vaefarm_producer.submission import PreparedJob, prepare
+from vaefarm_shared.blobs import latent_name
+from vaefarm_shared.catalogue import Catalogue
+from vaefarm_shared.leases import Claim
+from vaefarm_shared.transitions import Submission
+
+#: Few jobs, so that calls meet.
+IDS: Final[tuple[str, ...]] = ("a", "b", "c")
+
+QUEUE: Final[str] = "vaefarm.demo.normal.s.default"
+
+#: Bytes that each job is reckoned to hold until it ends.
+HELD: Final[int] = 1000
+
+MAX_ATTEMPTS: Final[int] = 2
+
+#: Seconds of a lease that stands for as long as the test lasts, and of one that is over at once.
+LIVE, OVER = 600.0, -1.0
+
+ENDED: Final = frozenset({"finished", "failed", "canceled", "expired"})
+
+RQ_STATUS: Final = {"expired": "canceled"}
+
+
+@dataclass
+class Model:
+    """What is true of one job."""
+
+    status: str
+    attempts: int = 0
+    claim: Claim | None = None
+    is_over: bool = False
+    begun: bool = False
+    shared: bool = False
+    #: The token and status of the settle that ended it: repeating that one is no loss.
+    settled: tuple[str, str] | None = None
+
+
+def submission(job_id: str, content: float) -> Submission:
+    contract = Catalogue.load()["demo"].contract
+    assert contract is not None
+    prepared: PreparedJob = prepare(np.full((1, 4, 8, 8), content, np.float32), "demo", contract, job_id, {})
+    name = latent_name(job_id, prepared.spec.request_hash)
+    return Submission(prepared.spec, f"redis:{name}", prepared.packed, HELD)
+
+
+JOBS: Final = {job_id: submission(job_id, 0.0) for job_id in IDS}
+OTHERS: Final = {job_id: submission(job_id, 1.0) for job_id in IDS}
+
+
+@dataclass
+class World:
+    """Every job, the queue, and who ever claimed what."""
+
+    jobs: dict[str, Model] = field(default_factory=dict)
+    queue: list[str] = field(default_factory=list)
+    claims: dict[str, list[Claim]] = field(default_factory=lambda: {job_id: [] for job_id in IDS})
+    told: int = 0
+
+    def has_claims(self) -> bool:
+        return any(self.claims.values())
+
+    def has_held(self) -> bool:
+        return any(model.claim is not None for model in self.jobs.values())
+
+    def has_begun(self) -> bool:
+        return any(model.begun for model in self.jobs.values())
+
+    def has_ended(self) -> bool:
+        return any(model.status in (ENDED | {"discarded"}) - {"finished"} for model in self.jobs.values())
+
+    def has_queued(self) -> bool:
+        return bool(self.queue)
+
+    def one_claim(self, place: int) -> tuple[str, Claim, bool]:
+        """A claim of some job, and whether the job is in its hands."""
+        held = {one: model.claim for one, model in self.jobs.items() if model.claim is not None}
+        past = [(one, claim, False) for one, claims in self.claims.items() for claim in reversed(claims)]
+        known = [(one, claim, True) for one, claim in held.items()]
+        known += [one for one in past if held.get(one[0]) != one[1]]
+        return known[place % len(known)]
+
+    def release(self, job_id: str, *, free: bool) -> None:
+        """Put a job at the front of the queue."""
+        model = self.jobs[job_id]
+        model.attempts -= model.begun and free
+        model.status, model.claim, model.begun, model.is_over = "queued", None, False, False
+        self.queue.insert(0, job_id)
+
+    def end(self, job_id: str, status: str) -> None:
+        model = self.jobs[job_id]
+        model.status, model.claim, model.begun = status, None, False
+        self.told += 1
