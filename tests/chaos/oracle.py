@@ -122,6 +122,8 @@ class Oracle:
         deadline = time.monotonic() + seconds
         lost = self._patiently(self.unended, deadline)
         left = self._patiently(self._left_behind, time.monotonic() + TIDY_SECONDS) if not lost else []
+        # What is told as a job ends comes by another connection than its status.
+        self._patiently(self._unheard, time.monotonic() + TIDY_SECONDS)
         verdict = Verdict(len(self.orders), lost=[f"{one}: {self._status(one)}" for one in lost], left_behind=left)
         for job_id, order in self.orders.items():
             if job_id not in lost:
@@ -138,6 +140,15 @@ class Oracle:
             if not found or time.monotonic() > deadline:
                 return found
             time.sleep(0.05)
+
+    def _unheard(self) -> list[str]:
+        """Finished jobs of which no message came, though every message was heard."""
+        if not self.heard_all:
+            return []
+        statuses = {
+            one: self._connection.hget(keys.job(one), "status") for one in self.orders if not self._finished[one]
+        }
+        return [one for one, status in statuses.items() if status == JobStatus.FINISHED.encode()]
 
     def _judge(self, job_id: str, order: Order, verdict: Verdict) -> None:
         record = self.farm.job(job_id).record()
