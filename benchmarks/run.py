@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -36,6 +37,8 @@ FIGURES: Final[dict[str, Callable[[Options], Figure]]] = {
 def main() -> None:
     """Print the machine and each figure as it is measured."""
     arguments = parse()
+    # Ended from outside, it ends what it started all the same.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     options = Options(
         jobs=arguments.jobs,
         burst=arguments.burst,

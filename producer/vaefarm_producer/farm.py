@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import AbstractContextManager
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, suppress
+from functools import partial
 from os import PathLike, fspath
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from time import monotonic, sleep
 from types import TracebackType
 from typing import Any, Unpack
@@ -198,21 +200,24 @@ class Farm(Operating, AbstractContextManager["Farm"]):
             JobNotFound: one of them is not known.
         """
         end = None if timeout is None else monotonic() + timeout
-        waiting: dict[Future[JobStatus], Job] = {job.ended(): job for job in jobs}
+        ended: SimpleQueue[int] = SimpleQueue()
+        waiting: dict[int, tuple[Job, Future[JobStatus]]] = {}
+        for place, job in enumerate(jobs):
+            waiting[place] = job, job.ended()
+            waiting[place][1].add_done_callback(partial(tell, ended, place))
         try:
             while waiting:
-                left = None if end is None else max(0.0, end - monotonic())
-                done, _ = wait(waiting, left, return_when=FIRST_COMPLETED)
-                if not done:
+                places = together(ended, None if end is None else max(0.0, end - monotonic()))
+                if not places:
                     raise WaitTimeout(f"{len(waiting)} jobs have not ended within {timeout} seconds; they live on")
-                for future in [future for future in waiting if future in done]:
-                    job = waiting.pop(future)
+                for place in places:
+                    job, future = waiting.pop(place)
                     future.result()
                     yield job
                     if discard:
                         job.discard()
         finally:
-            for future in waiting:
+            for _, future in waiting.values():
                 future.cancel()
 
     def spooled(self) -> int:
@@ -235,6 +240,21 @@ class Farm(Operating, AbstractContextManager["Farm"]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def tell(ended: "SimpleQueue[int]", place: int, _: "Future[JobStatus]") -> None:
+    """Say that the job of that place has ended."""
+    ended.put(place)
+
+
+def together(ended: "SimpleQueue[int]", seconds: float | None) -> list[int]:
+    """What is in the queue, in order, after waiting for the first; empty after `seconds`."""
+    places = []
+    with suppress(Empty):
+        places.append(ended.get(timeout=seconds))
+        while True:
+            places.append(ended.get_nowait())
+    return sorted(places)
 
 
 def open_transport(settings: Settings, spool: str | None) -> Transport:

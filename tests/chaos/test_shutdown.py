@@ -38,6 +38,8 @@ def test_sigterm_under_load_ends_a_worker_with_0_and_costs_no_attempt(arena: Are
 
 def test_a_rolling_restart_of_two_workers_under_load_loses_nothing(arena: Arena) -> None:
     arena.crew.tend("--seconds", "0.02", size=2)
+    for first in arena.crew.members:
+        eventually("the first ones serve", partial(serves, arena, first))
     jobs = arena.oracle.submit(range(100))
     for old in list(arena.crew.members):
         new = arena.crew.start("--seconds", "0.02")

@@ -44,11 +44,11 @@ class Worker:
 
     def __init__(self, settings: Settings, decoder: Decoder, name: str, lifeline: Lifeline | None = None) -> None:
         """`lifeline`: the one that was started before torch was imported; its own otherwise."""
-        url = settings.redis_url.get_secret_value()
         self._settings = settings
         self._decoder = decoder
         self.name = name
-        self._connect: Callable[[], redis.Redis] = lambda: connect(url)
+        self._url = settings.redis_url.get_secret_value()
+        self._connections: list[redis.Redis] = []
         self._connection, self._tidying = self._connect(), self._connect()
         self._blobs = BlobStore(self._connection, settings.blobs, settings.blob_threshold)
         self._station = Station(name, settings, decoder, lifeline or Lifeline(settings, name))
@@ -173,9 +173,16 @@ class Worker:
         if drift := budget.repair(self._tidying):
             logger.warning("the budget was off by %d bytes and is right again", drift)
 
+    def _connect(self) -> redis.Redis:
+        """A connection of a station's own: none waits for another's reply."""
+        self._connections.append(connect(self._url))
+        return self._connections[-1]
+
     def _leave(self) -> None:
         self._station.lifeline.close()
         try:
             self._registration.death()
         except redis.RedisError as error:
             logger.warning("worker %s could not say goodbye: %s", self.name, error)
+        for connection in self._connections:
+            connection.close()
