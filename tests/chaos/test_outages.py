@@ -12,6 +12,7 @@ from tests.chaos.oracle import Verdict
 from tests.conftest import RedisServer, eventually
 
 from vaefarm_producer import QueueFull
+from vaefarm_shared import keys
 from vaefarm_shared.job import JobStatus
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -21,6 +22,8 @@ def under_way(arena: Arena, jobs: int = 120, workers: int = 2) -> None:
     """Have `jobs` under way, about a third of them ended."""
     for _ in range(workers):
         arena.crew.start("--seconds", "0.05")
+    names = [keys.worker(member.name) for member in arena.crew.members]
+    eventually("all serve", lambda: arena.connection.exists(*names) == workers)
     arena.oracle.submit(range(jobs))
     eventually("a third have ended", lambda: len(arena.oracle.unended()) < jobs * 2 // 3)
 
