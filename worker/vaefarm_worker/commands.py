@@ -6,8 +6,10 @@ import re
 import signal
 import socket
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from uuid import uuid4
 
 import typer
@@ -15,7 +17,7 @@ from redis import Redis
 
 from vaefarm_shared import quarantine
 from vaefarm_shared.catalogue import Catalogue, VaeEntry
-from vaefarm_shared.connection import AWAY, address, connect
+from vaefarm_shared.connection import AWAY, connect
 from vaefarm_shared.errors import ConfigurationError, DeviceFault
 from vaefarm_shared.logs import configure_logging
 from vaefarm_shared.redis_policy import check_policy
@@ -26,6 +28,8 @@ from .lifeline import Lifeline
 from .worker import Worker
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: Seconds between two tries while Redis is not up yet.
 REDIS_WAIT_SECONDS = 2.0
@@ -63,14 +67,14 @@ def worker(
     configure_logging(verbose)
     settings = Settings.from_env(redis_url=redis, catalogue=None if catalogue is None else str(catalogue))
     entries = chosen_entries(Catalogue.load(settings.catalogue), vaes)
-    wait_for_redis(settings)
+    patiently(partial(read_policy, settings))
     worker_name = name or default_name()
     # Before torch is imported: the renewer of leases must not wait for it.
     lifeline = Lifeline(settings, worker_name)
     chosen = make_decoder(decoder, entries, device, fake_seconds, fake_image_bytes, fake_memory_bytes)
     connection = connect(settings.redis_url.get_secret_value())
-    wait_for_release(connection, chosen.device_id)
-    worker = Worker(settings, chosen, worker_name, lifeline)
+    patiently(partial(wait_for_release, connection, chosen.device_id))
+    worker = patiently(partial(Worker, settings, chosen, worker_name, lifeline))
     stop_on_signals(worker)
     try:
         worker.run(burst)
@@ -94,20 +98,22 @@ def chosen_entries(catalogue: Catalogue, vaes: str) -> list[VaeEntry]:
     return [catalogue[vae] for vae in dict.fromkeys(ids)]
 
 
-def wait_for_redis(settings: Settings) -> None:
-    """Return once Redis answers: it may start after its workers. Raises ConfigurationError for one that evicts."""
-    connection = connect(settings.redis_url.get_secret_value())
+def patiently(call: Callable[[], T]) -> T:
+    """Repeat a call until Redis answers: it may start after its workers, and be away for a moment while they do."""
     while True:
         try:
-            connection.ping()
+            return call()
         except AWAY as error:
-            logger.warning("Redis at %s is not reachable yet: %s", address(connection), error)
+            logger.warning("Redis does not answer yet: %s", error)
             time.sleep(REDIS_WAIT_SECONDS)
-        else:
-            for warning in check_policy(connection, settings.allow_eviction):
-                logger.warning("%s", warning)
-            connection.close()
-            return
+
+
+def read_policy(settings: Settings) -> None:
+    """Log what Redis' policy risks. Raises ConfigurationError for one that evicts."""
+    with connect(settings.redis_url.get_secret_value()) as connection:
+        connection.ping()
+        for warning in check_policy(connection, settings.allow_eviction):
+            logger.warning("%s", warning)
 
 
 def wait_for_release(connection: Redis, device_id: str) -> None:
