@@ -78,7 +78,8 @@ def submit(connection: redis.Redis, submissions: Sequence[Submission], limits: L
                 pipe.set(keys.blob(job.latent_name), job.latent_bytes, nx=True, ex=UNCLAIMED_SECONDS)
             submitting.queue(pipe, *_submit_arguments(job, limits))
 
-    with connection.pipeline(transaction=False) as pipe:
+    # As a transaction: a Redis that syncs each write to disk then does so once, not after the blob and again.
+    with connection.pipeline() as pipe:
         replies = [reply for reply in submitting.execute(pipe, fill) if isinstance(reply, list)]
     statuses, refused = [], None
     for job, (verdict, status, *more) in zip(submissions, replies, strict=True):
@@ -170,7 +171,8 @@ def settle(connection: redis.Redis, outcomes: Sequence[Outcome]) -> list[bool]:
                 pipe.set(key, data, ex=seconds)
             settling.queue(pipe, *_settle_arguments(outcome))
 
-    with connection.pipeline(transaction=False) as pipe:
+    # As a transaction: a Redis that syncs each write to disk then does so once, not after the blob and again.
+    with connection.pipeline() as pipe:
         replies = settling.execute(pipe, fill)
     verdicts = []
     place = 0
