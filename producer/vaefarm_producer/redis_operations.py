@@ -1,6 +1,7 @@
 """What an operator asks of a farm over Redis, and the patience that all of the transport has with it."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Final, TypeVar
 
 import redis
@@ -32,6 +33,9 @@ class RedisOperations:
 
     def _insist(self, call: Callable[[], T], seconds: float | None = None) -> T:
         """Repeat a call that may be repeated until Redis answers, for `submit_timeout` or so many seconds."""
+        # Most calls succeed at once, and a submit is too short for the machinery of repeating it.
+        with suppress(FarmUnavailable), farm_errors(self._connection):
+            return call()
         retrying = Retrying(
             retry=retry_if_exception_type(FarmUnavailable),
             stop=stop_after_delay(self._settings.submit_timeout if seconds is None else seconds),

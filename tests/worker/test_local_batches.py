@@ -295,9 +295,9 @@ def test_peaks_of_whole_decodes_alone_teach_the_estimate(load: Load, monkeypatch
 
 
 def test_without_a_told_memory_there_is_no_limit(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    decoder = load("taesd")
     monkeypatch.setattr(host_memory, "free_bytes", lambda: None)
     monkeypatch.setattr(host_memory, "total_bytes", lambda: None)
+    decoder = load("taesd")
 
     assert decoder.batch_pixels("taesd") is decoder.max_pixels("taesd") is None
 
