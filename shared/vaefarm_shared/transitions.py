@@ -7,7 +7,7 @@ A client never repeats a command by itself (`connection`). When the reply to a t
 the whole transition, whose script first reads back whether it happened.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -24,6 +24,9 @@ from .scripts import Argument, script
 
 #: Jobs that one call of a script ends: a call holds Redis for as long as it runs.
 CALL_JOBS: Final[int] = 500
+
+#: Bytes that Redis reads at a time (PROTO_IOBUF_LEN).
+READ_BYTES: Final[int] = 16 * 1024
 
 #: Seconds that a latent lies in Redis before its job is: the two travel together.
 UNCLAIMED_SECONDS: Final[int] = 600
@@ -78,8 +81,7 @@ def submit(connection: redis.Redis, submissions: Sequence[Submission], limits: L
                 pipe.set(keys.blob(job.latent_name), job.latent_bytes, nx=True, ex=UNCLAIMED_SECONDS)
             submitting.queue(pipe, *_submit_arguments(job, limits))
 
-    # As a transaction: a Redis that syncs each write to disk then does so once, not after the blob and again.
-    with connection.pipeline() as pipe:
+    with connection.pipeline(transaction=_needs_one_sync(len(job.latent_bytes) for job in submissions)) as pipe:
         replies = [reply for reply in submitting.execute(pipe, fill) if isinstance(reply, list)]
     statuses, refused = [], None
     for job, (verdict, status, *more) in zip(submissions, replies, strict=True):
@@ -171,8 +173,8 @@ def settle(connection: redis.Redis, outcomes: Sequence[Outcome]) -> list[bool]:
                 pipe.set(key, data, ex=seconds)
             settling.queue(pipe, *_settle_arguments(outcome))
 
-    # As a transaction: a Redis that syncs each write to disk then does so once, not after the blob and again.
-    with connection.pipeline() as pipe:
+    sizes = (len(data) for outcome in outcomes for _, data, _ in outcome.files)
+    with connection.pipeline(transaction=_needs_one_sync(sizes)) as pipe:
         replies = settling.execute(pipe, fill)
     verdicts = []
     place = 0
@@ -200,6 +202,14 @@ def _settle_arguments(outcome: Outcome) -> list[Argument]:
         rq_bridge.date(claim.queued_at) if failed else "",
         *(image.blob for image in images),
     ]
+
+
+def _needs_one_sync(sizes: Iterable[int]) -> bool:
+    """Whether blobs and scripts must travel as one transaction.
+
+    A Redis that syncs each write would sync after a blob that fills its read buffer, and again after the script.
+    """
+    return any(size > READ_BYTES for size in sizes)
 
 
 def cancel(connection: redis.Redis, job_id: str, reason: str = "canceled") -> JobStatus | None:
