@@ -297,6 +297,25 @@ def test_every_transition_tests_the_token(farm: Farm, connection: redis.Redis, s
     assert connection.hgetall(keys.job(job.id)) == before
 
 
+def test_a_losers_pictures_go_in_the_step_that_refuses_them(farm: Farm, connection: redis.Redis, serve: Serve) -> None:
+    """It may die before it could remove them itself."""
+    job = farm.submit(LATENTS, vae="demo")
+    [late] = take(connection, lease_seconds=0.0)
+    eventually("its lease ends", lambda: leases.reap(connection, 3))
+    serve()
+    finished = job.record().report
+    assert finished is not None
+    name = f"image:{job.id}.{late.token}.0"
+    stale = finished.images[0].model_copy(update={"blob": f"redis:{name}"})
+    report = finished.model_copy(update={"images": (stale,)})
+
+    outcome = Outcome(late, JobStatus.FINISHED, "late", report=report, files=[(keys.blob(name), b"late", 60)])
+    assert transitions.settle(connection, [outcome]) == [False]
+
+    assert not connection.exists(keys.blob(name))
+    assert len(list(connection.scan_iter("vaefarm:image:*"))) == 1
+
+
 def test_a_lease_that_is_renewed_is_not_reaped(farm: Farm, connection: redis.Redis) -> None:
     job = farm.submit(LATENTS, vae="demo")
     [claim] = take(connection, lease_seconds=0.0)

@@ -11,7 +11,15 @@
 --@ rq_end_execution
 local job, token, status = read_job(ARGV[1]), ARGV[2], ARGV[3]
 -- The reply to an earlier try may have been lost after it took effect.
-if not owns(job.id, token) then return job.token == token and job.status == status and 'settled' or 'lost' end
+if not owns(job.id, token) then
+  if job.token == token and job.status == status then return 'settled' end
+  -- A loser's pictures, which were written just before, go in the same step: it may die before it could remove them.
+  for place = 13, #ARGV do
+    local key = blob_key(ARGV[place])
+    if key and string.find(key, token, 1, true) then redis.call('DEL', key) end
+  end
+  return 'lost'
+end
 local kept = 0
 for place = 13, #ARGV do
   local bytes = size_of(ARGV[place])
