@@ -1,6 +1,6 @@
 """Which waiting jobs are decoded together, and which first: pure policy, without Redis and without torch."""
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
@@ -95,9 +95,6 @@ class Batcher(Generic[T]):
         self._groups.clear()
         self._forget(entries)
         return [one for *_, one in entries]
-
-    def __iter__(self) -> Iterator[T]:
-        return (one for group in self._groups.values() for *_, one in group.entries)
 
     def _forget(self, entries: list[tuple[int, int, float, T]]) -> int:
         pixels = sum(entry[1] for entry in entries)

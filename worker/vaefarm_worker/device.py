@@ -85,11 +85,6 @@ class Device:
         #: Seconds for which the device has decoded, and since when it has been there.
         self.busy_seconds = 0.0
 
-    @property
-    def jobs(self) -> tuple[Loaded, ...]:
-        """The jobs that are bound or being decoded."""
-        return tuple(one for bound in list(self._bound) for one in bound.jobs)
-
     def start(self) -> None:
         """Begin."""
         self._binder.start()
