@@ -3,12 +3,14 @@
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Final
+from typing import Final, Literal
 
 from vaefarm_producer import Job
 from vaefarm_shared import latents
+from vaefarm_shared.connection import connect
 
 from . import workload
 from .farm_under_test import JOB_SECONDS, VAE, FarmUnderTest, Options, farm_with
@@ -26,6 +28,10 @@ PIXELS: Final = 256 * 256
 GENERATOR_SECONDS: Final = 0.2
 GENERATED: Final = 25
 
+#: What the generator does with a latent. `set`: a bare SET of its bytes, less than which nothing durable can cost.
+Kind = Literal["submitted", "submitted elsewhere", "set", "dropped"]
+KINDS: Final[tuple[Kind, ...]] = ("submitted", "submitted elsewhere", "set", "dropped")
+
 #: Jobs of a round for each job of the options: a round at saturation lasts seconds.
 SATURATION_JOBS: Final = 5
 
@@ -39,13 +45,11 @@ class Samples:
     rates: list[float] = field(default_factory=list)
     called: list[list[float]] = field(default_factory=list)
     returned: list[list[float]] = field(default_factory=list)
-    submitting: list[float] = field(default_factory=list)
-    dropping: list[float] = field(default_factory=list)
+    generated: dict[Kind, list[float]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
 
-    @property
-    def ratios(self) -> list[float]:
-        """The generator's rate when it submits, as a share of its rate when it drops."""
-        return [mine / none for mine, none in zip(self.submitting, self.dropping, strict=True)]
+    def of_dropped(self, kind: Kind) -> list[float]:
+        """A generator's rates as shares of its rates when it drops."""
+        return [rate / none for rate, none in zip(self.generated[kind], self.generated["dropped"], strict=True)]
 
 
 def overlap(options: Options) -> Figure:
@@ -59,9 +63,8 @@ def overlap(options: Options) -> Figure:
             wake_ups = [wake_up(running, held) for held in tensors[: options.jobs]]
             samples.called.append([called for called, _ in wake_ups])
             samples.returned.append([returned for _, returned in wake_ups])
-            for submits in (True, False) if turn % 2 else (False, True):
-                rate = generate(running, tensors[:GENERATED], submits)
-                (samples.submitting if submits else samples.dropping).append(rate)
+            for kind in KINDS if turn % 2 else reversed(KINDS):
+                samples.generated[kind].append(generate(running, tensors[:GENERATED], kind))
     return Figure(
         title=f"overlap, a device of {BATCH_SECONDS * 1e3:.0f} ms for {BATCH_JOBS} jobs of 256 x 256, PNG of level 1",
         header=("", f"median of {options.rounds} (range)"),
@@ -82,9 +85,8 @@ def rows(samples: Samples) -> tuple[tuple[str, ...], ...]:
         ("jobs/s at saturation", middle(samples.rates, ".1f")),
         ("idle: call of submit to decode, p50 ms", middle([1e3 * median(one) for one in samples.called])),
         ("idle: return of submit to decode, p50 ms", middle([1e3 * median(one) for one in samples.returned])),
-        ("generator: latents/s submitted", middle(samples.submitting, ".3f")),
-        ("generator: latents/s dropped", middle(samples.dropping, ".3f")),
-        ("generator: submitted / dropped", middle(samples.ratios, ".4f")),
+        *((f"generator: latents/s {kind}", middle(samples.generated[kind], ".3f")) for kind in KINDS),
+        *((f"generator: {kind} / dropped", middle(samples.of_dropped(kind), ".4f")) for kind in KINDS[:-1]),
     )
 
 
@@ -114,13 +116,22 @@ def wake_up(running: FarmUnderTest, held: latents.Latents) -> tuple[float, float
     return begun - called, begun - returned
 
 
-def generate(running: FarmUnderTest, tensors: Sequence[latents.Latents], submits: bool) -> float:
-    """Latents per second of a loop that takes `GENERATOR_SECONDS` for each, off this CPU, and submits or drops it."""
-    jobs, began = [], time.perf_counter()
-    for held in tensors:
-        time.sleep(GENERATOR_SECONDS)
-        if submits:
-            jobs.append(running.farm.submit(held.array, vae=VAE))
-    seconds = time.perf_counter() - began
+def generate(running: FarmUnderTest, tensors: Sequence[latents.Latents], kind: Kind) -> float:
+    """Latents per second of a loop that takes `GENERATOR_SECONDS` for each, off this CPU, and does one thing with it.
+
+    `submitted elsewhere`: the worker stands still meanwhile, as one that has a machine of its own takes nothing of
+    the generator's.
+    """
+    connection, jobs = connect(running.server.url), []
+    with stopped(running.worker.pid) if kind == "submitted elsewhere" else nullcontext():
+        began = time.perf_counter()
+        for held in tensors:
+            time.sleep(GENERATOR_SECONDS)
+            if kind == "set":
+                connection.set("bench:latent", held.array.tobytes())
+            elif kind != "dropped":
+                jobs.append(running.farm.submit(held.array, vae=VAE))
+        seconds = time.perf_counter() - began
+    connection.close()
     await_all(running, jobs)
     return len(tensors) / seconds
