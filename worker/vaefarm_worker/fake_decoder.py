@@ -11,14 +11,14 @@ import numpy as np
 from vaefarm_shared.catalogue import VaeEntry
 from vaefarm_shared.errors import ConfigurationError, OutOfMemory
 
-from .decoder import Batch, BatchItem, Decoded, ServedVae
+from .decoder import AlwaysHot, Batch, BatchItem, Decoded, ServedVae
 from .fake_files import fake_png
 
 #: Part of a whole decode's memory that a tiled one takes.
 TILED_SHARE: Final[float] = 0.25
 
 
-class FakeDecoder:
+class FakeDecoder(AlwaysHot):
     """Deterministic pictures after a settable time, in a settable memory."""
 
     def __init__(

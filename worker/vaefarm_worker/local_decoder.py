@@ -2,14 +2,14 @@
 
 import logging
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import torch
 from diffusers.image_processor import PixArtImageProcessor
 
 from vaefarm_shared.catalogue import VaeEntry
-from vaefarm_shared.errors import BatchMismatch, ConfigurationError, NonFiniteImage, OutOfMemory
+from vaefarm_shared.errors import BatchMismatch, ConfigurationError, NonFiniteImage, OutOfMemory, VaeUnavailable
 from vaefarm_shared.latents import Latents
 
 from . import device_memory
@@ -18,7 +18,8 @@ from .device_errors import fault_of
 from .families.switches import switched_on
 from .memory import MemoryEstimate
 from .self_test import SelfTest
-from .vaes import LoadedVae, load_vae
+from .shelf import Shelf
+from .vaes import LoadedVae
 
 logger = logging.getLogger(__name__)
 
@@ -50,15 +51,20 @@ def choose_device(name: str) -> torch.device:
 class LocalDecoder:
     """Diffusers' VAEs, loaded once and kept."""
 
-    def __init__(self, entries: Iterable[VaeEntry], device: str = "auto") -> None:
-        """Load every entry. Raises ConfigurationError, naming the first that cannot be served."""
+    def __init__(
+        self,
+        entries: Iterable[VaeEntry],
+        device: str = "auto",
+        limit_bytes: int | None = None,
+        idle_seconds: float | None = None,
+    ) -> None:
+        """Load what there is room for; the rest when it is wanted. Arguments and errors: see `Shelf`."""
         self._device = choose_device(device)
-        self._loaded = {entry.id: load_vae(entry, self._device) for entry in entries}
-        self._memory = MemoryEstimate({vae: loaded.cost for vae, loaded in self._loaded.items()})
+        self._shelf = Shelf(entries, self._device, limit_bytes, idle_seconds)
+        self._served = {vae: described.served for vae, described in self._shelf.described.items()}
+        self._memory = MemoryEstimate({vae: described.cost for vae, described in self._shelf.described.items()})
         self._self_test: SelfTest | None = None
-        # Now, while nothing but the weights is there: later a decode would count as taken for good.
-        self._total_bytes = device_memory.total_bytes(self._device)
-        self._free_bytes = device_memory.free_bytes(self._device)
+        self._free_bytes = self._read_free_bytes()
         self._is_decoding = False
 
     @property
@@ -77,32 +83,55 @@ class LocalDecoder:
 
     @property
     def vaes(self) -> Mapping[str, ServedVae]:
-        """The VAEs that are loaded, by id."""
-        return {vae: loaded.served for vae, loaded in self._loaded.items()}
+        """Every VAE, by id: those that are loaded, and those that are when they are wanted."""
+        return self._served
+
+    def is_hot(self, vae: str) -> bool:
+        """Whether a VAE is loaded."""
+        return self._shelf.is_hot(vae)
+
+    def begin_load(self, vae: str) -> None:
+        """Load a VAE in a thread, unless it is loaded or that failed just now."""
+        self._shelf.begin_load(vae)
+
+    def load_error(self, vae: str) -> VaeUnavailable | None:
+        """Why a VAE cannot be loaded just now."""
+        return self._shelf.error(vae)
+
+    def on_load(self, notify: Callable[[], None]) -> None:
+        """Have `notify` called whenever a load has ended."""
+        self._shelf.on_change = notify
+
+    def drop_idle(self) -> None:
+        """Drop the VAEs that nobody has used for long."""
+        self._shelf.drop_idle()
 
     def describe(self) -> dict[str, Any]:
-        """Device, its memory beside the weights, threads and each VAE's dtype."""
+        """Device, its memory, threads, each VAE's dtype, which VAEs are loaded and which cannot be."""
+        errors = {vae: self._shelf.error(vae) for vae in self._served}
         return {
             "device": self.device,
-            "memory_bytes": device_memory.total_bytes(self._device),
+            "memory_bytes": self._shelf.limit_bytes,
             "threads": torch.get_num_threads(),
-            "dtypes": {vae: _name(loaded.dtype) for vae, loaded in self._loaded.items()},
+            "dtypes": {vae: _name(described.dtype) for vae, described in self._shelf.described.items()},
+            "hot": self._shelf.hot,
+            "unavailable": {vae: str(error) for vae, error in errors.items() if error is not None},
         }
 
     def self_test(self) -> None:
-        """Decode each VAE's fixed latent, and compare: the first time with what is known of it, then with the first.
+        """Decode each loaded VAE's fixed latent, and compare: first with what is known of it, then with the first.
 
         Raises:
             DeviceFault: it is another picture, or none.
         """
         if self._self_test is None:
-            self._self_test = SelfTest(self.vaes, self.device, self._decode_unmeasured)
-        else:
-            self._self_test.run()
+            self._self_test = SelfTest(self.device, self._decode_unmeasured)
+        self._self_test.run([self._served[vae] for vae in self._shelf.hot])
 
     def max_pixels(self, vae: str) -> int | None:
         """Output pixels of the largest picture worth a try; None on a device that does not tell its memory."""
-        return None if self._total_bytes is None else self._memory.max_pixels(vae, self._total_bytes)
+        limit = self._shelf.limit_bytes
+        return None if limit is None else self._memory.max_pixels(vae, limit - self._shelf.weight_bytes_of(vae))
 
     def batch_pixels(self, vae: str, picture_pixels: int | None = None) -> int | None:
         """Output pixels that one batch may have now; None on a device that does not tell its memory.
@@ -112,7 +141,7 @@ class LocalDecoder:
         """
         if not self._is_decoding:
             # What is free during a decode is what that leaves; the next begins when it has given it back.
-            self._free_bytes = device_memory.free_bytes(self._device)
+            self._free_bytes = self._read_free_bytes()
         return None if self._free_bytes is None else self._memory.batch_pixels(vae, self._free_bytes, picture_pixels)
 
     def decode(self, batch: Batch, *, tiled: bool = False) -> list[Decoded]:
@@ -124,6 +153,9 @@ class LocalDecoder:
             DeviceFault: the device or its driver is at fault.
             BatchMismatch: the VAE gave another number of pictures than it got latents.
         """
+        if self._self_test is not None:
+            # Here and not in the thread that loads: one decode at a time.
+            self._self_test.begin(self._served[batch.vae])
         switches = ("tiling",) if tiled else ()
         spec = batch.items[0].spec
         divisible = len(batch.items) == 1 and spec.count > 1 and not spec.reproducible
@@ -135,6 +167,11 @@ class LocalDecoder:
                 if not divisible:
                     raise
         return self._measured(batch, (*switches, "slicing"))
+
+    def _read_free_bytes(self) -> int | None:
+        """Bytes that a decode may take now, by the device and by the limit that was set."""
+        free, limit = device_memory.free_bytes(self._device), self._shelf.limit_bytes
+        return free if free is None or limit is None else min(free, limit - self._shelf.weight_bytes)
 
     def _measured(self, batch: Batch, switches: tuple[str, ...]) -> list[Decoded]:
         """Decode, and learn from what it took."""
@@ -156,7 +193,8 @@ class LocalDecoder:
     def _guarded(self, batch: Batch, switches: tuple[str, ...]) -> list[Decoded]:
         """Decode; what torch raises for want of memory or for a broken device becomes an error of ours."""
         try:
-            return self._decode(self._loaded[batch.vae], batch.items, switches)
+            with self._shelf.using(batch.vae) as loaded:
+                return self._decode(loaded, batch.items, switches)
         except (RuntimeError, MemoryError) as error:
             spec = batch.items[0].spec
             count = sum(item.spec.count for item in batch.items)

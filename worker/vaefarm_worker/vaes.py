@@ -27,49 +27,92 @@ BUILTIN: Final[str] = "builtin:"
 
 
 @dataclass(frozen=True, slots=True)
-class LoadedVae:
-    """A VAE on its device, ready to decode."""
+class DescribedVae:
+    """What a VAE's config tells of it, before its weights are read."""
 
+    entry: VaeEntry
     served: ServedVae
     family: Family
-    module: Any
+    #: What its weights are read in, and what it decodes in: wider where the first would overflow.
+    weights_dtype: torch.dtype
     dtype: torch.dtype
     cost: PixelCost
 
+    @property
+    def id(self) -> str:
+        """The entry's id."""
+        return self.entry.id
 
-def load_vae(entry: VaeEntry, device: torch.device) -> LoadedVae:
-    """Load a catalogue entry's VAE onto a device.
+
+@dataclass(frozen=True, slots=True)
+class LoadedVae:
+    """A VAE with its weights, ready to decode."""
+
+    described: DescribedVae
+    module: Any
+
+    @property
+    def family(self) -> Family:
+        """How it decodes."""
+        return self.described.family
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it decodes in."""
+        return self.described.dtype
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of its parameters and buffers."""
+        return sum(one.numel() * one.element_size() for one in (*self.module.parameters(), *self.module.buffers()))
+
+    def moved_to(self, device: torch.device) -> "LoadedVae":
+        """The same on a device."""
+        self.module.to(device)
+        return self
+
+
+def describe_vae(entry: VaeEntry, device: torch.device) -> DescribedVae:
+    """Read an entry's config.
 
     Raises:
-        ConfigurationError: not found, not allowed, no safetensors, a class that is not known, or a config that
-            contradicts the contract; one line that names the VAE.
+        ConfigurationError: not found, not allowed, a class that is not known, or a config that contradicts the
+            contract; one line that names the VAE.
     """
     config, revision = _read_config(entry)
     try:
         family = family_of(str(config.get("_class_name")))
     except ConfigurationError as error:
         raise ConfigurationError(f"VAE {entry.id!r} ({entry.origin}) {error}") from error
-    vae_class = getattr(diffusers, family.class_name)
-    contract = check_contract(entry, _defaults(vae_class) | config, family)
-    dtype = getattr(torch, entry.cpu_dtype if device.type == "cpu" else entry.dtype)
-    source, options = _location(entry)
-    try:
-        vae = vae_class.from_pretrained(
-            source, torch_dtype=dtype, use_safetensors=True, variant=entry.variant, **options
-        )
-    except Exception as error:
-        raise _unloadable(entry, error) from error
+    config = _defaults(getattr(diffusers, family.class_name)) | config
+    contract = check_contract(entry, config, family)
+    dtype = weights_dtype = getattr(torch, entry.cpu_dtype if device.type == "cpu" else entry.dtype)
     if entry.respects_force_upcast and config.get("force_upcast", True) and dtype == torch.float16:
         # As StableDiffusionXLPipeline does: such a VAE overflows in float16.
         dtype = torch.float32
-    vae = vae.to(device).eval().requires_grad_(False)
-    if vae.dtype != dtype:
-        vae.to(dtype)
-    switches.bound_tiles(vae, contract.spatial_scale)
-    logger.info("loaded VAE %s from %s (%s) on %s in %s", entry.id, entry.origin, revision, device, dtype)
-    # Not the file's config: diffusers has filled in what that leaves out.
-    cost = family.pixel_cost(vae.config, dtype.itemsize)
-    return LoadedVae(ServedVae(entry.id, contract, revision), family, vae, dtype, cost)
+    cost = family.pixel_cost(config, dtype.itemsize)
+    return DescribedVae(entry, ServedVae(entry.id, contract, revision), family, weights_dtype, dtype, cost)
+
+
+def read_vae(described: DescribedVae) -> LoadedVae:
+    """Read a VAE's weights into host memory, in its dtype.
+
+    Raises:
+        ConfigurationError: not found, not allowed, or no safetensors; one line that names the VAE.
+    """
+    entry = described.entry
+    source, options = _location(entry)
+    try:
+        vae = getattr(diffusers, described.family.class_name).from_pretrained(
+            source, torch_dtype=described.weights_dtype, use_safetensors=True, variant=entry.variant, **options
+        )
+    except Exception as error:
+        raise _unloadable(entry, error) from error
+    vae = vae.eval().requires_grad_(False)
+    if vae.dtype != described.dtype:
+        vae.to(described.dtype)
+    switches.bound_tiles(vae, described.served.contract.spatial_scale)
+    return LoadedVae(described, vae)
 
 
 def check_contract(entry: VaeEntry, config: dict[str, Any], family: Family) -> Contract:
