@@ -19,6 +19,7 @@ from .decoder import ServedVae
 from .families import switches
 from .families.family import Family, family_of, picture_channels
 from .memory import PixelCost
+from .pulling import gated
 
 logger = logging.getLogger(__name__)
 
@@ -139,9 +140,8 @@ def _digest(folder: Path) -> str:
 
 
 def _unloadable(entry: VaeEntry, error: Exception) -> ConfigurationError:
-    if isinstance(error, GatedRepoError) or isinstance(error.__cause__, GatedRepoError):
-        return ConfigurationError(
-            f"VAE {entry.id!r} is gated: accept its licence at https://huggingface.co/{entry.source} and set HF_TOKEN"
-        )
+    # diffusers says of a gated config.json that there is no such repository, while it handles the error that says more.
+    if any(isinstance(one, GatedRepoError) for one in (error, error.__cause__, error.__context__)):
+        return gated(entry)
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return ConfigurationError(f"VAE {entry.id!r} ({entry.origin}) cannot be loaded: {reason}")
