@@ -3,10 +3,9 @@
 import hashlib
 import logging
 from dataclasses import dataclass
-from importlib.resources import files
 from inspect import signature
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import diffusers
 import torch
@@ -19,11 +18,10 @@ from .decoder import ServedVae
 from .families import switches
 from .families.family import Family, family_of, picture_channels
 from .memory import PixelCost
+from .pulling import gated
+from .sources import CONFIG, folder
 
 logger = logging.getLogger(__name__)
-
-#: How a path of the catalogue names a folder that ships with this package.
-BUILTIN: Final[str] = "builtin:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,44 +145,38 @@ def _defaults(vae_class: Any) -> dict[str, Any]:
 
 def _location(entry: VaeEntry) -> tuple[str, dict[str, Any]]:
     """Where diffusers finds the entry: a folder or a repository, and the options that go with it."""
+    place = folder(entry)
+    if place is not None:
+        return str(place), {"local_files_only": True}
     options: dict[str, Any] = {} if entry.subfolder is None else {"subfolder": entry.subfolder}
-    if entry.path is None:
-        return str(entry.source), options | {"revision": entry.revision}
-    if entry.path.startswith(BUILTIN):
-        return str(files("vaefarm_worker").joinpath(entry.path.removeprefix(BUILTIN))), options
-    return entry.path, options | {"local_files_only": True}
+    return str(entry.source), options | {"revision": entry.revision}
 
 
 def _read_config(entry: VaeEntry) -> tuple[dict[str, Any], str]:
     """A VAE's config.json, and what tells its weights apart from others."""
     source, options = _location(entry)
-    if entry.path is not None:
-        folder = Path(source, entry.subfolder or "")
-        if not (folder / "config.json").is_file():
-            raise ConfigurationError(
-                f"VAE {entry.id!r}: {folder} holds no config.json; expected a VAE saved by diffusers"
-            )
+    if entry.path is not None and not Path(source, CONFIG).is_file():
+        raise ConfigurationError(f"VAE {entry.id!r}: {source} holds no {CONFIG}; expected a VAE saved by diffusers")
     try:
         config, _, commit = diffusers.AutoencoderKL.load_config(
             source, return_unused_kwargs=True, return_commit_hash=True, **options
         )
     except Exception as error:
         raise _unloadable(entry, error) from error
-    return dict(config), commit or _digest(Path(source, entry.subfolder or ""))
+    return dict(config), commit or _digest(Path(source))
 
 
-def _digest(folder: Path) -> str:
+def _digest(place: Path) -> str:
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in sorted(place.glob("*.safetensors")):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return f"sha256:{digest.hexdigest()[:12]}"
 
 
 def _unloadable(entry: VaeEntry, error: Exception) -> ConfigurationError:
-    if isinstance(error, GatedRepoError) or isinstance(error.__cause__, GatedRepoError):
-        return ConfigurationError(
-            f"VAE {entry.id!r} is gated: accept its licence at https://huggingface.co/{entry.source} and set HF_TOKEN"
-        )
+    # diffusers says of a gated config.json that there is no such repository, while it handles the error that says more.
+    if any(isinstance(one, GatedRepoError) for one in (error, error.__cause__, error.__context__)):
+        return gated(entry)
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return ConfigurationError(f"VAE {entry.id!r} ({entry.origin}) cannot be loaded: {reason}")
