@@ -23,7 +23,7 @@ from vaefarm_shared.catalogue import Catalogue, VaeEntry
 from vaefarm_shared.cli_errors import run
 from vaefarm_shared.errors import ConfigurationError
 from vaefarm_worker import pulling, sources
-from vaefarm_worker.vaes import load_vae
+from vaefarm_worker.vaes import describe_vae
 
 MAIN = "from vaefarm_producer.cli import main; main()"
 
@@ -102,10 +102,10 @@ def printed(done: "subprocess.CompletedProcess[str]") -> dict[str, dict[str, Any
 LOAD = """
 import sys, torch
 from vaefarm_shared.catalogue import Catalogue
-from vaefarm_worker.vaes import load_vae
+from vaefarm_worker.vaes import describe_vae, read_vae
 for vae in sys.argv[2:]:
-    loaded = load_vae(Catalogue.load(sys.argv[1])[vae], torch.device("cpu"))
-    print(loaded.served.revision, next(loaded.module.parameters()).dtype)
+    loaded = read_vae(describe_vae(Catalogue.load(sys.argv[1])[vae], torch.device("cpu")))
+    print(loaded.described.served.revision, next(loaded.module.parameters()).dtype)
 """
 
 
@@ -342,4 +342,4 @@ def test_a_worker_too_names_the_licence_page_of_a_gated_vae(monkeypatch: pytest.
     with pytest.raises(
         ConfigurationError, match="VAE 'flux2' is gated: accept its licence at https://huggingface.co/black"
     ):
-        load_vae(Catalogue.load()["flux2"], torch.device("cpu"))
+        describe_vae(Catalogue.load()["flux2"], torch.device("cpu"))
