@@ -1,0 +1,45 @@
+"""Every case of parity, by its name."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Final
+
+from tests.parity import packed, spatial, unets
+from tests.parity.case import Case
+
+BUILDERS: Final[dict[str, Callable[[], Case]]] = {
+    "stable-diffusion": unets.stable_diffusion,
+    "taesd": unets.taesd,
+    "stable-diffusion-xl": unets.stable_diffusion_xl,
+    "stable-diffusion-xl-upcast": unets.stable_diffusion_xl_upcast,
+    "playground": unets.playground,
+    "taesdxl": unets.taesdxl,
+    "kolors": unets.kolors,
+    "stable-diffusion-3": spatial.stable_diffusion_3,
+    "taesd3": spatial.taesd3,
+    "z-image": spatial.z_image,
+    "lumina-2": spatial.lumina2,
+    "aura-flow": spatial.aura_flow,
+    "cogview4": spatial.cogview4,
+    "hunyuan-image": spatial.hunyuan_image,
+    "sana": spatial.sana,
+    "sana-binned": spatial.sana_binned,
+    "pixart-alpha": spatial.pixart_alpha,
+    "pixart-alpha-binned": spatial.pixart_alpha_binned,
+    "pixart-sigma": spatial.pixart_sigma,
+    "pixart-sigma-binned": spatial.pixart_sigma_binned,
+    "flux": packed.flux,
+    "flux-rounded": packed.flux_rounded,
+    "taef1": packed.taef1,
+    "chroma": packed.chroma,
+    "flux2": packed.flux2,
+    "flux2-klein": packed.flux2_klein,
+    "qwen-image": packed.qwen_image,
+    "qwen-image-2.1": packed.qwen_image_21,
+}
+
+
+@cache
+def case(name: str) -> Case:
+    """The case of that name, built once."""
+    return BUILDERS[name]()
