@@ -213,10 +213,10 @@ def test_a_job_of_a_newer_version_waits_for_a_worker_that_reads_it_and_fails_by_
     job = farm.submit(LATENTS, vae="demo")
     record = f"vaefarm:job:{job.id}"
     spec = connection.hget(record, "spec")
-    connection.hset(record, "spec", '{"version":2}')
+    connection.hset(record, "spec", '{"version":3}')
     serve(name="old")
     assert (job.status(), job.record().attempts) == ("queued", 0)
-    assert "version 2; this worker reads version 1" in str(job.record().last_error)
+    assert "version 3; this worker reads versions up to 2" in str(job.record().last_error)
 
     connection.sadd("rq:workers", "rq:worker:old")
     publish_worker(connection, "old", {"vaes": {"demo": "r"}, "sizes": {"demo": ["s"]}})

@@ -21,9 +21,11 @@ class SubmitOptions(TypedDict, total=False):
     """What a submit may say besides latents, VAE and id."""
 
     height: int | None
-    """Pixels; needed for packed latents, checked for others."""
+    """Pixels; needed for packed latents, checked for others; where pipelines bin resolutions, what they were asked."""
     width: int | None
-    """Pixels; needed for packed latents, checked for others."""
+    """As height."""
+    normalised: bool
+    """False for latents that were denormalised for the decoder already; pipelines return them normalised."""
     image_format: str
     """'png' (default, lossless), 'jpeg' or 'webp'."""
     quality: int | None
@@ -74,7 +76,8 @@ def prepare(tensor: Any, vae: str, contract: Contract, job_id: str | None, optio
             f"latents of shape {held.shape} hold NaN or Inf; expected finite values: the generation went wrong"
         )
     _check_options(given)
-    _check_side(str(given.get("image_format", "png")), max(pictures.height, pictures.width))
+    sides = pictures.crop_height or pictures.height, pictures.crop_width or pictures.width
+    _check_format(str(given.get("image_format", "png")), max(sides), vae, contract)
     wanted = {
         "vae": vae,
         "dtype": held.dtype,
@@ -83,6 +86,7 @@ def prepare(tensor: Any, vae: str, contract: Contract, job_id: str | None, optio
         "count": pictures.count,
         "height": pictures.height,
         "width": pictures.width,
+        **_departures(pictures, contract),
         **given,
     }
     packed = latents.pack(held)
@@ -106,7 +110,17 @@ def _check_options(given: dict[str, Any]) -> None:
         raise InvalidOption("lossless is for image_format='webp'; PNG always is, JPEG never")
 
 
-def _check_side(image_format: str, side: int) -> None:
+def _departures(pictures: checks.Pictures, contract: Contract) -> dict[str, Any]:
+    """What few jobs say: what others leave out must not be in their digest."""
+    said = {"crop_height": pictures.crop_height, "crop_width": pictures.crop_width}
+    if contract.picture_channels != 3:
+        said["picture_channels"] = contract.picture_channels
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def _check_format(image_format: str, side: int, vae: str, contract: Contract) -> None:
+    if image_format == "jpeg" and contract.picture_channels == 4:
+        raise InvalidOption(f"image_format='jpeg' has no alpha channel, which VAE {vae!r} gives; use 'png' or 'webp'")
     most = MAX_SIDES.get(image_format)
     if most is not None and side > most:
         raise InvalidOption(f"image_format={image_format!r} holds at most {most} pixels a side, not {side}; use 'png'")

@@ -24,10 +24,10 @@ MAXMEMORY_SHARE: Final[float] = 0.6
 #: Bytes where Redis has no maxmemory: 2 GiB.
 DEFAULT_BYTES: Final[int] = 2 * 1024**3
 
-#: Bytes for each pixel at which a picture's file ends, whatever it shows: three channels, and a little for noise that a
-#: codec makes larger. Lossy files of quality 95 or less stay below half of it.
-LOSSLESS_BYTES_PER_PIXEL: Final[float] = 3.05
-LOSSY_BYTES_PER_PIXEL: Final[float] = 1.6
+#: Bytes for each pixel and channel of colour at which a picture's file ends, whatever it shows: the channel, and a
+#: little for noise that a codec makes larger. Lossy files of quality 95 or less stay below half of it.
+LOSSLESS_BYTES: Final[float] = 3.05 / 3
+LOSSY_BYTES: Final[float] = 1.6 / 3
 LOSSY_QUALITY: Final[int] = 95
 
 #: Bytes of a file that no pixel accounts for.
@@ -71,8 +71,9 @@ def read_limits(connection: redis.Redis, budget_bytes: int | None, max_jobs: int
 def picture_bytes(spec: JobSpec) -> int:
     """The most bytes that a job's pictures take."""
     lossy = spec.image_format != "png" and not spec.lossless and (spec.quality or 0) <= LOSSY_QUALITY
-    per_pixel = LOSSY_BYTES_PER_PIXEL if lossy else LOSSLESS_BYTES_PER_PIXEL
-    return ceil(spec.pixels * per_pixel) + spec.count * FILE_BYTES
+    height, width = spec.picture_size
+    values = spec.count * height * width * spec.picture_channels
+    return ceil(values * (LOSSY_BYTES if lossy else LOSSLESS_BYTES)) + spec.count * FILE_BYTES
 
 
 def held_bytes(spec: JobSpec, latent_bytes: int, blobs: BlobStore) -> int:

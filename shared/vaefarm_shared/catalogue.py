@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -24,10 +24,13 @@ MAX_COUNT: Final[int] = 64
 
 
 class Contract(BaseModel):
-    """What latents for a VAE must look like.
+    """What latents for a VAE must look like. With c latent channels and s pixels a latent, the layouts are
 
-    spatial: (n, latent_channels, height / spatial_scale, width / spatial_scale);
-    packed: (n, tokens, 4 * latent_channels), one token per 2 x 2 latents, row by row (Flux.1).
+    spatial: (n, c, height/s, width/s);
+    packed: (n, (height/2s)*(width/2s), 4c), one token for 2 x 2 latents, row by row (Flux.1, Flux.2, Qwen-Image);
+    tokens: (n, (height/s)*(width/s), c), one token for each latent (Qwen-Image 2.1);
+    patchified: (n, 4c, height/2s, width/2s), the channels of 2 x 2 latents behind one another (Flux.2);
+    frames: (n, c, 1, height/s, width/s), a film of one frame (Qwen-Image's VAE).
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -35,6 +38,9 @@ class Contract(BaseModel):
     latent_channels: Annotated[int, Field(ge=1, le=4096)]
     spatial_scale: Annotated[int, Field(ge=1, le=128)]
     layouts: tuple[Layout, ...] = ("spatial",)
+    picture_channels: Literal[3, 4] = 3
+    #: Whether pipelines resize and crop the picture to the size that was asked for (Sana, PixArt).
+    binned: bool = False
     max_pixels: Annotated[int, Field(ge=1)] = MAX_PIXELS
     max_count: Annotated[int, Field(ge=1)] = MAX_COUNT
 
@@ -57,6 +63,8 @@ class VaeEntry(BaseModel):
     latent_channels: int | None = None
     spatial_scale: int | None = None
     layouts: tuple[Layout, ...] | None = None
+    picture_channels: Literal[3, 4] | None = None
+    binned: bool | None = None
     max_pixels: int | None = None
     max_count: int | None = None
 
@@ -65,12 +73,17 @@ class VaeEntry(BaseModel):
         """The contract, where the entry carries one."""
         if self.latent_channels is None or self.spatial_scale is None:
             return None
-        return Contract(latent_channels=self.latent_channels, spatial_scale=self.spatial_scale, **self.limits)
+        return Contract(
+            latent_channels=self.latent_channels,
+            spatial_scale=self.spatial_scale,
+            picture_channels=self.picture_channels or 3,
+            **self.limits,
+        )
 
     @property
     def limits(self) -> dict[str, Any]:
         """Those parts of a contract that config.json does not hold, as far as the entry gives them."""
-        return self.model_dump(include={"layouts", "max_pixels", "max_count"}, exclude_none=True)
+        return self.model_dump(include={"layouts", "binned", "max_pixels", "max_count"}, exclude_none=True)
 
     @property
     def origin(self) -> str:

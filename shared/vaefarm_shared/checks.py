@@ -1,5 +1,6 @@
 """Latents against a contract: every reason to refuse them, before anything is queued or memory is taken."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from typing import Final
@@ -20,6 +21,20 @@ class Pictures:
     count: int
     height: int
     width: int
+    #: Pixels to which each picture is resized and cropped afterwards; None where it stays as it is.
+    crop_height: int | None = None
+    crop_width: int | None = None
+
+
+#: Each layout's shape after the number of pictures, for messages and for telling layouts apart: rank, channels as a
+#: multiple of the contract's, axis of the channels, and how the rest is written.
+_SHAPES: Final[dict[Layout, tuple[int, int, int, str]]] = {
+    "spatial": (4, 1, 1, "(n, {c}, height/{s}, width/{s})"),
+    "packed": (3, 4, 2, "packed: (n, (height/{s2})*(width/{s2}), {c4}) with height and width"),
+    "tokens": (3, 1, 2, "tokens: (n, (height/{s})*(width/{s}), {c}) with height and width"),
+    "patchified": (4, 4, 1, "patchified: (n, {c4}, height/{s2}, width/{s2})"),
+    "frames": (5, 1, 1, "frames: (n, {c}, 1, height/{s}, width/{s})"),
+}
 
 
 def check_shape(
@@ -28,7 +43,8 @@ def check_shape(
     """Tell what latents of `shape` hold for a VAE.
 
     Args:
-        height, width: pixels of one picture. Needed for packed latents; optional, and checked, for spatial ones.
+        height, width: pixels of one picture. Needed for packed latents and tokens; optional, and checked, for others:
+            where the contract says `binned`, the picture is resized and cropped to them.
 
     Raises:
         InvalidLatents: rank, channels, size, token count or limits; says what was expected.
@@ -38,24 +54,10 @@ def check_shape(
             raise InvalidLatents(f"{name} is {value!r}; expected pixels, a whole number above zero")
     if any(size < 1 for size in shape):
         raise InvalidLatents(f"latents have shape {shape}; expected no empty dimension")
-    if len(shape) == 4:
-        pictures = _spatial(vae, contract, shape, height, width)
-    elif len(shape) == 3 and "packed" in contract.layouts:
-        pictures = _packed(vae, contract, shape, height, width)
-    else:
-        raise InvalidLatents(
-            f"latents for VAE {vae!r} have rank {len(shape)}, shape {shape}; expected {_expected(contract)}"
-        )
-    if pictures.height * pictures.width > contract.max_pixels:
-        raise InvalidLatents(
-            f"latents of shape {shape} decode to {pictures.width} x {pictures.height} pixels;"
-            f" VAE {vae!r} takes at most {contract.max_pixels} in one picture"
-        )
-    if pictures.count > contract.max_count:
-        raise InvalidLatents(
-            f"latents of shape {shape} hold {pictures.count} pictures; VAE {vae!r} takes at most"
-            f" {contract.max_count} in one job: submit them as several"
-        )
+    layout = _layout(vae, contract, shape)
+    measure: Callable[..., Pictures] = _from_tokens if layout in ("packed", "tokens") else _from_grid
+    pictures = measure(vae, contract, layout, shape, height, width)
+    _check_limits(vae, contract, shape, pictures)
     return pictures
 
 
@@ -66,47 +68,91 @@ def check_bytes(shape: tuple[int, ...], itemsize: int) -> None:
         raise InvalidLatents(f"latents of shape {shape} have {size} bytes; at most {MAX_LATENT_BYTES} are taken")
 
 
+def describe_layout(contract: Contract, layout: Layout) -> str:
+    """The shape of latents in a layout, as text."""
+    c, s = contract.latent_channels, contract.spatial_scale
+    return _SHAPES[layout][3].format(c=c, c4=4 * c, s=s, s2=2 * s)
+
+
 def _expected(contract: Contract) -> str:
-    scale, channels = contract.spatial_scale, contract.latent_channels
-    text = f"(n, {channels}, height/{scale}, width/{scale})"
-    if "packed" in contract.layouts:
-        text += f" or, packed, (n, (height/{2 * scale})*(width/{2 * scale}), {4 * channels}) with height and width"
-    return text
+    return " or, ".join(describe_layout(contract, layout) for layout in contract.layouts)
 
 
-def _spatial(vae: str, contract: Contract, shape: tuple[int, ...], height: int | None, width: int | None) -> Pictures:
-    count, channels, rows, columns = shape
-    if channels != contract.latent_channels:
+def _layout(vae: str, contract: Contract, shape: tuple[int, ...]) -> Layout:
+    """The layout of the contract that has this rank and so many channels."""
+    of_rank = [layout for layout in contract.layouts if _SHAPES[layout][0] == len(shape)]
+    if not of_rank:
         raise InvalidLatents(
-            f"latents of shape {shape} have {channels} channels; VAE {vae!r} expects"
-            f" {contract.latent_channels}: {_expected(contract)}"
+            f"latents for VAE {vae!r} have rank {len(shape)}, shape {shape}; expected {_expected(contract)}"
         )
-    pictures = Pictures("spatial", count, rows * contract.spatial_scale, columns * contract.spatial_scale)
-    if height not in (None, pictures.height) or width not in (None, pictures.width):
+    for layout in of_rank:
+        _, times, axis, _ = _SHAPES[layout]
+        if shape[axis] == times * contract.latent_channels:
+            return layout
+    found = shape[_SHAPES[of_rank[0]][2]]
+    kind = "features a token" if len(shape) == 3 else "channels"
+    wanted = " or ".join(str(_SHAPES[layout][1] * contract.latent_channels) for layout in of_rank)
+    raise InvalidLatents(
+        f"latents of shape {shape} have {found} {kind}; VAE {vae!r} expects {wanted}: {_expected(contract)}"
+    )
+
+
+def _check_limits(vae: str, contract: Contract, shape: tuple[int, ...], pictures: Pictures) -> None:
+    if pictures.height * pictures.width > contract.max_pixels:
+        raise InvalidLatents(
+            f"latents of shape {shape} decode to {pictures.width} x {pictures.height} pixels;"
+            f" VAE {vae!r} takes at most {contract.max_pixels} in one picture"
+        )
+    if pictures.count > contract.max_count:
+        raise InvalidLatents(
+            f"latents of shape {shape} hold {pictures.count} pictures; VAE {vae!r} takes at most"
+            f" {contract.max_count} in one job: submit them as several"
+        )
+
+
+def _from_grid(
+    vae: str, contract: Contract, layout: Layout, shape: tuple[int, ...], height: int | None, width: int | None
+) -> Pictures:
+    if layout == "frames" and shape[2] != 1:
+        raise InvalidLatents(
+            f"latents of shape {shape} hold {shape[2]} frames; VAE {vae!r} makes pictures, of one frame each:"
+            f" expected {_expected(contract)}"
+        )
+    side = contract.spatial_scale * (2 if layout == "patchified" else 1)
+    pictures = Pictures(layout, shape[0], shape[-2] * side, shape[-1] * side)
+    asked = height or pictures.height, width or pictures.width
+    if asked == (pictures.height, pictures.width):
+        return pictures
+    if not contract.binned:
         raise InvalidLatents(
             f"latents of shape {shape} decode to height {pictures.height}, width {pictures.width};"
             f" the job says height {height}, width {width}: leave them out, or make them fit"
         )
-    return pictures
-
-
-def _packed(vae: str, contract: Contract, shape: tuple[int, ...], height: int | None, width: int | None) -> Pictures:
-    count, tokens, features = shape
-    if features != 4 * contract.latent_channels:
+    ratio = max(asked[0] / pictures.height, asked[1] / pictures.width)
+    if pictures.height * pictures.width * ratio**2 > contract.max_pixels:
         raise InvalidLatents(
-            f"packed latents of shape {shape} have {features} features a token; VAE {vae!r} expects"
-            f" {4 * contract.latent_channels}: {_expected(contract)}"
+            f"latents of shape {shape} decode to {pictures.width} x {pictures.height} pixels and would be resized"
+            f" {ratio:.1f} times for {asked[1]} x {asked[0]}; VAE {vae!r} takes at most {contract.max_pixels} pixels"
         )
+    return Pictures(layout, pictures.count, pictures.height, pictures.width, *asked)
+
+
+def _from_tokens(
+    vae: str, contract: Contract, layout: Layout, shape: tuple[int, ...], height: int | None, width: int | None
+) -> Pictures:
+    count, tokens, _ = shape
     if height is None or width is None:
         raise InvalidLatents(
             f"packed latents of shape {shape} need height and width in pixels: pass what the pipeline got"
         )
-    # A pipeline asked for 1000 pixels generates 992: it rounds down to whole tokens.
+    # A pipeline asked for 1000 pixels generates 992: it rounds down to blocks of 2 x 2 latents.
     side = 2 * contract.spatial_scale
     rows, columns = height // side, width // side
+    if layout == "tokens":
+        rows, columns = 2 * rows, 2 * columns
     if rows * columns != tokens:
         raise InvalidLatents(
             f"packed latents of shape {shape} have {tokens} tokens; height {height} and width {width} need"
             f" {rows} x {columns} = {rows * columns}: pass the height and width that the pipeline got"
         )
-    return Pictures("packed", count, rows * side, columns * side)
+    return Pictures(layout, count, height // side * side, width // side * side)

@@ -1,7 +1,8 @@
 """A job: what is asked (`JobSpec`), how it stands (`JobStatus`, `JobRecord`), what came of it (`DecodeReport`).
 
 Versions: a change that alters the picture, or that an older worker could not honour, raises `JOB_VERSION`; a
-worker refuses versions it does not read, by name. Fields that an older worker may ignore are added freely.
+worker refuses versions it does not read, by name. A job is written in the lowest version that carries it, so that
+workers of the release before decode what they can. Fields that an older worker may ignore are added freely.
 """
 
 import hashlib
@@ -15,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import InvalidJobId, RefusedJob, UnsupportedVersion
 
-#: The version of job that this code writes, and the only one it reads.
-JOB_VERSION: Final[int] = 1
+#: The highest version of job that this code writes; it reads every one from 1.
+JOB_VERSION: Final[int] = 2
 
 #: Characters of a job id: RQ's own, so that the id can be part of keys and file names.
 JOB_ID_PATTERN: Final[re.Pattern[str]] = re.compile(r"[A-Za-z0-9_-]{1,100}")
@@ -50,19 +51,22 @@ TERMINAL_STATUSES: Final = frozenset({JobStatus.FINISHED, JobStatus.FAILED, JobS
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 ImageFormat = Literal["png", "jpeg", "webp"]
 Priority = Literal["high", "normal", "low"]
-Layout = Literal["spatial", "packed"]
+Layout = Literal["spatial", "packed", "tokens", "patchified", "frames"]
+
+#: Layouts that a reader of version 1 knows.
+FIRST_LAYOUTS: Final[tuple[Layout, ...]] = ("spatial", "packed")
 
 
 class JobSpec(BaseModel):
     """What a producer asks for: everything a worker must know, next to the latent's bytes.
 
-    `shape` and `dtype` are the latent tensor's; `count`, `height`, `width` are the pictures', in pixels.
-    Times are Unix seconds, lives are seconds.
+    `shape` and `dtype` are the latent tensor's; `count`, `height`, `width` are those of the pictures as they are
+    decoded, in pixels. Times are Unix seconds, lives are seconds.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    version: Literal[1] = 1
+    version: Annotated[int, Field(ge=1, le=JOB_VERSION)] = 1
     id: Annotated[str, Field(pattern=rf"^{JOB_ID_PATTERN.pattern}$")]
     vae: Name
     dtype: Literal["float16", "bfloat16", "float32"]
@@ -71,6 +75,13 @@ class JobSpec(BaseModel):
     count: Annotated[int, Field(ge=1)]
     height: Annotated[int, Field(ge=1)]
     width: Annotated[int, Field(ge=1)]
+    #: Pixels to which each picture is resized and cropped after its decode; None leaves it as it is.
+    crop_height: Annotated[int, Field(ge=1)] | None = None
+    crop_width: Annotated[int, Field(ge=1)] | None = None
+    #: 3 for RGB, 4 for RGBA.
+    picture_channels: Literal[3, 4] = 3
+    #: Whether the latents are as a pipeline returns them; False when they were denormalised for the decoder already.
+    normalised: bool = True
     request_hash: str
     image_format: ImageFormat = "png"
     quality: Annotated[int, Field(ge=1, le=100)] | None = None
@@ -93,10 +104,23 @@ class JobSpec(BaseModel):
         """Output pixels over all pictures of the job."""
         return self.count * self.height * self.width
 
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """Height and width of each finished picture, in pixels."""
+        return self.crop_height or self.height, self.crop_width or self.width
+
     def to_json(self) -> str:
         """Write the spec without its defaults: a queued job should cost Redis little."""
         fields = self.model_dump(exclude_defaults=True, mode="json")
-        return json.dumps({"version": self.version, **fields}, separators=(",", ":"))
+        version = max(self.version, self._lowest_version())
+        return json.dumps({**fields, "version": version}, separators=(",", ":"))
+
+    def _lowest_version(self) -> int:
+        """The first version whose readers make the picture that is asked for."""
+        first = (
+            self.layout in FIRST_LAYOUTS and self.normalised and self.crop_height is None and self.crop_width is None
+        )
+        return 1 if first else 2
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "JobSpec":
@@ -117,9 +141,9 @@ class JobSpec(BaseModel):
         if not isinstance(raw, dict) or "version" not in raw:
             raise RefusedJob("the job's spec is no JSON object with a version: no producer wrote it")
         version = raw["version"]
-        if version != JOB_VERSION:
+        if version not in range(1, JOB_VERSION + 1):
             raise UnsupportedVersion(
-                f"the job was written as version {version!r}; this worker reads version {JOB_VERSION}:"
+                f"the job was written as version {version!r}; this worker reads versions up to {JOB_VERSION}:"
                 " run the same vaefarm release on both sides"
             )
         try:

@@ -66,7 +66,7 @@ def test_a_worker_that_was_killed_starts_again_under_its_name(arena: Arena) -> N
     assert arena.oracle.verdict() == Verdict(jobs=3)
 
 
-@pytest.mark.parametrize("version", [JOB_VERSION - 1, JOB_VERSION + 1])
+@pytest.mark.parametrize("version", [JOB_VERSION + 1])
 def test_a_job_of_another_version_waits_for_a_worker_that_reads_it_and_its_neighbours_are_decoded(
     arena: Arena, version: int
 ) -> None:
@@ -78,7 +78,7 @@ def test_a_job_of_another_version_waits_for_a_worker_that_reads_it_and_its_neigh
     eventually("its neighbours have ended", lambda: arena.oracle.unended() == [odd.id])
     eventually("it was handed back", lambda: odd.status() == "queued" and not arena.connection.exists("vaefarm:leases"))
     why = arena.connection.hget(keys.job(odd.id), "last_error") or b""
-    assert f"version {version}; this worker reads version {JOB_VERSION}: run the same".encode() in why
+    assert f"version {version}; this worker reads versions up to {JOB_VERSION}: run the same".encode() in why
 
     other = arena.crew.start("--job-version", str(version))
 

@@ -33,9 +33,9 @@ def test_a_spec_says_its_version_even_though_it_is_the_default() -> None:
 
 
 def test_a_job_of_another_version_is_refused_by_both_versions_names() -> None:
-    newer = json.dumps(json.loads(SPEC.to_json()) | {"version": 2})
+    newer = json.dumps(json.loads(SPEC.to_json()) | {"version": 3})
 
-    with pytest.raises(UnsupportedVersion, match=r"version 2.*reads version 1"):
+    with pytest.raises(UnsupportedVersion, match=r"version 3.*reads versions up to 2"):
         JobSpec.from_json(newer)
 
 

@@ -14,7 +14,7 @@ from tests.worker.items import decode, randn
 
 from vaefarm_shared.catalogue import Catalogue, VaeEntry
 from vaefarm_shared.errors import ConfigurationError, NonFiniteImage
-from vaefarm_worker.families.packing import unpack_2x2
+from vaefarm_worker.families.packing import to_spatial
 from vaefarm_worker.local_decoder import LocalDecoder, choose_device
 from vaefarm_worker.self_test import pixels_of
 
@@ -66,7 +66,9 @@ def test_packed_latents_decode_to_the_pipelines_picture_bit_for_bit(decoder: Loc
 def test_unpacking_is_diffusers_own(height: int, width: int) -> None:
     tokens = randn(2, (height // 16) * (width // 16), 64)
 
-    assert torch.equal(unpack_2x2(tokens, height, width, 8), FluxPipeline._unpack_latents(tokens, height, width, 8))
+    unpacked = to_spatial(tokens, "packed", height, width, 8)
+
+    assert torch.equal(unpacked, FluxPipeline._unpack_latents(tokens, height, width, 8))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

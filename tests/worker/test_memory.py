@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vaefarm_worker.families.scale_shift import pixel_cost
+from vaefarm_worker.families.family import FAMILIES
 from vaefarm_worker.memory import EASING, LEARNING_PIXELS, MAX_ELEMENTS, SHARE, MemoryEstimate, PixelCost
 
 GIB = 2**30
+KL = FAMILIES["AutoencoderKL"]
 STABLE_DIFFUSION: dict[str, Any] = {"block_out_channels": [128, 256, 512, 512]}
 TINY: dict[str, Any] = {"decoder_block_out_channels": [64, 64, 64, 64]}
 
@@ -21,7 +22,8 @@ failures = st.lists(st.tuples(st.integers(1, 64), st.integers(64, 4096 * 4096)),
 
 
 def estimate(cost: PixelCost | None = None) -> MemoryEstimate:
-    return MemoryEstimate({"vae": cost or pixel_cost(STABLE_DIFFUSION, 2), "other": pixel_cost(TINY, 2)})
+    costs = [KL.pixel_cost(STABLE_DIFFUSION, 2), FAMILIES["AutoencoderTiny"].pixel_cost(TINY, 2)]
+    return MemoryEstimate({"vae": cost or costs[0], "other": costs[1]})
 
 
 @pytest.mark.parametrize(
@@ -31,7 +33,7 @@ def estimate(cost: PixelCost | None = None) -> MemoryEstimate:
 def test_the_plan_is_that_of_the_network_and_its_dtype(
     config: dict[str, Any], itemsize: int, planned: float, widest: int
 ) -> None:
-    cost = pixel_cost(config, itemsize)
+    cost = FAMILIES["AutoencoderTiny" if config is TINY else "AutoencoderKL"].pixel_cost(config, itemsize)
 
     assert (cost.planned_bytes, cost.widest_channels) == (planned, widest)
     assert cost.least_bytes < cost.planned_bytes

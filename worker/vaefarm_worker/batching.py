@@ -20,8 +20,10 @@ class BatchKey:
     #: The latent's shape without its first dimension.
     shape: tuple[int, ...]
     dtype: str
-    #: Pictures' height and width: packed latents of one shape hold several.
-    size: tuple[int, int]
+    #: Pictures' height and width, as decoded and as wanted: packed latents of one shape hold several.
+    sizes: tuple[int, int, int, int]
+    layout: str
+    normalised: bool
     #: Set for a job that shares the device with no other.
     alone: str = ""
 
@@ -29,7 +31,8 @@ class BatchKey:
 def batch_key(spec: JobSpec, alone: bool = False) -> BatchKey:
     """The key of a job. One that must be reproducible, or may have ended a worker, has a key of its own."""
     single = spec.id if alone or spec.reproducible else ""
-    return BatchKey(spec.vae, spec.shape[1:], spec.dtype, (spec.height, spec.width), single)
+    sizes = (spec.height, spec.width, *spec.picture_size)
+    return BatchKey(spec.vae, spec.shape[1:], spec.dtype, sizes, spec.layout, spec.normalised, single)
 
 
 @dataclass(slots=True)

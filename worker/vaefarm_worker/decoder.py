@@ -48,7 +48,7 @@ class Batch:
 class Decoded:
     """One item's pictures and how they were made: pixels, or files that are encoded already."""
 
-    #: (count, height, width, 3) uint8; None where `files` holds the pictures.
+    #: (count, height, width, 3 or 4) uint8; None where `files` holds the pictures.
     pixels: Pixels | None
     dtype: str
     widened_from: str | None = None

@@ -24,7 +24,10 @@ def encoded_files(decoded: Decoded, spec: JobSpec) -> list[bytes]:
 
 
 def encode_image(pixels: Pixels, spec: JobSpec) -> bytes:
-    """(height, width, 3) uint8 -> the bytes of a file in the job's format. PNG and lossless WebP keep every value."""
+    """(height, width, 3 or 4) uint8 -> the bytes of a file in the job's format.
+
+    PNG and lossless WebP keep every value.
+    """
     options: dict[str, Any]
     if spec.image_format == "png":
         options = {"compress_level": PNG_LEVEL}

@@ -99,8 +99,8 @@ class Endings:
                     blob=reference,
                     image_format=spec.image_format,
                     size_bytes=len(data),
-                    width=spec.width,
-                    height=spec.height,
+                    width=spec.picture_size[1],
+                    height=spec.picture_size[0],
                 )
             )
         report = self._reporter.report(done, decoded, seconds_encode, tuple(images))

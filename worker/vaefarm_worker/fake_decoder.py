@@ -113,15 +113,16 @@ class FakeDecoder:
         if self._image_bytes is None or spec.image_format != "png":
             return Decoded(stripes(item), "fake", switches=switches)
         size = self._image_bytes
-        files = tuple(fake_png(spec.height, spec.width, size, latent.data) for latent in item.latents.array)
+        files = tuple(fake_png(*spec.picture_size, size, latent.data) for latent in item.latents.array)
         return Decoded(None, "fake", switches=switches, files=files)
 
 
 def stripes(item: BatchItem) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """(count, height, width, 3) uint8 whose rows repeat a digest of each latent."""
+    """(count, height, width, 3 or 4) uint8 whose rows repeat a digest of each latent."""
     spec = item.spec
-    pixels = np.empty((spec.count, spec.height, spec.width, 3), np.uint8)
+    height, width = spec.picture_size
+    pixels = np.empty((spec.count, height, width, spec.picture_channels), np.uint8)
     for index, latent in enumerate(item.latents.array):
         digest = np.frombuffer(hashlib.sha256(latent.tobytes()).digest(), np.uint8)
-        pixels[index] = np.resize(digest, (spec.width, 3))
+        pixels[index] = np.resize(digest, (width, spec.picture_channels))
     return pixels

@@ -119,12 +119,16 @@ def check_latent(reference: str) -> None:
 def _check_pictures(decoder: Decoder, spec: JobSpec) -> None:
     if spec.vae not in decoder.vaes:
         raise RefusedJob(f"the job is refused: its spec is of VAE {spec.vae!r}, its queue of another")
-    contract, packed = decoder.vaes[spec.vae].contract, spec.layout == "packed"
-    pictures = checks.check_shape(
-        spec.vae, contract, spec.shape, spec.height if packed else None, spec.width if packed else None
-    )
-    if pictures != checks.Pictures(spec.layout, spec.count, spec.height, spec.width):
+    contract = decoder.vaes[spec.vae].contract
+    pictures = checks.check_shape(spec.vae, contract, spec.shape, *spec.picture_size)
+    said = checks.Pictures(spec.layout, spec.count, spec.height, spec.width, spec.crop_height, spec.crop_width)
+    if pictures != said:
         raise RefusedJob(f"the job is refused: its spec says {spec.height} x {spec.width}, its shape {spec.shape}")
+    if spec.picture_channels != contract.picture_channels:
+        raise RefusedJob(
+            f"the job is refused: its spec says {spec.picture_channels} channels of colour, VAE {spec.vae!r} gives"
+            f" {contract.picture_channels}"
+        )
     checks.check_bytes(spec.shape, _itemsize(spec))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import torch
+from diffusers.image_processor import PixArtImageProcessor
 
 from vaefarm_shared.catalogue import VaeEntry
 from vaefarm_shared.errors import BatchMismatch, ConfigurationError, NonFiniteImage, OutOfMemory
@@ -14,7 +15,6 @@ from vaefarm_shared.latents import Latents
 from . import device_memory
 from .decoder import Batch, BatchItem, Decoded, Pixels, ServedVae
 from .device_errors import fault_of
-from .families import packing, scale_shift
 from .families.switches import switched_on
 from .memory import MemoryEstimate
 from .self_test import SelfTest
@@ -203,16 +203,13 @@ class LocalDecoder:
     def _run(
         self, loaded: LoadedVae, items: Sequence[BatchItem], dtype: torch.dtype, switches: tuple[str, ...]
     ) -> torch.Tensor:
-        """(n, 3, height, width) in [-1, 1]: the pipeline's own steps, in the VAE's dtype."""
+        """(n, 3 or 4, height, width) in [-1, 1]: the pipeline's own steps, in the VAE's dtype."""
         spec = items[0].spec
         held = [to_tensor(item.latents) for item in items]
         latents = (held[0] if len(held) == 1 else torch.cat(held)).to(self._device, dtype)
-        if spec.layout == "packed":
-            scale = loaded.served.contract.spatial_scale
-            latents = packing.unpack_2x2(latents, spec.height, spec.width, scale)
         with torch.inference_mode(), switched_on(loaded.module, switches):
-            decoder_input = scale_shift.denormalise(latents, loaded.module.config)
-            images: torch.Tensor = loaded.module.decode(decoder_input, return_dict=False)[0]
+            images = loaded.family.decode(loaded.module, latents, spec)
+            images = fit(images, *spec.picture_size)
         count = sum(item.spec.count for item in items)
         if len(images) != count:
             raise BatchMismatch(f"VAE {spec.vae!r} gave {len(images)} pictures for {count} latents")
@@ -229,8 +226,19 @@ def to_tensor(latents: Latents) -> torch.Tensor:
     return torch.frombuffer(bytearray(latents.array.tobytes()), dtype=dtype).reshape(latents.shape)
 
 
+def fit(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """(n, c, h, w) -> (n, c, height, width): resized until both sides cover, then cropped about the middle.
+
+    The steps of PixArtImageProcessor.resize_and_crop_tensor of diffusers, by which pipelines with resolution binning
+    (Sana, PixArt) come from the size that they generate to the one that was asked for.
+    """
+    if images.shape[2:] == (height, width):
+        return images
+    return PixArtImageProcessor.resize_and_crop_tensor(images, width, height)  # type: ignore[no-any-return]
+
+
 def to_pixels(images: torch.Tensor) -> Pixels:
-    """(n, 3, height, width) in [-1, 1] -> (n, height, width, 3) uint8, converted on the device.
+    """(n, c, height, width) in [-1, 1] -> (n, height, width, c) uint8, converted on the device.
 
     The steps and their order are VaeImageProcessor.denormalize, .pt_to_numpy and .numpy_to_pil of diffusers, so
     that each value is the pipeline's: `x * 127.5 + 127.5` differs in a few values per million.

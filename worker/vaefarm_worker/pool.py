@@ -92,7 +92,7 @@ class Pool:
 
     def _budget_of(self, key: Hashable) -> int:
         wanted = cast(BatchKey, key)
-        return self._budget(wanted.vae, wanted.size[0] * wanted.size[1])
+        return self._budget(wanted.vae, wanted.sizes[0] * wanted.sizes[1])
 
     def _budget(self, vae: str, picture_pixels: int | None = None) -> int:
         now = time.monotonic()

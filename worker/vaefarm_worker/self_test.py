@@ -63,7 +63,7 @@ class SelfTest:
 
     def _check_first(self, vae: str, means: tuple[float, ...] | None) -> None:
         picture, spec = self._pictures[vae], self._items[vae].spec
-        if picture.shape != (spec.count, spec.height, spec.width, 3):
+        if picture.shape != (spec.count, spec.height, spec.width, spec.picture_channels):
             raise self._fault(vae, f"decodes a known latent to shape {picture.shape}, not {spec.height} x {spec.width}")
         if picture.min() == picture.max():
             raise self._fault(vae, f"decodes a known latent to a picture of one colour, {picture.min()} of 255")
@@ -91,6 +91,7 @@ def fixed_item(served: ServedVae) -> BatchItem:
         count=1,
         height=side,
         width=side,
+        picture_channels=served.contract.picture_channels,
         request_hash="",
     )
     return BatchItem(spec, latents)

@@ -4,24 +4,23 @@ import hashlib
 import logging
 from dataclasses import dataclass
 from importlib.resources import files
+from inspect import signature
 from pathlib import Path
 from typing import Any, Final
 
+import diffusers
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny
 from huggingface_hub.errors import GatedRepoError
 
 from vaefarm_shared.catalogue import Contract, VaeEntry
 from vaefarm_shared.errors import ConfigurationError
 
 from .decoder import ServedVae
-from .families import scale_shift, switches
+from .families import switches
+from .families.family import Family, family_of, picture_channels
 from .memory import PixelCost
 
 logger = logging.getLogger(__name__)
-
-#: Classes that are known, by the name that config.json gives.
-KNOWN_CLASSES: Final[dict[str, Any]] = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
 
 #: How a path of the catalogue names a folder that ships with this package.
 BUILTIN: Final[str] = "builtin:"
@@ -32,6 +31,7 @@ class LoadedVae:
     """A VAE on its device, ready to decode."""
 
     served: ServedVae
+    family: Family
     module: Any
     dtype: torch.dtype
     cost: PixelCost
@@ -45,16 +45,16 @@ def load_vae(entry: VaeEntry, device: torch.device) -> LoadedVae:
             contradicts the contract; one line that names the VAE.
     """
     config, revision = _read_config(entry)
-    class_name = str(config.get("_class_name"))
-    if class_name not in KNOWN_CLASSES:
-        raise ConfigurationError(
-            f"VAE {entry.id!r} ({entry.origin}) is a {class_name}; this release decodes {', '.join(KNOWN_CLASSES)}"
-        )
-    contract = check_contract(entry, config)
+    try:
+        family = family_of(str(config.get("_class_name")))
+    except ConfigurationError as error:
+        raise ConfigurationError(f"VAE {entry.id!r} ({entry.origin}) {error}") from error
+    vae_class = getattr(diffusers, family.class_name)
+    contract = check_contract(entry, _defaults(vae_class) | config, family)
     dtype = getattr(torch, entry.cpu_dtype if device.type == "cpu" else entry.dtype)
     source, options = _location(entry)
     try:
-        vae = KNOWN_CLASSES[class_name].from_pretrained(
+        vae = vae_class.from_pretrained(
             source, torch_dtype=dtype, use_safetensors=True, variant=entry.variant, **options
         )
     except Exception as error:
@@ -67,30 +67,39 @@ def load_vae(entry: VaeEntry, device: torch.device) -> LoadedVae:
         vae.to(dtype)
     switches.bound_tiles(vae, contract.spatial_scale)
     logger.info("loaded VAE %s from %s (%s) on %s in %s", entry.id, entry.origin, revision, device, dtype)
-    cost = scale_shift.pixel_cost(config, dtype.itemsize)
-    return LoadedVae(ServedVae(entry.id, contract, revision), vae, dtype, cost)
+    # Not the file's config: diffusers has filled in what that leaves out.
+    cost = family.pixel_cost(vae.config, dtype.itemsize)
+    return LoadedVae(ServedVae(entry.id, contract, revision), family, vae, dtype, cost)
 
 
-def check_contract(entry: VaeEntry, config: dict[str, Any]) -> Contract:
+def check_contract(entry: VaeEntry, config: dict[str, Any], family: Family) -> Contract:
     """The contract of a VAE by its own config.
 
     Raises:
         ConfigurationError: the catalogue says otherwise: serving it would decode other latents than were checked.
     """
     try:
-        scale_shift.check_config(config)
-        channels, scale = scale_shift.latent_channels(config), scale_shift.spatial_scale(config)
+        family.check_config(config)
+        channels, scale, colours = family.channels(config), family.scale(config), picture_channels(config)
     except (ConfigurationError, KeyError) as error:
         raise ConfigurationError(f"VAE {entry.id!r} ({entry.origin}) cannot be served: {error}") from error
     for name, said, found in (
         ("latent_channels", entry.latent_channels, channels),
         ("spatial_scale", entry.spatial_scale, scale),
+        ("picture_channels", entry.picture_channels, colours),
     ):
         if said is not None and said != found:
             raise ConfigurationError(
                 f"VAE {entry.id!r} ({entry.origin}) has {name} {found}; the catalogue says {said}: it is not served"
             )
-    return Contract(latent_channels=channels, spatial_scale=scale, **entry.limits)
+    limits: dict[str, Any] = {"layouts": family.layouts, **entry.limits}
+    return Contract(latent_channels=channels, spatial_scale=scale, picture_channels=colours, **limits)
+
+
+def _defaults(vae_class: Any) -> dict[str, Any]:
+    """What a config.json may leave out: the arguments' defaults, as diffusers fills them in."""
+    parameters = signature(vae_class.__init__).parameters.values()
+    return {one.name: one.default for one in parameters if one.default is not one.empty}
 
 
 def _location(entry: VaeEntry) -> tuple[str, dict[str, Any]]:
@@ -113,7 +122,7 @@ def _read_config(entry: VaeEntry) -> tuple[dict[str, Any], str]:
                 f"VAE {entry.id!r}: {folder} holds no config.json; expected a VAE saved by diffusers"
             )
     try:
-        config, _, commit = AutoencoderKL.load_config(
+        config, _, commit = diffusers.AutoencoderKL.load_config(
             source, return_unused_kwargs=True, return_commit_hash=True, **options
         )
     except Exception as error:

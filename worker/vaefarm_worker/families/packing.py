@@ -1,15 +1,38 @@
-"""Packed latents: tokens of 2 x 2 latents, as Flux.1's transformer makes them."""
+"""Layouts: latents as pipelines hand them out, and as a VAE takes them, (n, c, h, w).
+
+The arithmetic of FluxPipeline._unpack_latents, QwenImage21Pipeline._unpack_latents and
+Flux2Pipeline._unpatchify_latents, written out because importing a pipeline imports transformers, seconds of a worker's
+start; a test holds each to its original.
+"""
 
 import torch
 
+from vaefarm_shared.job import Layout
 
-def unpack_2x2(tokens: torch.Tensor, height: int, width: int, spatial_scale: int) -> torch.Tensor:
-    """(n, rows * columns, 4c) tokens -> (n, c, height / scale, width / scale) latents.
 
-    `height` and `width` are the pictures' pixels. The arithmetic of FluxPipeline._unpack_latents, written out
-    because importing that pipeline imports transformers; a test holds the two together.
-    """
-    rows, columns = height // (2 * spatial_scale), width // (2 * spatial_scale)
-    count, _, features = tokens.shape
-    blocks = tokens.view(count, rows, columns, features // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
-    return blocks.reshape(count, features // 4, 2 * rows, 2 * columns)
+def to_spatial(latents: torch.Tensor, layout: Layout, height: int, width: int, spatial_scale: int) -> torch.Tensor:
+    """Latents in any layout -> (n, c, height / scale, width / scale). `height` and `width` are the pictures' pixels."""
+    rows, columns = height // spatial_scale, width // spatial_scale
+    if layout == "packed":
+        # Contiguous, as the pipelines' own: a convolution adds in another order where channels come last in memory.
+        return unpatchify(tokens_to_grid(latents, rows // 2, columns // 2).contiguous())
+    if layout == "tokens":
+        return tokens_to_grid(latents, rows, columns)
+    if layout == "patchified":
+        return unpatchify(latents)
+    return latents.squeeze(2) if layout == "frames" else latents
+
+
+def tokens_to_grid(tokens: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """(n, rows * columns, c) tokens, row by row -> (n, c, rows, columns)."""
+    return tokens.transpose(1, 2).reshape(len(tokens), tokens.shape[2], rows, columns)
+
+
+def unpatchify(patches: torch.Tensor) -> torch.Tensor:
+    """(n, 4c, h, w) -> (n, c, 2h, 2w): channel 4i + 2j + k is channel i of row j and column k of a 2 x 2 block."""
+    return torch.nn.functional.pixel_shuffle(patches, 2)
+
+
+def patchify(latents: torch.Tensor) -> torch.Tensor:
+    """(n, c, 2h, 2w) -> (n, 4c, h, w): the reverse of `unpatchify`."""
+    return torch.nn.functional.pixel_unshuffle(latents, 2)

@@ -1,0 +1,151 @@
+"""The families: for each class of diffusers its scheme, its geometry and what a decode takes of memory."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import torch
+
+from vaefarm_shared.errors import ConfigurationError
+from vaefarm_shared.job import JobSpec, Layout
+
+from ..memory import PixelCost
+from . import batch_norm, mean_std, packing, scale_shift
+
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """How VAEs of one class are read and decoded."""
+
+    class_name: str
+    #: Raises ConfigurationError for constants that the scheme does not know.
+    check_config: Callable[[Config], None]
+    #: (n, c, h, w) latents and the VAE -> the decoder's input of the same shape.
+    denormalise: Callable[[torch.Tensor, Any], torch.Tensor]
+    #: Channels of the latents, pixels per latent, and channels of the widest activation at the picture's own size.
+    channels: Callable[[Config], int]
+    scale: Callable[[Config], int]
+    widest: Callable[[Config], int]
+    #: Elements for each output pixel and channel of the widest activation: planned, and at least.
+    elements: tuple[float, float]
+    #: Layouts of latents that pipelines of this class hand out, unless the catalogue says otherwise.
+    layouts: tuple[Layout, ...] = ("spatial",)
+    #: Whether the VAE decodes films: (n, c, 1, h, w) in, (n, c, 1, height, width) out.
+    has_frames: bool = False
+
+    def pixel_cost(self, config: Config, itemsize: int) -> PixelCost:
+        """What an output pixel takes of memory in a decode whose elements have `itemsize` bytes."""
+        (planned, least), widest = self.elements, self.widest(config)
+        return PixelCost(planned * widest * itemsize, least * widest * itemsize, widest)
+
+    def decode(self, vae: Any, latents: torch.Tensor, spec: JobSpec) -> torch.Tensor:
+        """Latents in the job's layout, in the VAE's dtype -> (n, 3 or 4, height, width) in [-1, 1]."""
+        scale = self.scale(vae.config)
+        grid = packing.to_spatial(latents, spec.layout, spec.height, spec.width, scale)
+        if spec.normalised:
+            grid = self.denormalise(grid, vae)
+        if self.has_frames:
+            return vae.decode(grid.unsqueeze(2), return_dict=False)[0][:, :, 0]  # type: ignore[no-any-return]
+        return vae.decode(grid, return_dict=False)[0]  # type: ignore[no-any-return]
+
+
+def picture_channels(config: Config) -> Literal[3, 4]:
+    """3 for RGB, 4 for RGBA. Raises ConfigurationError for another number of channels."""
+    found = config.get("out_channels") or config.get("input_channels") or config.get("in_channels") or 3
+    if found == 3:
+        return 3
+    if found == 4:
+        return 4
+    raise ConfigurationError(f"its pictures have {found} channels; expected 3 (RGB) or 4 (RGBA)")
+
+
+def _by_blocks(config: Config) -> int:
+    """Each block but the last doubles the size."""
+    return int(2 ** (len(config.get("decoder_block_out_channels") or config["block_out_channels"]) - 1))
+
+
+def _kl_widest(config: Config) -> int:
+    """The last block of an AutoencoderKL's decoder gets the channels of the one before it."""
+    return int((config.get("decoder_block_out_channels") or config["block_out_channels"])[:2][-1])
+
+
+def _qwen_widest(config: Config) -> int:
+    return int(config.get("decoder_base_dim") or config["base_dim"])
+
+
+def _latent_channels(config: Config) -> int:
+    return int(config["latent_channels"])
+
+
+def _z_dim(config: Config) -> int:
+    return int(config["z_dim"])
+
+
+#: What whole processes were seen to take, with the allocator's slack and cuDNN's workspace (2200 elements for 256
+#: channels), and the activations alive at a time.
+_KL_ELEMENTS: Final = (2200 / 256, 1000 / 256)
+#: The same of one frame of Wan's decoder: 2700 elements for 96 channels, 1730 counted.
+_FRAME_ELEMENTS: Final = (2700 / 96, 1730 / 96)
+
+FAMILIES: Final[dict[str, Family]] = {
+    family.class_name: family
+    for family in (
+        Family(
+            "AutoencoderKL",
+            *(scale_shift.check_config, scale_shift.denormalise),
+            *(_latent_channels, _by_blocks, _kl_widest),
+            _KL_ELEMENTS,
+        ),
+        Family(
+            "AutoencoderTiny",
+            *(scale_shift.check_config, scale_shift.denormalise),
+            *(_latent_channels, _by_blocks, lambda config: int(config["decoder_block_out_channels"][-1])),
+            (400 / 64, 256 / 64),
+        ),
+        Family(
+            "AutoencoderDC",
+            *(scale_shift.check_config, scale_shift.denormalise),
+            *(_latent_channels, _by_blocks, lambda config: int(config["decoder_block_out_channels"][0])),
+            _KL_ELEMENTS,
+        ),
+        Family(
+            "AutoencoderKLHunyuanImage",
+            *(scale_shift.check_config, scale_shift.denormalise),
+            *(_latent_channels, lambda config: int(config["spatial_compression_ratio"]), _kl_widest),
+            _KL_ELEMENTS,
+        ),
+        Family(
+            "AutoencoderKLFlux2",
+            *(batch_norm.check_config, batch_norm.denormalise),
+            *(_latent_channels, _by_blocks, _kl_widest),
+            _KL_ELEMENTS,
+            layouts=("packed", "patchified", "spatial"),
+        ),
+        Family(
+            "AutoencoderKLQwenImage",
+            *(mean_std.check_config, mean_std.denormalise),
+            *(_z_dim, lambda config: int(2 ** len(config["temperal_downsample"])), _qwen_widest),
+            _FRAME_ELEMENTS,
+            layouts=("packed", "spatial", "frames"),
+            has_frames=True,
+        ),
+        Family(
+            "AutoencoderKLQwenImage21",
+            *(mean_std.check_config, mean_std.denormalise_by_product),
+            *(_z_dim, lambda config: int(config["scale_factor_spatial"]), _qwen_widest),
+            _FRAME_ELEMENTS,
+            layouts=("tokens", "spatial", "frames"),
+            has_frames=True,
+        ),
+    )
+}
+
+
+def family_of(class_name: str) -> Family:
+    """The family of a class of diffusers. Raises ConfigurationError, naming the class and those that are known."""
+    try:
+        return FAMILIES[class_name]
+    except KeyError:
+        raise ConfigurationError(f"is a {class_name}; this release decodes {', '.join(FAMILIES)}") from None

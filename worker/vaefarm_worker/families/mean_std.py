@@ -1,0 +1,39 @@
+"""AutoencoderKLQwenImage and AutoencoderKLWan: each channel has a mean and a standard deviation in the config."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from vaefarm_shared.errors import ConfigurationError
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Raises ConfigurationError for constants that this scheme does not know."""
+    for name in ("latents_mean", "latents_std"):
+        found = config.get(name)
+        if found is None or len(found) != config["z_dim"]:
+            raise ConfigurationError(f"its config's {name} is {found!r}; expected {config['z_dim']} numbers (z_dim)")
+
+
+def denormalise(latents: torch.Tensor, vae: Any) -> torch.Tensor:
+    """(n, c, h, w) latents as the pipeline returns them -> the decoder's input, same shape and dtype.
+
+    `latents / (1 / std) + mean`, as QwenImagePipeline does it: `latents * std` would differ in the last bit.
+    """
+    mean, std = _statistics(latents, vae)
+    return latents / (1.0 / std) + mean
+
+
+def denormalise_by_product(latents: torch.Tensor, vae: Any) -> torch.Tensor:
+    """As `denormalise`, by `latents * std + mean`, as QwenImage21Pipeline does it."""
+    mean, std = _statistics(latents, vae)
+    return latents * std + mean
+
+
+def _statistics(latents: torch.Tensor, vae: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    mean, std = (
+        torch.tensor(vae.config[name]).view(1, -1, 1, 1).to(latents.device, latents.dtype)
+        for name in ("latents_mean", "latents_std")
+    )
+    return mean, std
