@@ -34,7 +34,8 @@ class Case:
         options: what a user passes to `Farm.submit` beside the latents and the VAE's id.
         entry: fields of the VAE's catalogue entry beside its path.
         from_callback: the latents are those of the last step, seen by `callback_on_step_end`, as for a pipeline whose
-            `output_type="latent"` has other latents in it, or needs a VAE.
+            `output_type="latent"` has other latents in it.
+        needs_vae: the pipeline gives no latents without its VAE.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Case:
     options: Mapping[str, Any] = field(default_factory=dict)
     entry: Mapping[str, str] = field(default_factory=dict)
     from_callback: bool = False
+    needs_vae: bool = False
 
     @property
     def vae(self) -> Any:
@@ -85,11 +87,23 @@ class Case:
         """The same case on a machine that only generates."""
         return replace(self, pipeline=type(self.pipeline)(**(self.pipeline.components | {"vae": None})))
 
+    def in_dtype(self, dtype: torch.dtype) -> "Case":
+        """The same case with everything in that dtype, and a worker that decodes in it."""
+        arguments = {name: _cast(value, dtype) for name, value in self.arguments.items()}
+        entry = {"cpu_dtype": str(dtype).removeprefix("torch.")}
+        return replace(self, pipeline=deepcopy(self.pipeline).to(dtype), arguments=arguments, entry=entry)
+
     def images(self, output_type: str, **more: Any) -> Any:
         """What the pipeline returns as its images."""
         self.pipeline.set_progress_bar_config(disable=True)
         generator = torch.Generator().manual_seed(7)
         return self.pipeline(**self.arguments, generator=generator, output_type=output_type, **more).images
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    if isinstance(value, list):
+        return [_cast(one, dtype) for one in value]
+    return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
 def random(seed: int, model: Callable[..., Model], **config: Any) -> Model:
@@ -99,9 +113,9 @@ def random(seed: int, model: Callable[..., Model], **config: Any) -> Model:
         return model(**config)
 
 
-def embeddings(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def embeddings(*shape: int) -> torch.Tensor:
     """Random embeddings of a prompt, the same ones each time."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(3)).to(dtype)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(3))
 
 
 def vivid(vae: Any, last_layer: Any, *shape: int) -> Any:

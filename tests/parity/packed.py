@@ -130,15 +130,24 @@ def flux2() -> Case:
     return Case("flux2", "flux2", Flux2Pipeline(**_flux2_models()), arguments, SIZE)
 
 
+def _flux2_klein(name: str, options: dict[str, Any], from_callback: bool) -> Case:
+    pipeline = Flux2KleinPipeline(**_flux2_models(), is_distilled=True)
+    arguments = {"num_inference_steps": 2, "guidance_scale": 1.0, "prompt_embeds": embeddings(1, 4, 16)} | SIZE
+    return Case(name, "flux2", pipeline, arguments, options, from_callback=from_callback, needs_vae=True)
+
+
 def flux2_klein() -> Case:
     """Flux.2 klein, whose latents are those of the last step.
 
     With `output_type="latent"` it returns what its VAE's statistics made of them, unpacked: the decoder's own input.
     For that it needs a VAE, and without one it fails after the last step; a callback has the tokens, as Flux.2's are.
     """
-    pipeline = Flux2KleinPipeline(**_flux2_models(), is_distilled=True)
-    arguments = {"num_inference_steps": 2, "guidance_scale": 1.0, "prompt_embeds": embeddings(1, 4, 16)} | SIZE
-    return Case("flux2-klein", "flux2", pipeline, arguments, SIZE, from_callback=True)
+    return _flux2_klein("flux2-klein", SIZE, from_callback=True)
+
+
+def flux2_klein_denormalised() -> Case:
+    """Flux.2 klein with what it returns, which the farm must decode as it is."""
+    return _flux2_klein("flux2-klein-denormalised", {"normalised": False}, from_callback=False)
 
 
 def qwen_image() -> Case:
@@ -195,4 +204,4 @@ def qwen_image_21() -> Case:
         transformer=transformer,
     )
     arguments = {"num_inference_steps": 2, "prompt_embeds": embeddings(1, 4, 16)} | SIZE
-    return Case("qwen-image-2.1", "qwen-image-2.1", pipeline, arguments, SIZE)
+    return Case("qwen-image-2.1", "qwen-image-2-1", pipeline, arguments, SIZE)

@@ -11,7 +11,6 @@ BUILDERS: Final[dict[str, Callable[[], Case]]] = {
     "stable-diffusion": unets.stable_diffusion,
     "taesd": unets.taesd,
     "stable-diffusion-xl": unets.stable_diffusion_xl,
-    "stable-diffusion-xl-upcast": unets.stable_diffusion_xl_upcast,
     "playground": unets.playground,
     "taesdxl": unets.taesdxl,
     "kolors": unets.kolors,
@@ -34,6 +33,7 @@ BUILDERS: Final[dict[str, Callable[[], Case]]] = {
     "chroma": packed.chroma,
     "flux2": packed.flux2,
     "flux2-klein": packed.flux2_klein,
+    "flux2-klein-denormalised": packed.flux2_klein_denormalised,
     "qwen-image": packed.qwen_image,
     "qwen-image-2.1": packed.qwen_image_21,
 }

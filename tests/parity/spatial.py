@@ -147,7 +147,7 @@ def aura_flow() -> Case:
     pipeline = AuraFlowPipeline(
         tokenizer=None,
         text_encoder=None,
-        vae=tiny_kl(4, scaling_factor=0.13025),
+        vae=tiny_kl(4, scaling_factor=0.13025, force_upcast=True),
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(),
     )
@@ -219,7 +219,7 @@ def hunyuan_image() -> Case:
         "prompt_embeds_mask_2": mask,
     }
     arguments = {"num_inference_steps": 2, "height": 96, "width": 64, **prompt}
-    return Case("hunyuan-image", "hunyuanimage-2.1", pipeline, arguments)
+    return Case("hunyuan-image", "hunyuanimage-2-1", pipeline, arguments)
 
 
 def _sana(name: str, options: dict[str, int], **call: Any) -> Case:

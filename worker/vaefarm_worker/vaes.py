@@ -62,7 +62,8 @@ def load_vae(entry: VaeEntry, device: torch.device) -> LoadedVae:
     if entry.respects_force_upcast and config.get("force_upcast", True) and dtype == torch.float16:
         # As StableDiffusionXLPipeline does: such a VAE overflows in float16.
         dtype = torch.float32
-    vae = vae.to(device).eval().requires_grad_(False)
+    # Its weights keep requires_grad, as a pipeline's: torch.matmul multiplies by another kernel where they do not.
+    vae = vae.to(device).eval()
     if vae.dtype != dtype:
         vae.to(dtype)
     switches.bound_tiles(vae, contract.spatial_scale)
