@@ -118,6 +118,16 @@ def embeddings(*shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(3))
 
 
+def masked_prompt(features: int) -> dict[str, torch.Tensor]:
+    """A prompt for pipelines that take a mask of its tokens with it."""
+    return {"prompt_embeds": embeddings(1, 4, features), "prompt_attention_mask": torch.ones(1, 4, dtype=torch.int64)}
+
+
+def call_arguments(**more: Any) -> dict[str, Any]:
+    """What pipelines without tokens are called with: two steps, no guidance, a portrait format."""
+    return {"num_inference_steps": 2, "guidance_scale": 1.0, "height": 96, "width": 64} | more
+
+
 def vivid(vae: Any, last_layer: Any, *shape: int) -> Any:
     """The VAE with a louder last layer, found with latents of `shape`: a random VAE's pictures are grey otherwise."""
     with torch.no_grad():

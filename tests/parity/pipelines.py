@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Final
 
-from tests.parity import packed, spatial, unets
+from tests.parity import binned, packed, spatial, unets
 from tests.parity.case import Case
 
 BUILDERS: Final[dict[str, Callable[[], Case]]] = {
@@ -21,12 +21,12 @@ BUILDERS: Final[dict[str, Callable[[], Case]]] = {
     "aura-flow": spatial.aura_flow,
     "cogview4": spatial.cogview4,
     "hunyuan-image": spatial.hunyuan_image,
-    "sana": spatial.sana,
-    "sana-binned": spatial.sana_binned,
-    "pixart-alpha": spatial.pixart_alpha,
-    "pixart-alpha-binned": spatial.pixart_alpha_binned,
-    "pixart-sigma": spatial.pixart_sigma,
-    "pixart-sigma-binned": spatial.pixart_sigma_binned,
+    "sana": binned.sana,
+    "sana-binned": binned.sana_binned,
+    "pixart-alpha": binned.pixart_alpha,
+    "pixart-alpha-binned": binned.pixart_alpha_binned,
+    "pixart-sigma": binned.pixart_sigma,
+    "pixart-sigma-binned": binned.pixart_sigma_binned,
     "flux": packed.flux,
     "flux-rounded": packed.flux_rounded,
     "taef1": packed.taef1,

@@ -6,7 +6,7 @@ from typing import Any
 from unittest import mock
 
 from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
-from tests.parity.case import Case, embeddings, random, tiny_autoencoder, tiny_kl
+from tests.parity.case import Case, call_arguments, embeddings, random, tiny_autoencoder, tiny_kl
 
 #: Playground 2.5's own.
 PLAYGROUND_MEAN = [-1.6574, 1.886, -1.383, 2.5155]
@@ -40,10 +40,6 @@ def _scheduler() -> Any:
     return DDIMScheduler(clip_sample=False, steps_offset=1)
 
 
-def _call(**more: Any) -> dict[str, Any]:
-    return {"num_inference_steps": 2, "guidance_scale": 1.0, "height": 96, "width": 64} | more
-
-
 def _stable_diffusion(name: str, vae: Any, vae_id: str) -> Case:
     pipeline = StableDiffusionPipeline(
         vae=vae,
@@ -55,7 +51,7 @@ def _stable_diffusion(name: str, vae: Any, vae_id: str) -> Case:
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    return Case(name, vae_id, pipeline, _call(prompt_embeds=embeddings(1, 4, 16), num_images_per_prompt=2))
+    return Case(name, vae_id, pipeline, call_arguments(prompt_embeds=embeddings(1, 4, 16), num_images_per_prompt=2))
 
 
 def stable_diffusion() -> Case:
@@ -80,7 +76,7 @@ def _xl(name: str, vae: Any, vae_id: str) -> Case:
         add_watermarker=False,
     )
     prompt = {"prompt_embeds": embeddings(1, 4, 16), "pooled_prompt_embeds": embeddings(1, 16)}
-    return Case(name, vae_id, pipeline, _call(**prompt))
+    return Case(name, vae_id, pipeline, call_arguments(**prompt))
 
 
 def stable_diffusion_xl() -> Case:
@@ -115,4 +111,4 @@ def kolors() -> Case:
         scheduler=_scheduler(),
     )
     prompt = {"prompt_embeds": embeddings(1, 4, 16), "pooled_prompt_embeds": embeddings(1, 16)}
-    return Case("kolors", "kolors", pipeline, _call(**prompt))
+    return Case("kolors", "kolors", pipeline, call_arguments(**prompt))
