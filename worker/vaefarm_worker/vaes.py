@@ -106,7 +106,8 @@ def read_vae(described: DescribedVae) -> LoadedVae:
         )
     except Exception as error:
         raise _unloadable(entry, error) from error
-    vae = vae.eval().requires_grad_(False)
+    # Its weights keep requires_grad, as a pipeline's: torch.matmul multiplies by another kernel where they do not.
+    vae.eval()
     if vae.dtype != described.dtype:
         vae.to(described.dtype)
     switches.bound_tiles(vae, described.served.contract.spatial_scale)
