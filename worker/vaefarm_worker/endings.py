@@ -59,7 +59,8 @@ class Endings:
         self._worker_name = station.name
         self._max_attempts = station.settings.max_attempts
         self._patience = station.patience
-        self._reporter = Reporter(station.name, station.decoder)
+        self._reporter = Reporter(station.name, station.decoder, station.after_decode)
+        self._after_decode = station.after_decode
         self._connection = connection
         self._blobs = blobs
 
@@ -84,7 +85,7 @@ class Endings:
         """Encode a job's pictures; write those that go to files."""
         began = time.monotonic()
         claim, spec = done.job.claim, done.job.spec
-        files = encoded_files(decoded, spec)
+        files = encoded_files(self._after_decode.apply(decoded, spec), spec)
         seconds_encode = time.monotonic() - began
         images, to_redis = [], []
         for index, data in enumerate(files):

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from vaefarm_shared.job import DecodeReport, ImageRecord
 
+from .after_decode import AfterDecodes
 from .decoder import Decoded, Decoder
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ class Reporter:
 
     worker_name: str
     decoder: Decoder
+    after_decode: AfterDecodes
 
     def report(
         self, done: "Done", decoded: Decoded, seconds_encode: float, images: tuple[ImageRecord, ...]
@@ -37,5 +39,7 @@ class Reporter:
             reproducible=spec.reproducible,
             widened_from=decoded.widened_from,
             switches=decoded.switches,
+            safety_checked=self.after_decode.check_safety,
+            after_decode=self.after_decode.names,
             images=images,
         )
