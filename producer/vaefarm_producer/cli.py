@@ -17,6 +17,7 @@ COMMANDS: Final[dict[str, str]] = {
     "up": "vaefarm_producer.local.up:up",
     "worker": "vaefarm_worker.commands:worker",
     "submit": "vaefarm_producer.commands:submit",
+    "encode": "vaefarm_producer.encode_command:encode",
     "fetch": "vaefarm_producer.commands:fetch",
     "status": "vaefarm_producer.operating_commands:status",
     "cancel": "vaefarm_producer.commands:cancel",

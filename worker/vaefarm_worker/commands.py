@@ -57,9 +57,12 @@ def worker(
     fake_memory_bytes: Annotated[
         int | None, typer.Option(help="Memory of the fake decoder's device, at 4096 bytes a pixel.", min=1)
     ] = None,
+    decode_only: Annotated[
+        bool, typer.Option("--decode-only", help="Keep no encoder in memory; encodes go to other workers.")
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
 ) -> None:
-    """Decode jobs on this machine's GPU or CPU, with VAEs that stay loaded.
+    """Decode and encode jobs on this machine's GPU or CPU, with VAEs that stay loaded.
 
     SIGTERM or Ctrl-C finishes what is on the device, hands the rest back and exits 0; a second one exits at once, and
     its jobs go to another worker.
@@ -71,7 +74,7 @@ def worker(
     worker_name = name or default_name()
     # Before torch is imported: the renewer of leases must not wait for it.
     lifeline = Lifeline(settings, worker_name)
-    chosen = make_decoder(decoder, entries, device, fake_seconds, fake_image_bytes, fake_memory_bytes)
+    chosen = make_decoder(decoder, entries, device, fake_seconds, fake_image_bytes, fake_memory_bytes, decode_only)
     connection = connect(settings.redis_url.get_secret_value())
     patiently(partial(wait_for_release, connection, chosen.device_id))
     worker = patiently(partial(Worker, settings, chosen, worker_name, lifeline))
@@ -137,12 +140,13 @@ def make_decoder(
     fake_seconds: float = 0.0,
     fake_image_bytes: int | None = None,
     fake_memory_bytes: int | None = None,
+    decode_only: bool = False,
 ) -> Decoder:
     """The decoder of that kind with every entry loaded. Raises ConfigurationError, and DeviceFault for a broken GPU."""
     if kind == "fake":
         from .fake_decoder import FakeDecoder
 
-        return FakeDecoder(entries, fake_seconds, fake_image_bytes, fake_memory_bytes)
+        return FakeDecoder(entries, fake_seconds, fake_image_bytes, fake_memory_bytes, decode_only=decode_only)
     if kind != "local":
         raise ConfigurationError(f"--decoder {kind!r} is not known; expected local or fake")
     try:
@@ -150,7 +154,7 @@ def make_decoder(
         from .local_decoder import LocalDecoder
     except ModuleNotFoundError as error:
         raise ConfigurationError(f"a worker needs {error.name}: pip install 'vaefarm[worker]'") from error
-    return LocalDecoder(entries, device)
+    return LocalDecoder(entries, device, decode_only)
 
 
 def default_name() -> str:

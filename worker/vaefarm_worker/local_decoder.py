@@ -2,8 +2,8 @@
 
 import logging
 import socket
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 import torch
 from diffusers.image_processor import PixArtImageProcessor
@@ -13,9 +13,10 @@ from vaefarm_shared.errors import BatchMismatch, ConfigurationError, NonFiniteIm
 from vaefarm_shared.latents import Latents
 
 from . import device_memory
-from .decoder import Batch, BatchItem, Decoded, Pixels, ServedVae
+from .decoder import Batch, BatchItem, Decoded, Encoded, Pixels, ServedVae
 from .device_errors import fault_of
 from .families.switches import switched_on
+from .local_encoder import encode_items
 from .memory import MemoryEstimate
 from .self_test import SelfTest
 from .vaes import LoadedVae, load_vae
@@ -24,6 +25,10 @@ logger = logging.getLogger(__name__)
 
 #: The dtype in which a decode that was not finite is tried once more.
 WIDEST: Final[torch.dtype] = torch.float32
+
+#: What a pass through a VAE makes, and the pass: the loaded VAE, its items, the names of the switches that are on.
+Made = TypeVar("Made", Decoded, Encoded)
+Pass = Callable[[LoadedVae, Sequence[BatchItem], tuple[str, ...]], list[Made]]
 
 
 def choose_device(name: str) -> torch.device:
@@ -50,10 +55,13 @@ def choose_device(name: str) -> torch.device:
 class LocalDecoder:
     """Diffusers' VAEs, loaded once and kept."""
 
-    def __init__(self, entries: Iterable[VaeEntry], device: str = "auto") -> None:
-        """Load every entry. Raises ConfigurationError, naming the first that cannot be served."""
+    def __init__(self, entries: Iterable[VaeEntry], device: str = "auto", decode_only: bool = False) -> None:
+        """Load every entry, without its encoder if told so.
+
+        Raises ConfigurationError, naming the first that cannot be served.
+        """
         self._device = choose_device(device)
-        self._loaded = {entry.id: load_vae(entry, self._device) for entry in entries}
+        self._loaded = {entry.id: load_vae(entry, self._device, decode_only) for entry in entries}
         self._memory = MemoryEstimate({vae: loaded.cost for vae, loaded in self._loaded.items()})
         self._self_test: SelfTest | None = None
         # Now, while nothing but the weights is there: later a decode would count as taken for good.
@@ -124,43 +132,55 @@ class LocalDecoder:
             DeviceFault: the device or its driver is at fault.
             BatchMismatch: the VAE gave another number of pictures than it got latents.
         """
-        switches = ("tiling",) if tiled else ()
+        return self._sized(batch, self._decode, ("tiling",) if tiled else ())
+
+    def encode(self, batch: Batch) -> list[Encoded]:
+        """Encode a batch in one call. A job of several images too many is encoded one by one, unless reproducible.
+
+        Memory is reckoned as for a decode of the same pixels, which takes more. Raises as `decode`.
+        """
+        return self._sized(batch, self._encode, ())
+
+    def _sized(self, batch: Batch, run: Pass[Made], switches: tuple[str, ...]) -> list[Made]:
+        """Run a batch whole, or a job of several pictures one by one where there is no room for all."""
         spec = batch.items[0].spec
         divisible = len(batch.items) == 1 and spec.count > 1 and not spec.reproducible
         room = self.batch_pixels(batch.vae, spec.height * spec.width) if divisible else None
-        if room is None or spec.pixels <= room or tiled:
+        if room is None or spec.pixels <= room or switches:
             try:
-                return self._measured(batch, switches)
+                return self._measured(batch, run, switches)
             except OutOfMemory:
                 if not divisible:
                     raise
-        return self._measured(batch, (*switches, "slicing"))
+        return self._measured(batch, run, (*switches, "slicing"))
 
-    def _measured(self, batch: Batch, switches: tuple[str, ...]) -> list[Decoded]:
-        """Decode, and learn from what it took."""
+    def _measured(self, batch: Batch, run: Pass[Made], switches: tuple[str, ...]) -> list[Made]:
+        """Run a batch, and learn from what it took."""
         spec = batch.items[0].spec
         picture = spec.height * spec.width
         pixels = picture if "slicing" in switches else sum(item.spec.pixels for item in batch.items)
         peak = device_memory.Peak(self._device)
         try:
-            decoded = self._guarded(batch, switches)
+            made = self._guarded(batch, run, switches)
         except OutOfMemory:
             if "tiling" not in switches:
                 self._memory.note_out_of_memory(batch.vae, pixels, picture)
             raise
         taken = peak.taken_bytes()
-        if taken is not None and not switches and not any(one.widened_from for one in decoded):
+        plain = not switches and not any(one.widened_from for one in made)
+        # What an encode takes says nothing of a decode but that it takes more.
+        if taken is not None and plain and batch.task == "decode":
             self._memory.note_peak(batch.vae, pixels, taken)
-        return decoded
+        return made
 
-    def _guarded(self, batch: Batch, switches: tuple[str, ...]) -> list[Decoded]:
-        """Decode; what torch raises for want of memory or for a broken device becomes an error of ours."""
+    def _guarded(self, batch: Batch, run: Pass[Made], switches: tuple[str, ...]) -> list[Made]:
+        """Run a batch; what torch raises for want of memory or for a broken device becomes an error of ours."""
         try:
-            return self._decode(self._loaded[batch.vae], batch.items, switches)
+            return run(self._loaded[batch.vae], batch.items, switches)
         except (RuntimeError, MemoryError) as error:
             spec = batch.items[0].spec
             count = sum(item.spec.count for item in batch.items)
-            fault = fault_of(error, self.device, f"decode {count} x {spec.vae} {spec.width}x{spec.height}")
+            fault = fault_of(error, self.device, f"{batch.task} {count} x {spec.vae} {spec.width}x{spec.height}")
             if fault is None:
                 raise
         # Out here: the traceback of what was caught holds the batch's tensors.
@@ -182,6 +202,9 @@ class LocalDecoder:
             else:
                 decoded.append(self._widened(loaded, item, switches))
         return decoded
+
+    def _encode(self, loaded: LoadedVae, items: Sequence[BatchItem], switches: tuple[str, ...]) -> list[Encoded]:
+        return encode_items(loaded, items, self._device, switches)
 
     def _widened(self, loaded: LoadedVae, item: BatchItem, switches: tuple[str, ...]) -> Decoded:
         """Decode a job alone in the widest dtype."""
@@ -217,7 +240,7 @@ class LocalDecoder:
 
     def _decode_unmeasured(self, item: BatchItem) -> Decoded:
         """Decode a job whose size teaches nothing about memory."""
-        return self._guarded(Batch((item,)), ())[0]
+        return self._guarded(Batch((item,)), self._decode, ())[0]
 
 
 def to_tensor(latents: Latents) -> torch.Tensor:

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vaefarm_shared.job import DecodeReport, ImageRecord
+from vaefarm_shared.job import DecodeReport, ImageRecord, LatentsRecord
 
-from .decoder import Decoded, Decoder
+from .decoder import Decoded, Decoder, Encoded
 
 if TYPE_CHECKING:
     from .endings import Done
@@ -19,14 +19,19 @@ class Reporter:
     decoder: Decoder
 
     def report(
-        self, done: "Done", decoded: Decoded, seconds_encode: float, images: tuple[ImageRecord, ...]
+        self,
+        done: "Done",
+        made: Decoded | Encoded,
+        seconds_encode: float,
+        images: tuple[ImageRecord, ...] = (),
+        latents: LatentsRecord | None = None,
     ) -> DecodeReport:
         """The report of one finished job; seconds are rounded to microseconds."""
         spec = done.job.spec
         return DecodeReport(
             vae=spec.vae,
             revision=self.decoder.vaes[spec.vae].revision,
-            dtype=decoded.dtype,
+            dtype=made.dtype,
             device=self.decoder.device,
             worker=self.worker_name,
             attempt=done.attempt,
@@ -35,7 +40,8 @@ class Reporter:
             seconds_encode=round(seconds_encode, 6),
             batch_size=done.batch_size,
             reproducible=spec.reproducible,
-            widened_from=decoded.widened_from,
-            switches=decoded.switches,
+            widened_from=made.widened_from,
+            switches=made.switches,
             images=images,
+            latents=latents,
         )

@@ -37,8 +37,8 @@ class LoadedVae:
     cost: PixelCost
 
 
-def load_vae(entry: VaeEntry, device: torch.device) -> LoadedVae:
-    """Load a catalogue entry's VAE onto a device.
+def load_vae(entry: VaeEntry, device: torch.device, decode_only: bool = False) -> LoadedVae:
+    """Load a catalogue entry's VAE onto a device. `decode_only`: without its encoder, which never gets there.
 
     Raises:
         ConfigurationError: not found, not allowed, no safetensors, a class that is not known, or a config that
@@ -62,6 +62,8 @@ def load_vae(entry: VaeEntry, device: torch.device) -> LoadedVae:
     if entry.respects_force_upcast and config.get("force_upcast", True) and dtype == torch.float16:
         # As StableDiffusionXLPipeline does: such a VAE overflows in float16.
         dtype = torch.float32
+    if decode_only:
+        drop_encoder(vae)
     vae = vae.to(device).eval().requires_grad_(False)
     if vae.dtype != dtype:
         vae.to(dtype)
@@ -69,7 +71,14 @@ def load_vae(entry: VaeEntry, device: torch.device) -> LoadedVae:
     logger.info("loaded VAE %s from %s (%s) on %s in %s", entry.id, entry.origin, revision, device, dtype)
     # Not the file's config: diffusers has filled in what that leaves out.
     cost = family.pixel_cost(vae.config, dtype.itemsize)
-    return LoadedVae(ServedVae(entry.id, contract, revision), family, vae, dtype, cost)
+    return LoadedVae(ServedVae(entry.id, contract, revision, not decode_only), family, vae, dtype, cost)
+
+
+def drop_encoder(vae: Any) -> None:
+    """Free what no decode needs."""
+    for name in ("encoder", "quant_conv"):
+        if getattr(vae, name, None) is not None:
+            delattr(vae, name)
 
 
 def check_contract(entry: VaeEntry, config: dict[str, Any], family: Family) -> Contract:
