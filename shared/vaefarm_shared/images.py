@@ -5,6 +5,7 @@ takes them.
 """
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Final
 
 import numpy as np
@@ -68,17 +69,18 @@ def from_image(image: Any, max_pixels: int) -> Images:
     if dtype not in IMAGE_STORAGE or len(shape) != 4 or shape[channels] != 3 or not shape[0]:
         raise InvalidPicture(f"the image has dtype {dtype} and shape {tuple(image.shape)}; {EXPECTED}")
     check_pixels(*size_of(shape, dtype), max_pixels)
+    size_bytes = prod(shape) * np.dtype(IMAGE_STORAGE[dtype]).itemsize
+    if size_bytes > MAX_LATENT_BYTES:
+        raise InvalidPicture(
+            f"the image tensor has {size_bytes} bytes; at most {MAX_LATENT_BYTES} are taken: encode it as several"
+        )
     images = Images(to_host(image).reshape(shape), dtype)
     check_values(images)
     return images
 
 
 def check_values(images: Images) -> None:
-    """Raise InvalidPicture for values that are not within [-1, 1], and for a tensor of too many bytes."""
-    if images.nbytes > MAX_LATENT_BYTES:
-        raise InvalidPicture(
-            f"the image tensor has {images.nbytes} bytes; at most {MAX_LATENT_BYTES} are taken: encode it as several"
-        )
+    """Raise InvalidPicture for values that are not within [-1, 1]."""
     if images.dtype == "uint8":
         return
     values = images.numpy()
