@@ -412,8 +412,8 @@ def test_a_disk_that_takes_no_more_refuses_the_submit_in_one_line_and_keeps_what
 
 
 def test_latents_are_checked_against_the_catalogue_while_redis_is_away(spooling: Farm) -> None:
-    with pytest.raises(UnknownVae, match="expected one of demo"):
-        spooling.submit(LATENTS, vae="sd3")
+    with pytest.raises(UnknownVae, match="expected one of auraflow"):
+        spooling.submit(LATENTS, vae="sd4")
 
     assert spooling.submit(LATENTS, vae="sdxl").status() == "spooled"
 

@@ -22,6 +22,10 @@ MAX_PIXELS: Final[int] = 4096 * 4096
 #: Pictures in one job unless an entry says otherwise.
 MAX_COUNT: Final[int] = 64
 
+#: Fields of an entry that say where its weights lie, and those that mean something for one such place alone.
+PLACES: Final[frozenset[str]] = frozenset({"source", "path"})
+OF_A_PLACE: Final[frozenset[str]] = frozenset({"subfolder", "revision", "variant", "gated"})
+
 
 class Contract(BaseModel):
     """What latents for a VAE must look like. With c latent channels and s pixels a latent, the layouts are
@@ -57,6 +61,7 @@ class VaeEntry(BaseModel):
     subfolder: str | None = None
     revision: str | None = None
     variant: str | None = None
+    gated: bool = False
     dtype: Annotated[str, Field(pattern="^(float16|bfloat16|float32)$")] = "float16"
     cpu_dtype: Annotated[str, Field(pattern="^(float16|bfloat16|float32)$")] = "float32"
     respects_force_upcast: bool = False
@@ -112,12 +117,10 @@ class Catalogue:
             except OSError as error:
                 raise ConfigurationError(f"catalogue {path} cannot be read: {error.strerror}") from error
             for vae, fields in _read_toml(text, str(path)).items():
-                # A local folder takes the place of a repository, never of a part of one.
+                # Another place takes the place of the whole of a repository, never of a part of one.
                 base = raw.get(vae, {})
-                if "path" in fields:
-                    base = {
-                        name: value for name, value in base.items() if name not in {"source", "subfolder", "revision"}
-                    }
+                if not PLACES.isdisjoint(fields):
+                    base = {name: value for name, value in base.items() if name not in PLACES | OF_A_PLACE}
                 raw[vae] = base | fields
         return cls({vae: _entry(vae, fields) for vae, fields in raw.items()})
 

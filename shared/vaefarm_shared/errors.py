@@ -23,6 +23,7 @@
      - DecodeError             the decode of one job went wrong
          - NonFiniteImage      NaN or Inf in the picture, also in the widest dtype
          - OutOfMemory         the device has no room for it
+         - VaeUnavailable      its VAE cannot be loaded here just now
          - BatchMismatch       n latents in, m images out
      - DeviceFault             the device is at fault, no job is: the process must end
 
@@ -150,6 +151,10 @@ class NonFiniteImage(DecodeError):
 
 class OutOfMemory(DecodeError):
     """The device has no room for the decode."""
+
+
+class VaeUnavailable(DecodeError):
+    """The job's VAE cannot be loaded by this worker just now."""
 
 
 class BatchMismatch(DecodeError):

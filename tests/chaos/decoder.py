@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from vaefarm_shared.catalogue import Catalogue
 from vaefarm_shared.errors import DeviceFault, NonFiniteImage, OutOfMemory
-from vaefarm_worker.decoder import Batch, Decoded, Encoded, ServedVae
+from vaefarm_worker.decoder import AlwaysHot, Batch, Decoded, Encoded, ServedVae
 from vaefarm_worker.fake_decoder import stripes
 
 #: The one VAE that it serves.
@@ -36,7 +36,7 @@ def latents(number: int, poison: Poison | None = None, size: int = 8) -> npt.NDA
     return array
 
 
-class ChaosDecoder:
+class ChaosDecoder(AlwaysHot):
     """Stripes, as the fake decoder's, after a settable time and where nothing is made to fail."""
 
     def __init__(self, seconds: float = 0.0, faulty_after: int | None = None, memory_pixels: int | None = None) -> None:

@@ -106,7 +106,7 @@ def write(path: Path, data: bytes) -> Path:
 
 
 BAD_CALLS = [
-    (["submit", "{good}", "--vae", "sd3"], 2, "VAE 'sd3' is not known; expected one of demo"),
+    (["submit", "{good}", "--vae", "sd4"], 2, "VAE 'sd4' is not known; expected one of auraflow"),
     (["submit", "{good}", "--vae", "flux"], 2, "one.safetensors: latents of shape (1, 4, 8, 8) have 4 channels"),
     (["submit", "{missing}", "--vae", "demo"], 2, "cannot be read: No such file"),
     (["submit", "{garbage}", "--vae", "demo"], 2, "no safetensors file"),
@@ -116,7 +116,7 @@ BAD_CALLS = [
     (["submit", "{good}", "--vae", "demo", "--out", "{good}"], 2, "expected a folder"),
     (["status", "no-such-job"], 1, "'no-such-job' is not known"),
     (["status", "a b"], 2, "job id 'a b' is not allowed"),
-    (["worker", "--vaes", "sd3"], 2, "VAE 'sd3' is not known"),
+    (["worker", "--vaes", "sd4"], 2, "VAE 'sd4' is not known"),
     (["worker", "--vaes", ","], 1, "names no VAE"),
     (["worker", "--vaes", "demo", "--decoder", "magic"], 1, "expected local or fake"),
     (["worker", "--vaes", "demo", "--device", "cuda:77"], 1, "device 'cuda:77' cannot be used"),

@@ -159,8 +159,8 @@ def test_canceling_an_unknown_job_exits_1_and_the_others_are_canceled(
 
 
 BAD_CALLS = [
-    (["pause", "sd3"], 2, "VAE 'sd3' is not known; expected one of demo"),
-    (["resume", "sd3"], 2, "VAE 'sd3' is not known"),
+    (["pause", "sd4"], 2, "VAE 'sd4' is not known; expected one of auraflow"),
+    (["resume", "sd4"], 2, "VAE 'sd4' is not known"),
     (["resume"], 2, "expected either VAE ids or --all"),
     (["resume", "demo", "--all"], 2, "expected either VAE ids or --all"),
     (["cancel"], 2, "expected either job ids, or --all-queued with --vae VAE"),

@@ -15,6 +15,28 @@ def load(tmp_path: Path, text: str) -> Catalogue:
     return Catalogue.load(path)
 
 
+def test_every_built_in_entry_has_a_contract_and_names_what_it_takes() -> None:
+    entries = {entry.id: entry for entry in Catalogue.load()}
+
+    assert {"demo", "sd-v1", "sdxl", "sd3", "flux", "flux2", "qwen-image", "sana", "taef1"} <= entries.keys()
+    for entry in entries.values():
+        assert entry.contract is not None
+        assert entry.description
+        assert entry.path or entry.revision == "main", "a branch is named, never left to a default"
+    contracts = {vae: entry.contract for vae, entry in entries.items() if entry.contract}
+    assert {vae for vae, one in contracts.items() if one.picture_channels == 4} == {"qwen-image-2-1"}
+    assert {vae for vae, one in contracts.items() if one.binned} == {"sana", "pixart-alpha", "pixart-sigma"}
+    assert contracts["flux2"].layouts == ("packed", "patchified", "spatial")
+
+
+def test_an_entry_pointed_elsewhere_forgets_what_was_of_its_repository(tmp_path: Path) -> None:
+    catalogue = load(tmp_path, '[vaes.kolors]\npath = "/models/kolors"\n[vaes.flux2]\nsource = "me/mine"')
+
+    assert (catalogue["kolors"].variant, catalogue["kolors"].revision) == (None, None)
+    assert (catalogue["flux2"].origin, catalogue["flux2"].gated) == ("me/mine", False)
+    assert catalogue["flux2"].contract is not None
+
+
 def test_an_entry_pointed_at_a_folder_keeps_its_contract_and_forgets_its_repository(tmp_path: Path) -> None:
     entry = load(tmp_path, '[vaes.flux]\npath = "/models/flux"')["flux"]
 
@@ -49,7 +71,10 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_an_unknown_vae_names_those_there_are() -> None:
-    with pytest.raises(UnknownVae, match=r"'sd-xl' is not known; expected one of demo, flux, sd-v1, sdxl, taesd"):
+    with pytest.raises(
+        UnknownVae,
+        match=r"'sd-xl' is not known; expected one of auraflow, cogview4, demo, flux, .*, z-image, or an id of",
+    ):
         _ = Catalogue.load()["sd-xl"]
 
 

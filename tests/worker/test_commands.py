@@ -29,7 +29,7 @@ class FailingDecoder(FakeDecoder):
 @pytest.fixture
 def run_worker(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> object:
     def run(kind: type[FakeDecoder], name: str) -> None:
-        def make(*_: object) -> FakeDecoder:
+        def make(*_: object, **__: object) -> FakeDecoder:
             return kind([Catalogue.load()["demo"]])
 
         monkeypatch.setattr(commands, "make_decoder", make)

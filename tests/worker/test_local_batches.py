@@ -42,7 +42,9 @@ def batch(decoder: LocalDecoder, vae: str, *latents: torch.Tensor, **options: An
 
 
 def module(decoder: LocalDecoder, vae: str) -> Any:
-    return decoder._loaded[vae].module
+    loaded = decoder._shelf._places[vae].loaded
+    assert loaded is not None
+    return loaded.module
 
 
 def difference(one: Decoded, other: Decoded) -> int:

@@ -31,6 +31,7 @@ from vaefarm_shared.images import from_image, unpack
 from vaefarm_worker.decoder import Batch, BatchItem, Encoded
 from vaefarm_worker.local_decoder import LocalDecoder
 from vaefarm_worker.local_encoder import to_input
+from vaefarm_worker.vaes import LoadedVae
 
 VAES = ("sd-v1", "sdxl", "flux", "taesd")
 
@@ -42,6 +43,12 @@ def decoder(catalogue: Path) -> LocalDecoder:
 
 def load(folder: Path, vae: str) -> Any:
     return (AutoencoderTiny if vae == "taesd" else AutoencoderKL).from_pretrained(folder / vae)
+
+
+def loaded(decoder: LocalDecoder, vae: str) -> LoadedVae:
+    found = decoder._shelf._places[vae].loaded
+    assert found is not None
+    return found
 
 
 def item(decoder: LocalDecoder, vae: str, image: object, **options: Any) -> BatchItem:
@@ -196,11 +203,11 @@ def test_normalising_is_the_reverse_of_denormalising(tiny_vaes: Path) -> None:
     ):
         save(tiny_vaes / f"reverse-{name}")
         decoder = LocalDecoder([VaeEntry(id="x", path=str(tiny_vaes / f"reverse-{name}"))], "cpu")
-        loaded = decoder._loaded["x"]
-        assert isinstance(loaded.module, kind)
+        vae = loaded(decoder, "x")
+        assert isinstance(vae.module, kind)
         raw = randn(1, decoder.vaes["x"].contract.latent_channels, 4, 6)
 
-        there_and_back = loaded.family.denormalise(loaded.family.normalise(raw, loaded.module), loaded.module)
+        there_and_back = vae.family.denormalise(vae.family.normalise(raw, vae.module), vae.module)
 
         assert torch.allclose(there_and_back, raw, atol=1e-5)
 
@@ -267,7 +274,7 @@ def test_a_batch_gives_each_job_its_own_latents(decoder: LocalDecoder) -> None:
 def test_a_job_of_many_images_is_encoded_one_by_one_where_all_at_once_find_no_room(
     decoder: LocalDecoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoder = decoder._loaded["sdxl"].module.encoder
+    encoder = loaded(decoder, "sdxl").module.encoder
     whole = encoder.forward
     counts: list[int] = []
 
@@ -300,11 +307,11 @@ def test_an_encode_that_overflows_is_done_once_more_in_float32_and_says_so(tmp_p
 
     assert (first.dtype, first.widened_from, first.latents.dtype) == ("float32", "float16", "float32")
     assert np.array_equal(first.latents.array, second.latents.array)
-    assert decoder._loaded["hot"].module.dtype == torch.float16
+    assert loaded(decoder, "hot").module.dtype == torch.float16
 
 
 def test_images_that_no_dtype_encodes_fail_by_name(decoder: LocalDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder = decoder._loaded["sdxl"].module.encoder
+    encoder = loaded(decoder, "sdxl").module.encoder
     monkeypatch.setattr(encoder, "forward", lambda images: torch.full((len(images), 8, 4, 4), float("nan")))
 
     with pytest.raises(NonFiniteImage, match="'sdxl' encodes job .* to NaN or Inf"):
@@ -315,7 +322,7 @@ def test_a_decode_only_decoder_holds_no_encoder_and_decodes_the_same(catalogue: 
     entry = Catalogue.load(catalogue)["sd-v1"]
     whole, halved = LocalDecoder([entry], "cpu"), LocalDecoder([entry], "cpu", decode_only=True)
 
-    names = {name.partition(".")[0] for name, _ in halved._loaded["sd-v1"].module.named_parameters()}
+    names = {name.partition(".")[0] for name, _ in loaded(halved, "sd-v1").module.named_parameters()}
     assert names == {"decoder", "post_quant_conv"}
     assert (whole.vaes["sd-v1"].encodes, halved.vaes["sd-v1"].encodes) == (True, False)
     whole.self_test()

@@ -17,12 +17,14 @@ from vaefarm_worker.self_test import KNOWN_MEANS, MEAN_TOLERANCE, TOLERANCES, Se
 PICTURE: Pixels = np.random.default_rng(0).integers(20, 230, (1, 64, 64, 3), dtype=np.uint8)
 
 
-def served(revision: str = "sha256:unknown") -> dict[str, ServedVae]:
-    return {"x": ServedVae("x", Contract(latent_channels=4, spatial_scale=8), revision)}
+SERVED = [ServedVae("x", Contract(latent_channels=4, spatial_scale=8), "sha256:unknown")]
 
 
-def start(decode: Callable[[BatchItem], Pixels], dtype: str = "float32", revision: str = "sha256:unknown") -> SelfTest:
-    return SelfTest(served(revision), "cuda:0", lambda item: Decoded(decode(item), dtype))
+def start(decode: Callable[[BatchItem], Pixels], dtype: str = "float32") -> SelfTest:
+    """A self-test that has run once."""
+    test = SelfTest("cuda:0", lambda item: Decoded(decode(item), dtype))
+    test.run(SERVED)
+    return test
 
 
 def tried(entries: list[VaeEntry]) -> LocalDecoder:
@@ -55,9 +57,9 @@ def test_the_small_vaes_pass_without_a_known_picture(catalogue: Path) -> None:
 def test_weights_that_changed_in_memory_are_noticed(catalogue: Path) -> None:
     decoder = tried([Catalogue.load(catalogue)["sd-v1"]])
     decoder.self_test()
-    with torch.no_grad():
+    with decoder._shelf.using("sd-v1") as with_weights, torch.no_grad():
         # One weight of a quarter of a million.
-        decoder._loaded["sd-v1"].module.decoder.conv_in.weight[0, 0, 0, 0] = 30.0
+        with_weights.module.decoder.conv_in.weight[0, 0, 0, 0] = 30.0
 
     with pytest.raises(DeviceFault, match=r"self-test of cpu: VAE 'sd-v1' decodes the same latent to another picture"):
         decoder.self_test()
@@ -99,9 +101,9 @@ def test_a_difference_within_the_dtypes_rounding_passes(dtype: str, beyond: int)
 
     if beyond:
         with pytest.raises(DeviceFault, match=f"{TOLERANCES[dtype] + 1} of 255 off"):
-            test.run()
+            test.run(SERVED)
     else:
-        test.run()
+        test.run(SERVED)
 
 
 def raises(error: Exception) -> Callable[[BatchItem], Pixels]:

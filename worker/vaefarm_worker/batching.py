@@ -45,7 +45,9 @@ class _Group(Generic[T]):
 class Batcher(Generic[T]):
     """Jobs that wait for the device, in groups of one key, in the order in which they came."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_ready: Callable[[Hashable], bool] = lambda _: True) -> None:
+        """`is_ready`: whether jobs of a key could be decoded now; others' turn passes to the next."""
+        self._is_ready = is_ready
         self._groups: dict[Hashable, _Group[T]] = {}
         self._order = 0
         self.pixels = 0
@@ -62,7 +64,18 @@ class Batcher(Generic[T]):
 
     def next_key(self) -> Hashable | None:
         """The key whose turn it is: that of the job which came first, so that none starves behind a popular shape."""
-        return min(self._groups, key=lambda key: self._groups[key].entries[0][0], default=None)
+        ready = [key for key in self._groups if self._is_ready(key)]
+        return min(ready, key=lambda key: self._groups[key].entries[0][0], default=None)
+
+    def waiting(self) -> list[Hashable]:
+        """The keys of which jobs wait."""
+        return list(self._groups)
+
+    def remove(self, key: Hashable) -> list[T]:
+        """All jobs of a key, in their order; none of them waits afterwards."""
+        entries = self._groups.pop(key).entries
+        self._forget(entries)
+        return [one for *_, one in entries]
 
     def take(self, budget: Callable[[Hashable], int], now: float, window_seconds: float = 0.0) -> list[T]:
         """The next batch: jobs of one key up to `budget` pixels, one at least; empty while it should wait.

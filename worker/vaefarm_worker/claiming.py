@@ -28,7 +28,11 @@ class ClaimOrder:
         self._claims = 0
 
     def next(self, cost: "Cost", sizes: Mapping[str, Sequence[str]]) -> list[Source]:
-        """The sources of the next claim, best first. `sizes`: the size classes that the device holds, by VAE."""
+        """The sources of the next claim, best first.
+
+        Args:
+            sizes: The size classes that the device holds, for each VAE to claim of.
+        """
         self._claims += 1
         turn = self._claims % len(self._vaes)
         vaes = self._vaes[turn:] + self._vaes[:turn]
@@ -36,7 +40,10 @@ class ClaimOrder:
         if self._claims % LOWEST_FIRST == 0:
             priorities = [priorities[-1], *priorities[:-1]]
         return [
-            Source(vae, priority, cost.seconds_per_pixel(vae), sizes[vae]) for priority in priorities for vae in vaes
+            Source(vae, priority, cost.seconds_per_pixel(vae), sizes[vae])
+            for priority in priorities
+            for vae in vaes
+            if vae in sizes
         ]
 
 

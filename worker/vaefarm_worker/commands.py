@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 from uuid import uuid4
 
 import typer
+from pydantic import ByteSize, TypeAdapter, ValidationError
 from redis import Redis
 
 from vaefarm_shared import quarantine
@@ -50,6 +51,18 @@ def worker(
     decoder: Annotated[
         str, typer.Option(help="local, or fake: pictures without a VAE, to measure the farm.")
     ] = "local",
+    vram_limit: Annotated[
+        str | None,
+        typer.Option(
+            help="Memory of the device for weights and decodes together, such as 6GiB; all of it unless given."
+            " The VAE that was not used for longest makes room.",
+            envvar="VAEFARM_VRAM_LIMIT",
+        ),
+    ] = None,
+    idle_unload: Annotated[
+        float | None,
+        typer.Option(help="Seconds after which an unused VAE is dropped.", min=1, envvar="VAEFARM_IDLE_UNLOAD"),
+    ] = None,
     fake_seconds: Annotated[float, typer.Option(help="Seconds that the fake decoder takes for a batch.", min=0)] = 0.0,
     fake_image_bytes: Annotated[
         int | None, typer.Option(help="Bytes of each PNG of the fake decoder, which then needs no encoding.", min=1)
@@ -70,11 +83,21 @@ def worker(
     configure_logging(verbose)
     settings = Settings.from_env(redis_url=redis, catalogue=None if catalogue is None else str(catalogue))
     entries = chosen_entries(Catalogue.load(settings.catalogue), vaes)
+    limit_bytes = None if vram_limit is None else read_bytes(vram_limit, "--vram-limit")
     patiently(partial(read_policy, settings))
     worker_name = name or default_name()
     # Before torch is imported: the renewer of leases must not wait for it.
     lifeline = Lifeline(settings, worker_name)
-    chosen = make_decoder(decoder, entries, device, fake_seconds, fake_image_bytes, fake_memory_bytes, decode_only)
+    make = partial(
+        make_decoder,
+        decoder,
+        entries,
+        device,
+        limit_bytes=limit_bytes,
+        idle_seconds=idle_unload,
+        decode_only=decode_only,
+    )
+    chosen = make(fake_seconds=fake_seconds, fake_image_bytes=fake_image_bytes, fake_memory_bytes=fake_memory_bytes)
     connection = connect(settings.redis_url.get_secret_value())
     patiently(partial(wait_for_release, connection, chosen.device_id))
     worker = patiently(partial(Worker, settings, chosen, worker_name, lifeline))
@@ -140,9 +163,14 @@ def make_decoder(
     fake_seconds: float = 0.0,
     fake_image_bytes: int | None = None,
     fake_memory_bytes: int | None = None,
+    limit_bytes: int | None = None,
+    idle_seconds: float | None = None,
     decode_only: bool = False,
 ) -> Decoder:
-    """The decoder of that kind with every entry loaded. Raises ConfigurationError, and DeviceFault for a broken GPU."""
+    """The decoder of that kind, its entries loaded as far as there is room.
+
+    Raises ConfigurationError, and DeviceFault for a broken GPU.
+    """
     if kind == "fake":
         from .fake_decoder import FakeDecoder
 
@@ -154,7 +182,18 @@ def make_decoder(
         from .local_decoder import LocalDecoder
     except ModuleNotFoundError as error:
         raise ConfigurationError(f"a worker needs {error.name}: pip install 'vaefarm[worker]'") from error
-    return LocalDecoder(entries, device, decode_only)
+    return LocalDecoder(entries, device, limit_bytes, idle_seconds, decode_only)
+
+
+def read_bytes(text: str, name: str) -> int:
+    """A number of bytes as people write it: 500MB, 6GiB, 6442450944. Raises ConfigurationError."""
+    try:
+        found = int(TypeAdapter(ByteSize).validate_python(text))
+    except ValidationError:
+        found = 0
+    if found < 1:
+        raise ConfigurationError(f"{name} {text!r} is no number of bytes; expected such as 6GiB, 500MB or 6442450944")
+    return found
 
 
 def default_name() -> str:

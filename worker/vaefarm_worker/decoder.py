@@ -1,6 +1,6 @@
 """The seam between the worker's loop and what decodes: a local VAE, a remote endpoint, or a fake."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vaefarm_shared.catalogue import Contract
+from vaefarm_shared.errors import VaeUnavailable
 from vaefarm_shared.images import Images
 from vaefarm_shared.job import JobSpec, Task
 from vaefarm_shared.latents import Latents
@@ -103,7 +104,27 @@ class Decoder(Protocol):
 
     @property
     def vaes(self) -> Mapping[str, ServedVae]:
-        """The VAEs that are loaded, by id."""
+        """The VAEs that it decodes, by id; not all of them need be loaded."""
+        ...
+
+    def is_hot(self, vae: str) -> bool:
+        """Whether a VAE is loaded. From any thread."""
+        ...
+
+    def begin_load(self, vae: str) -> None:
+        """Load a VAE beside whatever is decoded, unless it is loaded or that failed just now. From any thread."""
+        ...
+
+    def load_error(self, vae: str) -> VaeUnavailable | None:
+        """Why a VAE cannot be loaded just now; None where it is loaded or may be tried. From any thread."""
+        ...
+
+    def on_load(self, notify: Callable[[], None]) -> None:
+        """Have `notify` called whenever a load has ended."""
+        ...
+
+    def drop_idle(self) -> None:
+        """Drop the VAEs that nobody has used for long. From any thread."""
         ...
 
     def max_pixels(self, vae: str) -> int | None:
@@ -127,6 +148,7 @@ class Decoder(Protocol):
         Raises:
             OutOfMemory: the device has no room for the batch; nothing of it is held any more.
             DeviceFault: the device or its driver is at fault.
+            VaeUnavailable: its VAE cannot be loaded.
             DecodeError: the decode went wrong; its class says whether another try can help.
         """
         ...
@@ -150,3 +172,24 @@ class Decoder(Protocol):
     def describe(self) -> dict[str, Any]:
         """What a worker tells of it: device, memory, dtypes."""
         ...
+
+
+class AlwaysHot:
+    """The part of a Decoder that loads, for one that has nothing to load."""
+
+    def is_hot(self, vae: str) -> bool:
+        """True."""
+        return True
+
+    def begin_load(self, vae: str) -> None:
+        """Nothing is loaded."""
+
+    def load_error(self, vae: str) -> VaeUnavailable | None:
+        """None."""
+        return None
+
+    def on_load(self, notify: Callable[[], None]) -> None:
+        """Nothing is loaded."""
+
+    def drop_idle(self) -> None:
+        """Nothing can be dropped."""

@@ -132,6 +132,8 @@ class Device:
         changed = self._pool.changed
         with changed:
             while not self._stopping.is_set():
+                for one, error in self._pool.take_unloadable():
+                    self._outbox.put([Done(one, 0, error, 0.0, 1)])
                 if self._may_bind() and (jobs := self._pool.take()):
                     return jobs
                 changed.wait(self._wait_seconds())

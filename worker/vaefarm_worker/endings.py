@@ -9,7 +9,7 @@ import redis
 
 from vaefarm_shared import keys
 from vaefarm_shared.blobs import BlobStore, image_name
-from vaefarm_shared.errors import DecodeError, FarmError, NonFiniteImage, OutOfMemory
+from vaefarm_shared.errors import DecodeError, FarmError, NonFiniteImage, OutOfMemory, VaeUnavailable
 from vaefarm_shared.job import ImageRecord, JobSpec, JobStatus, LatentsRecord
 from vaefarm_shared.leases import Claim, How
 from vaefarm_shared.queues import size_of
@@ -118,10 +118,11 @@ class Endings:
     def _went_wrong(self, done: Done, error: Exception) -> Ready:
         """What a job's own error costs it: an attempt, or its life; want of room only sends it to another worker."""
         claim, reason = done.job.claim, describe(error)
-        if isinstance(error, OutOfMemory):
+        if isinstance(error, OutOfMemory | VaeUnavailable):
             if self._patience.insist(partial(self._another_holds, claim, done.job.spec.vae)):
                 return Ready(claim, how="avoid", reason=reason)
-            reason = f"{reason}, and no other worker that lives has room for it"
+            lacks = "has room for it" if isinstance(error, OutOfMemory) else "can load it"
+            reason = f"{reason}, and no other worker that lives {lacks}"
             return self._failed(done, reason)
         if not isinstance(error, FarmError):
             logger.error("job %s: an error of no kind of ours", claim.job_id, exc_info=error)
@@ -141,7 +142,8 @@ class Endings:
 
     def _another_holds(self, claim: Claim, vae: str) -> bool:
         avoid = (self._connection.hget(keys.job(claim.job_id), "avoid") or b"").decode().split(",")  # type: ignore[union-attr]
-        able = holders(read_workers(self._connection), vae, size_of(claim.queue))
+        workers = [one for one in read_workers(self._connection) if vae not in one.get("unavailable", {})]
+        able = holders(workers, vae, size_of(claim.queue))
         return bool(able - {self._worker_name, *avoid})
 
 

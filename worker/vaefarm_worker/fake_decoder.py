@@ -12,14 +12,14 @@ from vaefarm_shared.catalogue import VaeEntry
 from vaefarm_shared.errors import ConfigurationError, OutOfMemory
 from vaefarm_shared.latents import Latents
 
-from .decoder import Batch, BatchItem, Decoded, Encoded, ServedVae
+from .decoder import AlwaysHot, Batch, BatchItem, Decoded, Encoded, ServedVae
 from .fake_files import fake_png
 
 #: Part of a whole decode's memory that a tiled one takes.
 TILED_SHARE: Final[float] = 0.25
 
 
-class FakeDecoder:
+class FakeDecoder(AlwaysHot):
     """Deterministic pictures and latents after a settable time, in a settable memory."""
 
     def __init__(

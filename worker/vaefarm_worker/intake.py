@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import redis
@@ -15,7 +15,7 @@ from vaefarm_shared.errors import ConfigurationError, EncodesNothing, Unsupporte
 from vaefarm_shared.leases import ClaimedJob, Wanted
 from vaefarm_shared.transitions import Submission
 
-from .claiming import ClaimOrder
+from .claiming import FIRST_JOBS, ClaimOrder
 from .doorbell import Doorbell
 from .loading import Loaded, Plain, Unloadable, load
 from .outbox import Outbox
@@ -87,10 +87,18 @@ class Intake:
     def claim_once(self) -> int:
         """Claim and load once; return how many jobs there were."""
         returned = self._outbox.returned
-        jobs, pixels = self._pool.room()
-        sources = self._order.next(self._station.cost, self._registration.sizes)
-        wanted = Wanted(sources, jobs, pixels, self._station.settings.lease_seconds)
-        claimed = leases.claim(self._connection, self._station.name, wanted)
+        decoder, sizes = self._station.decoder, self._registration.sizes
+        hot = {vae: held for vae, held in sizes.items() if decoder.is_hot(vae)}
+        claimed = self._claim(hot, *self._pool.room()) if hot else []
+        if len(hot) < len(sizes):
+            # A few jobs of a VAE that is not loaded: they wait for its load, and must not fill the pool meanwhile.
+            waiting = self._pool.waiting_vaes()
+            cold = {
+                vae: held
+                for vae, held in sizes.items()
+                if vae not in hot and vae not in waiting and decoder.load_error(vae) is None
+            }
+            claimed += self._claim(cold, FIRST_JOBS, self._pool.room()[1] or 1) if cold else []
         self._nothing_since = None if claimed else returned
         if not claimed:
             return 0
@@ -103,6 +111,11 @@ class Intake:
             logger.warning("%d jobs are left to their leases: %s", len(claims), error)
             self._station.lifeline.drop(claims)
         return len(claimed)
+
+    def _claim(self, sizes: Mapping[str, Sequence[str]], jobs: int, pixels: int) -> list[ClaimedJob]:
+        sources = self._order.next(self._station.cost, sizes)
+        wanted = Wanted(sources, jobs, pixels, self._station.settings.lease_seconds)
+        return leases.claim(self._connection, self._station.name, wanted)
 
     def _take_up(self, claimed: Sequence[ClaimedJob]) -> None:
         ready: list[Loaded] = []

@@ -6,20 +6,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import torch
-from diffusers.image_processor import PixArtImageProcessor
 
 from vaefarm_shared.catalogue import VaeEntry
-from vaefarm_shared.errors import BatchMismatch, ConfigurationError, NonFiniteImage, OutOfMemory
-from vaefarm_shared.latents import Latents
+from vaefarm_shared.errors import BatchMismatch, ConfigurationError, NonFiniteImage, OutOfMemory, VaeUnavailable
 
 from . import device_memory
-from .decoder import Batch, BatchItem, Decoded, Encoded, Pixels, ServedVae
+from .decoder import Batch, BatchItem, Decoded, Encoded, ServedVae
 from .device_errors import fault_of
 from .families.switches import switched_on
 from .local_encoder import encode_items
 from .memory import MemoryEstimate
+from .pixels import fit, to_pixels
 from .self_test import SelfTest
-from .vaes import LoadedVae, load_vae
+from .shelf import Shelf
+from .vaes import LoadedVae
 
 logger = logging.getLogger(__name__)
 
@@ -55,18 +55,21 @@ def choose_device(name: str) -> torch.device:
 class LocalDecoder:
     """Diffusers' VAEs, loaded once and kept."""
 
-    def __init__(self, entries: Iterable[VaeEntry], device: str = "auto", decode_only: bool = False) -> None:
-        """Load every entry, without its encoder if told so.
-
-        Raises ConfigurationError, naming the first that cannot be served.
-        """
+    def __init__(
+        self,
+        entries: Iterable[VaeEntry],
+        device: str = "auto",
+        limit_bytes: int | None = None,
+        idle_seconds: float | None = None,
+        decode_only: bool = False,
+    ) -> None:
+        """Load what there is room for; the rest when it is wanted. Arguments and errors: see `Shelf`."""
         self._device = choose_device(device)
-        self._loaded = {entry.id: load_vae(entry, self._device, decode_only) for entry in entries}
-        self._memory = MemoryEstimate({vae: loaded.cost for vae, loaded in self._loaded.items()})
+        self._shelf = Shelf(entries, self._device, limit_bytes, idle_seconds, decode_only)
+        self._served = {vae: described.served for vae, described in self._shelf.described.items()}
+        self._memory = MemoryEstimate({vae: described.cost for vae, described in self._shelf.described.items()})
         self._self_test: SelfTest | None = None
-        # Now, while nothing but the weights is there: later a decode would count as taken for good.
-        self._total_bytes = device_memory.total_bytes(self._device)
-        self._free_bytes = device_memory.free_bytes(self._device)
+        self._free_bytes = self._read_free_bytes()
         self._is_decoding = False
 
     @property
@@ -85,32 +88,55 @@ class LocalDecoder:
 
     @property
     def vaes(self) -> Mapping[str, ServedVae]:
-        """The VAEs that are loaded, by id."""
-        return {vae: loaded.served for vae, loaded in self._loaded.items()}
+        """Every VAE, by id: those that are loaded, and those that are when they are wanted."""
+        return self._served
+
+    def is_hot(self, vae: str) -> bool:
+        """Whether a VAE is loaded."""
+        return self._shelf.is_hot(vae)
+
+    def begin_load(self, vae: str) -> None:
+        """Load a VAE in a thread, unless it is loaded or that failed just now."""
+        self._shelf.begin_load(vae)
+
+    def load_error(self, vae: str) -> VaeUnavailable | None:
+        """Why a VAE cannot be loaded just now."""
+        return self._shelf.error(vae)
+
+    def on_load(self, notify: Callable[[], None]) -> None:
+        """Have `notify` called whenever a load has ended."""
+        self._shelf.on_change = notify
+
+    def drop_idle(self) -> None:
+        """Drop the VAEs that nobody has used for long."""
+        self._shelf.drop_idle()
 
     def describe(self) -> dict[str, Any]:
-        """Device, its memory beside the weights, threads and each VAE's dtype."""
+        """Device, its memory, threads, each VAE's dtype, which VAEs are loaded and which cannot be."""
+        errors = {vae: self._shelf.error(vae) for vae in self._served}
         return {
             "device": self.device,
-            "memory_bytes": device_memory.total_bytes(self._device),
+            "memory_bytes": self._shelf.limit_bytes,
             "threads": torch.get_num_threads(),
-            "dtypes": {vae: _name(loaded.dtype) for vae, loaded in self._loaded.items()},
+            "dtypes": {vae: _name(described.dtype) for vae, described in self._shelf.described.items()},
+            "hot": self._shelf.hot,
+            "unavailable": {vae: str(error) for vae, error in errors.items() if error is not None},
         }
 
     def self_test(self) -> None:
-        """Decode each VAE's fixed latent, and compare: the first time with what is known of it, then with the first.
+        """Decode each loaded VAE's fixed latent, and compare: first with what is known of it, then with the first.
 
         Raises:
             DeviceFault: it is another picture, or none.
         """
         if self._self_test is None:
-            self._self_test = SelfTest(self.vaes, self.device, self._decode_unmeasured)
-        else:
-            self._self_test.run()
+            self._self_test = SelfTest(self.device, self._decode_unmeasured)
+        self._self_test.run([self._served[vae] for vae in self._shelf.hot])
 
     def max_pixels(self, vae: str) -> int | None:
         """Output pixels of the largest picture worth a try; None on a device that does not tell its memory."""
-        return None if self._total_bytes is None else self._memory.max_pixels(vae, self._total_bytes)
+        limit = self._shelf.limit_bytes
+        return None if limit is None else self._memory.max_pixels(vae, limit - self._shelf.weight_bytes_of(vae))
 
     def batch_pixels(self, vae: str, picture_pixels: int | None = None) -> int | None:
         """Output pixels that one batch may have now; None on a device that does not tell its memory.
@@ -120,7 +146,7 @@ class LocalDecoder:
         """
         if not self._is_decoding:
             # What is free during a decode is what that leaves; the next begins when it has given it back.
-            self._free_bytes = device_memory.free_bytes(self._device)
+            self._free_bytes = self._read_free_bytes()
         return None if self._free_bytes is None else self._memory.batch_pixels(vae, self._free_bytes, picture_pixels)
 
     def decode(self, batch: Batch, *, tiled: bool = False) -> list[Decoded]:
@@ -143,6 +169,9 @@ class LocalDecoder:
 
     def _sized(self, batch: Batch, run: Pass[Made], switches: tuple[str, ...]) -> list[Made]:
         """Run a batch whole, or a job of several pictures one by one where there is no room for all."""
+        if self._self_test is not None:
+            # Here and not in the thread that loads: one decode at a time.
+            self._self_test.begin(self._served[batch.vae])
         spec = batch.items[0].spec
         divisible = len(batch.items) == 1 and spec.count > 1 and not spec.reproducible
         room = self.batch_pixels(batch.vae, spec.height * spec.width) if divisible else None
@@ -153,6 +182,11 @@ class LocalDecoder:
                 if not divisible:
                     raise
         return self._measured(batch, run, (*switches, "slicing"))
+
+    def _read_free_bytes(self) -> int | None:
+        """Bytes that a decode may take now, by the device and by the limit that was set."""
+        free, limit = device_memory.free_bytes(self._device), self._shelf.limit_bytes
+        return free if free is None or limit is None else min(free, limit - self._shelf.weight_bytes)
 
     def _measured(self, batch: Batch, run: Pass[Made], switches: tuple[str, ...]) -> list[Made]:
         """Run a batch, and learn from what it took."""
@@ -176,7 +210,8 @@ class LocalDecoder:
     def _guarded(self, batch: Batch, run: Pass[Made], switches: tuple[str, ...]) -> list[Made]:
         """Run a batch; what torch raises for want of memory or for a broken device becomes an error of ours."""
         try:
-            return run(self._loaded[batch.vae], batch.items, switches)
+            with self._shelf.using(batch.vae) as loaded:
+                return run(loaded, batch.items, switches)
         except (RuntimeError, MemoryError) as error:
             spec = batch.items[0].spec
             count = sum(item.spec.count for item in batch.items)
@@ -228,7 +263,7 @@ class LocalDecoder:
     ) -> torch.Tensor:
         """(n, 3 or 4, height, width) in [-1, 1]: the pipeline's own steps, in the VAE's dtype."""
         spec = items[0].spec
-        held = [to_tensor(item.latents) for item in items]
+        held = [item.latents.torch() for item in items]
         latents = (held[0] if len(held) == 1 else torch.cat(held)).to(self._device, dtype)
         with torch.inference_mode(), switched_on(loaded.module, switches):
             images = loaded.family.decode(loaded.module, latents, spec)
@@ -241,34 +276,6 @@ class LocalDecoder:
     def _decode_unmeasured(self, item: BatchItem) -> Decoded:
         """Decode a job whose size teaches nothing about memory."""
         return self._guarded(Batch((item,)), self._decode, ())[0]
-
-
-def to_tensor(latents: Latents) -> torch.Tensor:
-    """A torch tensor of the same dtype and shape, in memory of its own."""
-    dtype = getattr(torch, latents.dtype)
-    return torch.frombuffer(bytearray(latents.array.tobytes()), dtype=dtype).reshape(latents.shape)
-
-
-def fit(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """(n, c, h, w) -> (n, c, height, width): resized until both sides cover, then cropped about the middle.
-
-    The steps of PixArtImageProcessor.resize_and_crop_tensor of diffusers, by which pipelines with resolution binning
-    (Sana, PixArt) come from the size that they generate to the one that was asked for.
-    """
-    if images.shape[2:] == (height, width):
-        return images
-    return PixArtImageProcessor.resize_and_crop_tensor(images, width, height)  # type: ignore[no-any-return]
-
-
-def to_pixels(images: torch.Tensor) -> Pixels:
-    """(n, c, height, width) in [-1, 1] -> (n, height, width, c) uint8, converted on the device.
-
-    The steps and their order are VaeImageProcessor.denormalize, .pt_to_numpy and .numpy_to_pil of diffusers, so
-    that each value is the pipeline's: `x * 127.5 + 127.5` differs in a few values per million.
-    """
-    unit = (images * 0.5 + 0.5).clamp(0, 1)
-    pixels: Pixels = unit.float().mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-    return pixels
 
 
 def _name(dtype: torch.dtype) -> str:

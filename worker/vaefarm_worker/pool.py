@@ -5,6 +5,8 @@ from collections.abc import Hashable, Sequence
 from threading import Condition
 from typing import Final, cast
 
+from vaefarm_shared.errors import VaeUnavailable
+
 from .batching import MAX_BATCH_JOBS, Batcher, BatchKey, batch_key
 from .claiming import FIRST_JOBS
 from .loading import Loaded
@@ -29,7 +31,7 @@ class Pool:
         self._decoder = station.decoder
         self._cost = station.cost
         self._rooms: dict[tuple[str, int | None], tuple[float, int | None]] = {}
-        self._batcher: Batcher[Loaded] = Batcher()
+        self._batcher: Batcher[Loaded] = Batcher(self._is_ready)
         self.changed = Condition()
 
     @property
@@ -75,6 +77,22 @@ class Pool:
             self.changed.notify_all()
         return taken
 
+    def take_unloadable(self) -> list[tuple[Loaded, VaeUnavailable]]:
+        """The jobs whose VAE cannot be loaded just now, and why. Call it with `changed` held."""
+        found: list[tuple[Loaded, VaeUnavailable]] = []
+        for key in self._batcher.waiting():
+            error = self._decoder.load_error(cast(BatchKey, key).vae)
+            if error is not None:
+                found += [(one, error) for one in self._batcher.remove(key)]
+        if found:
+            self.changed.notify_all()
+        return found
+
+    def waiting_vaes(self) -> set[str]:
+        """The VAEs of which jobs wait."""
+        with self.changed:
+            return {cast(BatchKey, key).vae for key in self._batcher.waiting()}
+
     def next_is_single(self) -> bool:
         """Whether the next batch would have one job. Call it with `changed` held."""
         return self._batcher.next_jobs(self._budget_of) == 1
@@ -89,6 +107,12 @@ class Pool:
             left = self._batcher.clear()
             self.changed.notify_all()
         return left
+
+    def _is_ready(self, key: Hashable) -> bool:
+        vae = cast(BatchKey, key).vae
+        if not self._decoder.is_hot(vae):
+            self._decoder.begin_load(vae)
+        return self._decoder.is_hot(vae)
 
     def _budget_of(self, key: Hashable) -> int:
         wanted = cast(BatchKey, key)

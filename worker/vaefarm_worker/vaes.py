@@ -3,10 +3,9 @@
 import hashlib
 import logging
 from dataclasses import dataclass
-from importlib.resources import files
 from inspect import signature
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import diffusers
 import torch
@@ -19,59 +18,104 @@ from .decoder import ServedVae
 from .families import switches
 from .families.family import Family, family_of, picture_channels
 from .memory import PixelCost
+from .pulling import gated
+from .sources import CONFIG, folder
 
 logger = logging.getLogger(__name__)
 
-#: How a path of the catalogue names a folder that ships with this package.
-BUILTIN: Final[str] = "builtin:"
+
+@dataclass(frozen=True, slots=True)
+class DescribedVae:
+    """What a VAE's config tells of it, before its weights are read."""
+
+    entry: VaeEntry
+    served: ServedVae
+    family: Family
+    #: What its weights are read in, and what it decodes in: wider where the first would overflow.
+    weights_dtype: torch.dtype
+    dtype: torch.dtype
+    cost: PixelCost
+
+    @property
+    def id(self) -> str:
+        """The entry's id."""
+        return self.entry.id
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedVae:
-    """A VAE on its device, ready to decode."""
+    """A VAE with its weights, ready to decode."""
 
-    served: ServedVae
-    family: Family
+    described: DescribedVae
     module: Any
-    dtype: torch.dtype
-    cost: PixelCost
+
+    @property
+    def family(self) -> Family:
+        """How it decodes."""
+        return self.described.family
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it decodes in."""
+        return self.described.dtype
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of its parameters and buffers."""
+        return sum(one.numel() * one.element_size() for one in (*self.module.parameters(), *self.module.buffers()))
+
+    def moved_to(self, device: torch.device) -> "LoadedVae":
+        """The same on a device."""
+        self.module.to(device)
+        return self
 
 
-def load_vae(entry: VaeEntry, device: torch.device, decode_only: bool = False) -> LoadedVae:
-    """Load a catalogue entry's VAE onto a device. `decode_only`: without its encoder, which never gets there.
+def describe_vae(entry: VaeEntry, device: torch.device, decode_only: bool = False) -> DescribedVae:
+    """Read an entry's config. `decode_only`: its encoder will not be kept.
 
     Raises:
-        ConfigurationError: not found, not allowed, no safetensors, a class that is not known, or a config that
-            contradicts the contract; one line that names the VAE.
+        ConfigurationError: not found, not allowed, a class that is not known, or a config that contradicts the
+            contract; one line that names the VAE.
     """
     config, revision = _read_config(entry)
     try:
         family = family_of(str(config.get("_class_name")))
     except ConfigurationError as error:
         raise ConfigurationError(f"VAE {entry.id!r} ({entry.origin}) {error}") from error
-    vae_class = getattr(diffusers, family.class_name)
-    contract = check_contract(entry, _defaults(vae_class) | config, family)
-    dtype = getattr(torch, entry.cpu_dtype if device.type == "cpu" else entry.dtype)
-    source, options = _location(entry)
-    try:
-        vae = vae_class.from_pretrained(
-            source, torch_dtype=dtype, use_safetensors=True, variant=entry.variant, **options
-        )
-    except Exception as error:
-        raise _unloadable(entry, error) from error
+    config = _defaults(getattr(diffusers, family.class_name)) | config
+    contract = check_contract(entry, config, family)
+    dtype = weights_dtype = getattr(torch, entry.cpu_dtype if device.type == "cpu" else entry.dtype)
     if entry.respects_force_upcast and config.get("force_upcast", True) and dtype == torch.float16:
         # As StableDiffusionXLPipeline does: such a VAE overflows in float16.
         dtype = torch.float32
-    if decode_only:
+    cost = family.pixel_cost(config, dtype.itemsize)
+    return DescribedVae(
+        entry, ServedVae(entry.id, contract, revision, not decode_only), family, weights_dtype, dtype, cost
+    )
+
+
+def read_vae(described: DescribedVae) -> LoadedVae:
+    """Read a VAE's weights into host memory, in its dtype.
+
+    Raises:
+        ConfigurationError: not found, not allowed, or no safetensors; one line that names the VAE.
+    """
+    entry = described.entry
+    source, options = _location(entry)
+    try:
+        vae = getattr(diffusers, described.family.class_name).from_pretrained(
+            source, torch_dtype=described.weights_dtype, use_safetensors=True, variant=entry.variant, **options
+        )
+    except Exception as error:
+        raise _unloadable(entry, error) from error
+    if not described.served.encodes:
         drop_encoder(vae)
-    vae = vae.to(device).eval().requires_grad_(False)
-    if vae.dtype != dtype:
-        vae.to(dtype)
-    switches.bound_tiles(vae, contract.spatial_scale)
-    logger.info("loaded VAE %s from %s (%s) on %s in %s", entry.id, entry.origin, revision, device, dtype)
-    # Not the file's config: diffusers has filled in what that leaves out.
-    cost = family.pixel_cost(vae.config, dtype.itemsize)
-    return LoadedVae(ServedVae(entry.id, contract, revision, not decode_only), family, vae, dtype, cost)
+    # Its weights keep requires_grad, as a pipeline's: torch.matmul multiplies by another kernel where they do not.
+    vae.eval()
+    if vae.dtype != described.dtype:
+        vae.to(described.dtype)
+    switches.bound_tiles(vae, described.served.contract.spatial_scale)
+    return LoadedVae(described, vae)
 
 
 def drop_encoder(vae: Any) -> None:
@@ -113,44 +157,38 @@ def _defaults(vae_class: Any) -> dict[str, Any]:
 
 def _location(entry: VaeEntry) -> tuple[str, dict[str, Any]]:
     """Where diffusers finds the entry: a folder or a repository, and the options that go with it."""
+    place = folder(entry)
+    if place is not None:
+        return str(place), {"local_files_only": True}
     options: dict[str, Any] = {} if entry.subfolder is None else {"subfolder": entry.subfolder}
-    if entry.path is None:
-        return str(entry.source), options | {"revision": entry.revision}
-    if entry.path.startswith(BUILTIN):
-        return str(files("vaefarm_worker").joinpath(entry.path.removeprefix(BUILTIN))), options
-    return entry.path, options | {"local_files_only": True}
+    return str(entry.source), options | {"revision": entry.revision}
 
 
 def _read_config(entry: VaeEntry) -> tuple[dict[str, Any], str]:
     """A VAE's config.json, and what tells its weights apart from others."""
     source, options = _location(entry)
-    if entry.path is not None:
-        folder = Path(source, entry.subfolder or "")
-        if not (folder / "config.json").is_file():
-            raise ConfigurationError(
-                f"VAE {entry.id!r}: {folder} holds no config.json; expected a VAE saved by diffusers"
-            )
+    if entry.path is not None and not Path(source, CONFIG).is_file():
+        raise ConfigurationError(f"VAE {entry.id!r}: {source} holds no {CONFIG}; expected a VAE saved by diffusers")
     try:
         config, _, commit = diffusers.AutoencoderKL.load_config(
             source, return_unused_kwargs=True, return_commit_hash=True, **options
         )
     except Exception as error:
         raise _unloadable(entry, error) from error
-    return dict(config), commit or _digest(Path(source, entry.subfolder or ""))
+    return dict(config), commit or _digest(Path(source))
 
 
-def _digest(folder: Path) -> str:
+def _digest(place: Path) -> str:
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in sorted(place.glob("*.safetensors")):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return f"sha256:{digest.hexdigest()[:12]}"
 
 
 def _unloadable(entry: VaeEntry, error: Exception) -> ConfigurationError:
-    if isinstance(error, GatedRepoError) or isinstance(error.__cause__, GatedRepoError):
-        return ConfigurationError(
-            f"VAE {entry.id!r} is gated: accept its licence at https://huggingface.co/{entry.source} and set HF_TOKEN"
-        )
+    # diffusers says of a gated config.json that there is no such repository, while it handles the error that says more.
+    if any(isinstance(one, GatedRepoError) for one in (error, error.__cause__, error.__context__)):
+        return gated(entry)
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return ConfigurationError(f"VAE {entry.id!r} ({entry.origin}) cannot be loaded: {reason}")

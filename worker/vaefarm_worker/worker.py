@@ -55,6 +55,7 @@ class Worker:
         self._registration = Registration(self._connect(), name, decoder)
         self._registration.figures = self.figures
         self._pool = Pool(self._station)
+        decoder.on_load(self._pool.notify)
         self._outbox = Outbox(self._station, self._connect(), self._blobs, self._pool.notify)
         self._device = Device(self._station, self._pool, self._outbox, self._connect(), self._on_fault)
         self._intake = Intake(self._station, self._registration, self._pool, self._outbox, self._connect(), self._blobs)
@@ -163,6 +164,7 @@ class Worker:
             (REAP_SECONDS, reaper.look),
             (REAP_SECONDS, self._station.lifeline.check),
             (HEARTBEAT_SECONDS, self._registration.heartbeat),
+            (HEARTBEAT_SECONDS, self._decoder.drop_idle),
         ]
 
     def _tidy(self) -> None:
