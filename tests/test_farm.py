@@ -317,7 +317,7 @@ def test_a_wait_that_gives_up_leaves_the_job_alone(farm: Farm, serve: Serve) -> 
 
     with pytest.raises(WaitTimeout, match="has not ended within 0.05 seconds; it lives on"):
         job.wait(timeout=0.05)
-    with pytest.raises(WaitTimeout, match="has no pictures yet"):
+    with pytest.raises(WaitTimeout, match="has no result yet"):
         job.fetch()
 
     serve()

@@ -9,6 +9,7 @@ from vaefarm_shared.errors import (
     InvalidJobId,
     InvalidLatents,
     InvalidOption,
+    InvalidPicture,
     JobCanceled,
     JobConflict,
     JobExpired,
@@ -19,10 +20,12 @@ from vaefarm_shared.errors import (
     WaitTimeout,
 )
 from vaefarm_shared.failures import FailedJob
-from vaefarm_shared.job import DecodeReport, ImageRecord, JobRecord, JobStatus
+from vaefarm_shared.job import DecodeReport, ImageRecord, JobRecord, JobStatus, LatentsRecord
+from vaefarm_shared.latents import Latents
 from vaefarm_shared.quarantine import Device
 
 from .async_farm import AsyncFarm, AsyncJob
+from .encoding import EncodeOptions
 from .farm import Farm
 from .handle import Job, Result
 from .submission import SubmitOptions
@@ -32,9 +35,11 @@ __all__ = [
     # Farms
     "AsyncFarm",
     "AsyncJob",
+    "EncodeOptions",
     "Farm",
     "Flushed",
     "Job",
+    "Latents",
     "Result",
     "SubmitOptions",
     # Records
@@ -44,6 +49,7 @@ __all__ = [
     "ImageRecord",
     "JobRecord",
     "JobStatus",
+    "LatentsRecord",
     # Errors
     "ConfigurationError",
     "DecodeError",
@@ -53,6 +59,7 @@ __all__ = [
     "InvalidJobId",
     "InvalidLatents",
     "InvalidOption",
+    "InvalidPicture",
     "JobCanceled",
     "JobConflict",
     "JobExpired",

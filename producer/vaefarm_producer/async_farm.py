@@ -10,10 +10,12 @@ from PIL import Image
 from vaefarm_shared.errors import QueueFull, WaitTimeout
 from vaefarm_shared.failures import FailedJob
 from vaefarm_shared.job import JobRecord, JobStatus
+from vaefarm_shared.latents import Latents
 from vaefarm_shared.reading import QueueDepth
 from vaefarm_shared.settings import Settings
 
 from .backpressure import Patience, batches
+from .encoding import EncodeOptions
 from .farm import Farm
 from .handle import Job, Result, only
 from .submission import PreparedJob, SubmitOptions
@@ -61,6 +63,10 @@ class AsyncJob:
     async def image(self, timeout: float | None = None) -> Image.Image:
         """As `Job.image`."""
         return only(self.id, await self.images(timeout))
+
+    async def latents(self, timeout: float | None = None) -> Latents:
+        """As `Job.latents`."""
+        return (await self.result(timeout)).latents
 
     async def cancel(self) -> bool:
         """As `Job.cancel`."""
@@ -120,6 +126,20 @@ class AsyncFarm:
         """As `Farm.submit_many`; no thread is held while it waits."""
         prepared = await asyncio.to_thread(self._farm.prepare_many, latents, vae=vae, job_ids=job_ids, **options)
         return await self.submit_prepared(prepared, block=block, timeout=timeout)
+
+    async def encode(
+        self,
+        image: Any,
+        *,
+        vae: str,
+        job_id: str | None = None,
+        block: bool = False,
+        timeout: float | None = None,
+        **options: Unpack[EncodeOptions],
+    ) -> AsyncJob:
+        """As `Farm.encode`; no thread is held while it waits."""
+        prepared = await asyncio.to_thread(self._farm.prepare_encode, image, vae=vae, job_id=job_id, **options)
+        return (await self.submit_prepared([prepared], block=block, timeout=timeout))[0]
 
     async def prepare(
         self, latents: Any, *, vae: str, job_id: str | None = None, **options: Unpack[SubmitOptions]

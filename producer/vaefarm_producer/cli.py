@@ -18,6 +18,7 @@ COMMANDS: Final[dict[str, str]] = {
     "worker": "vaefarm_worker.commands:worker",
     "vaes": "vaefarm_worker.vaes_command:vaes",
     "submit": "vaefarm_producer.commands:submit",
+    "encode": "vaefarm_producer.encode_command:encode",
     "fetch": "vaefarm_producer.commands:fetch",
     "status": "vaefarm_producer.operating_commands:status",
     "cancel": "vaefarm_producer.commands:cancel",

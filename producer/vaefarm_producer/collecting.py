@@ -1,4 +1,4 @@
-"""Pictures into a folder, as their jobs end."""
+"""Pictures and latents into a folder, as their jobs end."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ from rich.progress import (
 from vaefarm_shared.errors import FarmError, InvalidOption
 
 from .farm import Farm
-from .handle import Job, Result
+from .handle import LATENTS_SUFFIX, Job, Result
 
 #: File name endings of the formats.
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
@@ -60,16 +60,21 @@ def collect(farm: Farm, names: dict[Job, str], out: Path, timeout: float | None,
 
 
 def save(result: Result, out: Path, stem: str) -> list[Path]:
-    """Write a job's pictures: STEM.png, or STEM-0.png, STEM-1.png, ... when there are several."""
+    """Write a job's pictures: STEM.png, or STEM-0.png, STEM-1.png, ... when there are several; else its latents."""
     paths = []
-    for index, (data, image) in enumerate(zip(result.data, result.report.images, strict=True)):
-        suffix = SUFFIXES[image.image_format]
+    suffixes = [SUFFIXES[image.image_format] for image in result.report.images] or [LATENTS_SUFFIX]
+    for index, (data, suffix) in enumerate(zip(result.data, suffixes, strict=True)):
         path = out / (f"{stem}{suffix}" if len(result.data) == 1 else f"{stem}-{index}{suffix}")
-        part = path.with_name(f".{path.name}.part")
-        part.write_bytes(data)
-        part.replace(path)
+        write_file(path, data)
         paths.append(path)
     return paths
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file so that it is whole, or as it was. Raises OSError."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(data)
+    part.replace(path)
 
 
 def say_saved(job: Job, paths: list[Path], as_json: bool) -> None:

@@ -17,6 +17,7 @@ from vaefarm_shared.job import JobStatus, check_job_id
 from vaefarm_shared.settings import Settings
 
 from .backpressure import Patience, batches
+from .encoding import EncodeOptions, prepare_encode
 from .handle import Job
 from .operating import Operating
 from .redis_transport import RedisTransport
@@ -112,6 +113,37 @@ class Farm(Operating, AbstractContextManager["Farm"]):
         """
         prepared = self.prepare_many(latents, vae=vae, job_ids=job_ids, **options)
         return self.submit_prepared(prepared, block=block, timeout=timeout)
+
+    def encode(
+        self,
+        image: Any,
+        *,
+        vae: str,
+        job_id: str | None = None,
+        block: bool = False,
+        timeout: float | None = None,
+        **options: Unpack[EncodeOptions],
+    ) -> Job:
+        """Queue an image for encoding, as an img2img pipeline does it first: `job.latents()` gives what it then holds.
+
+        Args:
+            image: The bytes of a PNG, JPEG or WebP; a PIL image; uint8 pixels (height, width, 3) or (n, height, width,
+                3); or a float tensor (n, 3, height, width) in [-1, 1]. Nothing is resized: height and width must be
+                multiples of the VAE's scale, of twice that where its latents are packed.
+            job_id, block, timeout: As `submit`.
+            options: See EncodeOptions.
+
+        Raises:
+            InvalidPicture: the image; nothing was queued. Else as `submit`.
+        """
+        prepared = self.prepare_encode(image, vae=vae, job_id=job_id, **options)
+        return self.submit_prepared([prepared], block=block, timeout=timeout)[0]
+
+    def prepare_encode(
+        self, image: Any, *, vae: str, job_id: str | None = None, **options: Unpack[EncodeOptions]
+    ) -> PreparedJob:
+        """Check an image without queueing it. Takes and raises what `encode` does."""
+        return prepare_encode(image, vae, self._transport.contract(vae), job_id, options)
 
     def prepare(
         self, latents: Any, *, vae: str, job_id: str | None = None, **options: Unpack[SubmitOptions]

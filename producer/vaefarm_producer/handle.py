@@ -1,4 +1,4 @@
-"""A job in a producer's hands: ask how it stands, wait for it, take its pictures."""
+"""A job in a producer's hands: ask how it stands, wait for it, take its pictures or latents."""
 
 import io
 from collections.abc import Sequence
@@ -6,19 +6,24 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
 
 from PIL import Image
 
 from vaefarm_shared.errors import InvalidOption, JobCanceled, JobFailed, WaitTimeout
 from vaefarm_shared.job import DecodeReport, JobRecord, JobStatus
+from vaefarm_shared.latents import Latents, unpack
 from vaefarm_shared.reading import expired
 
 from .transport import Transport
 
+#: File name ending of latents.
+LATENTS_SUFFIX: Final[str] = ".safetensors"
+
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a finished job: each picture's bytes as they were stored, and how they were made."""
+    """What came of a finished job: the bytes of each picture, or of its latents, as stored, and how they were made."""
 
     record: JobRecord
     report: DecodeReport
@@ -26,10 +31,19 @@ class Result:
 
     @cached_property
     def images(self) -> tuple[Image.Image, ...]:
-        """The pictures, opened."""
+        """The pictures, opened. Raises InvalidOption for an encode, which has none."""
+        if self.report.latents is not None:
+            raise InvalidOption(f"job {self.record.id!r} is an encode and has latents, no pictures; use latents()")
         return tuple(
             open_image(data, image.image_format) for data, image in zip(self.data, self.report.images, strict=True)
         )
+
+    @cached_property
+    def latents(self) -> Latents:
+        """The latents, unpacked. Raises InvalidOption for a decode, which has none."""
+        if self.report.latents is None:
+            raise InvalidOption(f"job {self.record.id!r} is a decode and has pictures, no latents; use images()")
+        return unpack(self.data[0])
 
 
 def open_image(data: bytes, image_format: str) -> Image.Image:
@@ -84,32 +98,40 @@ class Job:
         return self._transport.ended(self.id)
 
     def result(self, timeout: float | None = None) -> Result:
-        """Wait for the job; its pictures' bytes and its record.
+        """Wait for the job; the bytes of its pictures, or latents, and its record.
 
         Raises:
             WaitTimeout, JobNotFound: as `wait`.
-            JobFailed, JobCanceled, JobExpired: it ended without pictures, or they are past their life.
+            JobFailed, JobCanceled, JobExpired: it ended without a result, or that is past its life.
         """
         self.wait(timeout)
         return self.fetch()
 
     def fetch(self) -> Result:
-        """The pictures of a job that has ended. Raises as `result`, and WaitTimeout while it has not ended."""
+        """The result of a job that has ended. Raises as `result`, and WaitTimeout while it has not ended."""
         record = self.record()
-        report = pictures_of(record)
-        return Result(record, report, tuple(self._transport.picture(self.id, image) for image in report.images))
+        report = report_of(record)
+        return Result(record, report, tuple(self._transport.stored(self.id, one) for one in report.stored))
 
     def images(self, timeout: float | None = None) -> list[Image.Image]:
-        """Wait for the job; all its pictures. Raises as `result`."""
+        """Wait for the job; all its pictures. Raises as `result`, and InvalidOption for an encode."""
         return list(self.result(timeout).images)
 
     def image(self, timeout: float | None = None) -> Image.Image:
         """Wait for the job; its one picture.
 
         Raises:
-            InvalidOption: it has several: use `images()`.
+            InvalidOption: it has several: use `images()`; or it is an encode: use `latents()`.
         """
         return only(self.id, self.result(timeout).images)
+
+    def latents(self, timeout: float | None = None) -> Latents:
+        """Wait for an encode; (n, channels, height / scale, width / scale) latents as an img2img pipeline holds them.
+
+        `.torch()` makes a tensor of them in the dtype in which they were encoded, `.numpy()` float32 of the same
+        values; `Farm.submit` takes them as they are. Raises as `result`, and InvalidOption for a decode.
+        """
+        return self.result(timeout).latents
 
     def cancel(self) -> bool:
         """End the job unless it has ended; True when it is canceled now. Raises JobNotFound."""
@@ -127,8 +149,8 @@ class Job:
         self._transport.discard(self.id)
 
 
-def pictures_of(record: JobRecord) -> DecodeReport:
-    """The report of a finished job, else the error that says why there are no pictures."""
+def report_of(record: JobRecord) -> DecodeReport:
+    """The report of a finished job, else the error that says why there is no result."""
     match record.status:
         case JobStatus.FINISHED if record.report is not None:
             return record.report
@@ -138,7 +160,7 @@ def pictures_of(record: JobRecord) -> DecodeReport:
             raise JobCanceled(f"job {record.id!r} was canceled")
         case JobStatus.EXPIRED:
             raise expired(record.id, record.reason)
-    raise WaitTimeout(f"job {record.id!r} is {record.status.value}; it has no pictures yet")
+    raise WaitTimeout(f"job {record.id!r} is {record.status.value}; it has no result yet")
 
 
 def only(job_id: str, images: Sequence[Image.Image]) -> Image.Image:

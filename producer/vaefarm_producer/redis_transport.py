@@ -11,7 +11,7 @@ from vaefarm_shared.blobs import BlobStore, latent_name
 from vaefarm_shared.budget import Limits, held_bytes, read_limits
 from vaefarm_shared.catalogue import Catalogue, Contract, unknown_vae
 from vaefarm_shared.connection import farm_errors
-from vaefarm_shared.job import ImageRecord, JobRecord, JobStatus
+from vaefarm_shared.job import BlobRecord, JobRecord, JobStatus
 from vaefarm_shared.redis_policy import check_policy
 from vaefarm_shared.settings import Settings
 
@@ -116,10 +116,10 @@ class RedisTransport(RedisOperations):
         with farm_errors(self._connection):
             return reading.read_record(self._connection, job_id)
 
-    def picture(self, job_id: str, image: ImageRecord) -> bytes:
-        """A stored picture's bytes."""
+    def stored(self, job_id: str, one: BlobRecord) -> bytes:
+        """The bytes of a stored picture, or latents."""
         with farm_errors(self._connection):
-            data = self._blobs.get(image.blob, image.size_bytes)
+            data = self._blobs.get(one.blob, one.size_bytes)
         if data is None:
             raise reading.expired(job_id, None)
         return data

@@ -17,25 +17,11 @@ MAX_METADATA_CHARACTERS: Final[int] = 16 * 1024
 MAX_SIDES: Final[dict[str, int]] = {"webp": 16_383, "jpeg": 65_500}
 
 
-class SubmitOptions(TypedDict, total=False):
-    """What a submit may say besides latents, VAE and id."""
+class JobOptions(TypedDict, total=False):
+    """What a decode and an encode may both say."""
 
-    height: int | None
-    """Pixels; needed for packed latents, checked for others; where pipelines bin resolutions, what they were asked."""
-    width: int | None
-    """As height."""
-    normalised: bool
-    """False for latents that were denormalised for the decoder already; pipelines return them normalised."""
-    image_format: str
-    """'png' (default, lossless), 'jpeg' or 'webp'."""
-    quality: int | None
-    """1 to 100, for JPEG and lossy WebP; 90 unless given."""
-    lossless: bool
-    """WebP without loss."""
     reproducible: bool
-    """Decode alone, with no switch that changes bits: the diffusers pipeline's own picture, bit for bit."""
-    tiling: bool
-    """Allow tiles where the device is short of memory, though they change the picture visibly."""
+    """Run alone, with no switch that changes bits: the diffusers pipeline's own picture, or latents, bit for bit."""
     producer: str
     """The producer's lane: within a priority, producers take turns."""
     priority: str
@@ -52,9 +38,29 @@ class SubmitOptions(TypedDict, total=False):
     """How long a failed job is kept; a week unless given."""
 
 
+class SubmitOptions(JobOptions, total=False):
+    """What a submit may say besides latents, VAE and id."""
+
+    height: int | None
+    """Pixels; needed for packed latents, checked for others; where pipelines bin resolutions, what they were asked."""
+    width: int | None
+    """As height."""
+    normalised: bool
+    """False for latents that were denormalised for the decoder already; pipelines return them normalised."""
+    image_format: str
+    """'png' (default, lossless), 'jpeg' or 'webp'."""
+    quality: int | None
+    """1 to 100, for JPEG and lossy WebP; 90 unless given."""
+    lossless: bool
+    """WebP without loss."""
+    tiling: bool
+    """Allow tiles where the device is short of memory, though they change the picture visibly."""
+
+
 @dataclass(frozen=True, slots=True)
 class PreparedJob:
-    """A job that passed every check: its spec and its latents' safetensors bytes."""
+    """A job that passed every check: its spec, and its blob: the safetensors bytes of latents or images, or a picture's
+    file."""
 
     spec: JobSpec
     packed: bytes
@@ -75,7 +81,9 @@ def prepare(tensor: Any, vae: str, contract: Contract, job_id: str | None, optio
         raise InvalidLatents(
             f"latents of shape {held.shape} hold NaN or Inf; expected finite values: the generation went wrong"
         )
-    _check_options(given)
+    check_options(given, SubmitOptions)
+    if given.get("lossless") and given.get("image_format") != "webp":
+        raise InvalidOption("lossless is for image_format='webp'; PNG always is, JPEG never")
     sides = pictures.crop_height or pictures.height, pictures.crop_width or pictures.width
     _check_format(str(given.get("image_format", "png")), max(sides), vae, contract)
     wanted = {
@@ -89,7 +97,11 @@ def prepare(tensor: Any, vae: str, contract: Contract, job_id: str | None, optio
         **_departures(pictures, contract),
         **given,
     }
-    packed = latents.pack(held)
+    return prepared_job(job_id, latents.pack(held), wanted)
+
+
+def prepared_job(job_id: str, packed: bytes, wanted: dict[str, Any]) -> PreparedJob:
+    """A job of an id and its blob's bytes, for what is wanted. Raises InvalidOption for what no spec allows."""
     try:
         spec = JobSpec(id=job_id, request_hash=request_hash(packed, wanted), **wanted)
     except ValidationError as error:
@@ -97,17 +109,14 @@ def prepare(tensor: Any, vae: str, contract: Contract, job_id: str | None, optio
     return PreparedJob(spec, packed)
 
 
-def _check_options(given: dict[str, Any]) -> None:
-    unknown = sorted(set(given) - set(SubmitOptions.__annotations__))
+def check_options(given: dict[str, Any], known: type) -> None:
+    """Raise InvalidOption for an option that `known`, a TypedDict, does not name, and for metadata too long."""
+    unknown = sorted(set(given) - set(known.__annotations__))
     if unknown:
-        raise InvalidOption(
-            f"option {unknown[0]!r} is not known; expected some of {', '.join(SubmitOptions.__annotations__)}"
-        )
+        raise InvalidOption(f"option {unknown[0]!r} is not known; expected some of {', '.join(known.__annotations__)}")
     metadata = given.get("metadata") or {}
     if isinstance(metadata, dict) and sum(len(f"{k}{v}") for k, v in metadata.items()) > MAX_METADATA_CHARACTERS:
         raise InvalidOption(f"metadata has more than {MAX_METADATA_CHARACTERS} characters; expected fewer")
-    if given.get("lossless") and given.get("image_format") != "webp":
-        raise InvalidOption("lossless is for image_format='webp'; PNG always is, JPEG never")
 
 
 def _departures(pictures: checks.Pictures, contract: Contract) -> dict[str, Any]:

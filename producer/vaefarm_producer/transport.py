@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 
 from vaefarm_shared.catalogue import Contract
 from vaefarm_shared.failures import FailedJob
-from vaefarm_shared.job import ImageRecord, JobRecord, JobStatus
+from vaefarm_shared.job import BlobRecord, JobRecord, JobStatus
 from vaefarm_shared.quarantine import Device
 from vaefarm_shared.reading import QueueDepth
 
@@ -57,8 +57,8 @@ class Transport(Protocol):
         """A job's record. Raises JobNotFound."""
         ...
 
-    def picture(self, job_id: str, image: ImageRecord) -> bytes:
-        """A stored picture's bytes. Raises JobExpired when they are past their life."""
+    def stored(self, job_id: str, one: BlobRecord) -> bytes:
+        """The bytes of a stored picture, or latents. Raises JobExpired when they are past their life."""
         ...
 
     def ended(self, job_id: str) -> "Future[JobStatus]":

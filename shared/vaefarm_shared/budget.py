@@ -6,7 +6,7 @@ finds it; the settle puts what was stored in place of what was reserved. Blobs i
 
 from dataclasses import dataclass
 from itertools import islice
-from math import ceil
+from math import ceil, prod
 from typing import Final
 
 import redis
@@ -69,7 +69,10 @@ def read_limits(connection: redis.Redis, budget_bytes: int | None, max_jobs: int
 
 
 def picture_bytes(spec: JobSpec) -> int:
-    """The most bytes that a job's pictures take."""
+    """The most bytes that a job's pictures take, or the latents of an encode."""
+    if spec.task == "encode":
+        # In the widest dtype: which one it will be the worker decides.
+        return prod(spec.shape) * 4 + FILE_BYTES
     lossy = spec.image_format != "png" and not spec.lossless and (spec.quality or 0) <= LOSSY_QUALITY
     height, width = spec.picture_size
     values = spec.count * height * width * spec.picture_channels
@@ -80,7 +83,8 @@ def held_bytes(spec: JobSpec, latent_bytes: int, blobs: BlobStore) -> int:
     """Bytes of Redis that a job holds until it ends: its latent, and room for its pictures, unless they go to files."""
     latent = 0 if blobs.goes_to_files(latent_bytes) else latent_bytes
     pictures = picture_bytes(spec)
-    return latent + (pictures if blobs.files is None else min(pictures, spec.count * blobs.threshold))
+    files = 1 if spec.task == "encode" else spec.count
+    return latent + (pictures if blobs.files is None else min(pictures, files * blobs.threshold))
 
 
 def full(connection: redis.Redis, limits: Limits, what: str, used: int) -> QueueFull:

@@ -3,6 +3,7 @@
     FarmError
      - InvalidInput            what the caller gave is wrong; nothing was queued
          - InvalidLatents      shape, dtype, size, values
+         - InvalidPicture      format, size, values; truncated, animated, or with other bytes behind it
          - InvalidJobId        characters or length
          - InvalidOption       image format, quality, priority, ...
          - UnknownVae          no catalogue entry and no worker of that name
@@ -15,6 +16,7 @@
      - QueueFull               the farm takes no more just now; says when to try again
      - FarmUnavailable         Redis is not reachable
      - ConfigurationError      settings, catalogue or environment
+         - EncodesNothing      this worker has no encoder; another may
      - LeaseLost               a worker's job is no longer its own
      - UnsupportedVersion      the other side writes jobs of another version
      - RefusedJob              a job that no producer of ours wrote
@@ -48,6 +50,10 @@ class InvalidInput(FarmError, ValueError):
 
 class InvalidLatents(InvalidInput):
     """Latents whose shape, dtype, size or values no decode can take."""
+
+
+class InvalidPicture(InvalidInput):
+    """A picture that no encode takes: its format, size or values, or a file that is more or less than one picture."""
 
 
 class InvalidJobId(InvalidInput):
@@ -118,6 +124,10 @@ class FarmUnavailable(FarmError, ConnectionError):
 
 class ConfigurationError(FarmError):
     """Settings, catalogue or environment do not allow what was asked."""
+
+
+class EncodesNothing(ConfigurationError):
+    """This worker has no encoder; another may have one."""
 
 
 class LeaseLost(FarmError):

@@ -55,13 +55,15 @@ Layout = Literal["spatial", "packed", "tokens", "patchified", "frames"]
 
 #: Layouts that a reader of version 1 knows.
 FIRST_LAYOUTS: Final[tuple[Layout, ...]] = ("spatial", "packed")
+Task = Literal["decode", "encode"]
 
 
 class JobSpec(BaseModel):
     """What a producer asks for: everything a worker must know, next to the latent's bytes.
 
     `shape` and `dtype` are the latent tensor's; `count`, `height`, `width` are those of the pictures as they are
-    decoded, in pixels. Times are Unix seconds, lives are seconds.
+    decoded, in pixels. Of an encode `shape` is that of the latents to come, `dtype` that of the image tensor that was
+    given. Times are Unix seconds, lives are seconds.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -69,7 +71,7 @@ class JobSpec(BaseModel):
     version: Annotated[int, Field(ge=1, le=JOB_VERSION)] = 1
     id: Annotated[str, Field(pattern=rf"^{JOB_ID_PATTERN.pattern}$")]
     vae: Name
-    dtype: Literal["float16", "bfloat16", "float32"]
+    dtype: Literal["float16", "bfloat16", "float32", "uint8"]
     shape: Annotated[tuple[int, ...], Field(min_length=3, max_length=5)]
     layout: Layout
     count: Annotated[int, Field(ge=1)]
@@ -82,6 +84,11 @@ class JobSpec(BaseModel):
     picture_channels: Literal[3, 4] = 3
     #: Whether the latents are as a pipeline returns them; False when they were denormalised for the decoder already.
     normalised: bool = True
+    task: Task = "decode"
+    #: Of an encode: whether the blob is a picture's file rather than a tensor.
+    from_file: bool = False
+    #: Of an encode: the seed with which the posterior is sampled; its mode where there is none.
+    seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
     request_hash: str
     image_format: ImageFormat = "png"
     quality: Annotated[int, Field(ge=1, le=100)] | None = None
@@ -116,9 +123,13 @@ class JobSpec(BaseModel):
         return json.dumps({**fields, "version": version}, separators=(",", ":"))
 
     def _lowest_version(self) -> int:
-        """The first version whose readers make the picture that is asked for."""
+        """The first version whose readers do what is asked for."""
         first = (
-            self.layout in FIRST_LAYOUTS and self.normalised and self.crop_height is None and self.crop_width is None
+            self.task == "decode"
+            and self.layout in FIRST_LAYOUTS
+            and self.normalised
+            and self.crop_height is None
+            and self.crop_width is None
         )
         return 1 if first else 2
 
@@ -194,20 +205,35 @@ def check_job_id(job_id: str) -> str:
     return job_id
 
 
-class ImageRecord(BaseModel):
-    """One stored picture: where its bytes lie and what they are."""
+class BlobRecord(BaseModel):
+    """Something stored: where its bytes lie, and how many they are."""
 
     model_config = ConfigDict(frozen=True)
 
     blob: str
-    image_format: ImageFormat
     size_bytes: int
+
+
+class ImageRecord(BlobRecord):
+    """One stored picture."""
+
+    image_format: ImageFormat
     width: int
     height: int
 
 
+class LatentsRecord(BlobRecord):
+    """Stored latents, as a safetensors file."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
 class DecodeReport(BaseModel):
-    """How the pictures of one job were made: their provenance. Seconds are wall-clock."""
+    """How the pictures of one job were made, or the latents of an encode: their provenance. Seconds are wall-clock.
+
+    `seconds_decode` is the device's time, of an encode too; `seconds_encode` goes into writing files.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -231,6 +257,13 @@ class DecodeReport(BaseModel):
     #: What the operator had done to the pictures after their decode, by the entry points' names.
     after_decode: tuple[str, ...] = ()
     images: tuple[ImageRecord, ...] = ()
+    #: What an encode made.
+    latents: LatentsRecord | None = None
+
+    @property
+    def stored(self) -> tuple[BlobRecord, ...]:
+        """All that the job's result consists of: pictures, or latents."""
+        return self.images if self.latents is None else (*self.images, self.latents)
 
     def to_json(self) -> str:
         """Write the report without its defaults."""

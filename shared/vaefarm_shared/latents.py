@@ -6,6 +6,7 @@ contiguous before its bytes are taken: a view's memory holds other values, or th
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +25,7 @@ STORAGE: Final[dict[str, type[np.generic]]] = {
 }
 
 #: Names of the same dtypes inside a safetensors file.
-SAFETENSORS_NAMES: Final[dict[str, str]] = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
+SAFETENSORS_NAMES: Final[dict[str, str]] = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "U8": "uint8"}
 
 #: Bytes that a safetensors header of ours may take; it holds one tensor.
 MAX_HEADER_BYTES: Final[int] = 4096
@@ -37,8 +38,8 @@ EXPONENTS: Final[dict[str, int]] = {"float16": 0x7C00, "bfloat16": 0x7F80}
 
 
 @dataclass(frozen=True, slots=True)
-class Latents:
-    """Latents in host memory: C-contiguous `array` in the storage type of `dtype` (bfloat16 as uint16)."""
+class HostTensor:
+    """A tensor in host memory: C-contiguous `array` in the storage type of `dtype` (bfloat16 as uint16)."""
 
     array: npt.NDArray[Any]
     dtype: str
@@ -52,6 +53,24 @@ class Latents:
     def nbytes(self) -> int:
         """Bytes of the tensor's data."""
         return int(self.array.nbytes)
+
+    def numpy(self) -> npt.NDArray[np.float32]:
+        """The values as float32, which holds those of every dtype exactly."""
+        if self.dtype == "bfloat16":
+            return (self.array.astype(np.uint32) << 16).view(np.float32)
+        return self.array.astype(np.float32)
+
+    def torch(self) -> Any:
+        """A torch tensor of the same dtype on the CPU, in memory of its own. Imports torch."""
+        import torch
+
+        dtype = getattr(torch, self.dtype)
+        return torch.frombuffer(bytearray(self.array.tobytes()), dtype=dtype).reshape(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Latents(HostTensor):
+    """Latents: (n, channels, rows, columns), or as a pipeline packs them."""
 
     def is_finite(self) -> bool:
         """True when no value is NaN or Inf."""
@@ -68,47 +87,49 @@ def from_tensor(tensor: Any) -> Latents:
     Raises:
         InvalidLatents: it is neither, or its dtype is not float16, bfloat16 or float32.
     """
-    if isinstance(tensor, np.ndarray):
-        dtype, array = tensor.dtype.name, tensor
-        # ml_dtypes' bfloat16 is a NumPy dtype by that name.
-        if dtype == "bfloat16":
-            array = np.ascontiguousarray(tensor).view(np.uint16)
-    elif _is_torch_tensor(tensor):
-        dtype, array = _from_torch(tensor)
-    else:
+    if not is_tensor(tensor):
         raise InvalidLatents(
             f"latents are a {type(tensor).__name__}; expected a torch tensor or a NumPy array"
             " (a pipeline called with output_type='latent' returns one as .images)"
         )
-    check_dtype(dtype)
-    little_endian = np.dtype(STORAGE[dtype]).newbyteorder("<")
-    return Latents(np.ascontiguousarray(array, dtype=little_endian).reshape(array.shape), dtype)
+    check_dtype(dtype_of(tensor))
+    return Latents(to_host(tensor), dtype_of(tensor))
 
 
-def _is_torch_tensor(value: Any) -> bool:
+def is_tensor(value: Any) -> bool:
+    """Whether it is a NumPy array or a torch tensor."""
     # A tensor can only exist where torch is loaded already, so this never imports it.
     torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)
+    return isinstance(value, np.ndarray) or (torch is not None and isinstance(value, torch.Tensor))
 
 
-def _from_torch(tensor: Any) -> tuple[str, npt.NDArray[Any]]:
-    torch = sys.modules["torch"]
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    check_dtype(dtype)
-    host = tensor.detach().to("cpu").contiguous()
-    return dtype, (host.view(torch.uint16) if dtype == "bfloat16" else host).numpy()
+def dtype_of(tensor: Any) -> str:
+    """The name of its dtype; that of ml_dtypes' bfloat16, which is a NumPy dtype, is the same as torch's."""
+    return tensor.dtype.name if isinstance(tensor, np.ndarray) else str(tensor.dtype).removeprefix("torch.")
 
 
-def check_dtype(dtype: str) -> None:
-    """Raise InvalidLatents unless `dtype` is one that pipelines hand out."""
-    if dtype not in STORAGE:
+def to_host(tensor: Any) -> npt.NDArray[Any]:
+    """A NumPy array or torch tensor as a C-contiguous, little-endian array, bfloat16 as uint16."""
+    is_bfloat16 = dtype_of(tensor) == "bfloat16"
+    if isinstance(tensor, np.ndarray):
+        array = np.ascontiguousarray(tensor).view(np.uint16) if is_bfloat16 else tensor
+    else:
+        host = tensor.detach().to("cpu").contiguous()
+        array = (host.view(sys.modules["torch"].uint16) if is_bfloat16 else host).numpy()
+    # A tensor of no dimensions becomes one of one: it has its own shape again afterwards.
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).reshape(tensor.shape)
+
+
+def check_dtype(dtype: str, storage: Mapping[str, type[np.generic]] = STORAGE) -> None:
+    """Raise InvalidLatents unless `dtype` is one of those given: else, one that pipelines hand out."""
+    if dtype not in storage:
         raise InvalidLatents(
-            f"latents have dtype {dtype}; expected one of {', '.join(STORAGE)}: convert them before submitting"
+            f"latents have dtype {dtype}; expected one of {', '.join(storage)}: convert them before submitting"
         )
 
 
-def pack(latents: Latents) -> bytes:
-    """Write latents as the bytes of a safetensors file; the same latents give the same bytes.
+def pack(latents: HostTensor) -> bytes:
+    """Write a tensor as the bytes of a safetensors file; the same tensor gives the same bytes.
 
     Never called "packed latents": that is Flux's 3-d layout.
     """
@@ -127,6 +148,11 @@ def unpack(data: bytes) -> Latents:
     Raises:
         InvalidLatents: it is no safetensors file, is truncated, or holds no such tensor.
     """
+    return Latents(*read_tensor(data, STORAGE))
+
+
+def read_tensor(data: bytes, storage: Mapping[str, type[np.generic]]) -> tuple[npt.NDArray[Any], str]:
+    """A safetensors file's tensor, in the storage of its dtype, and that dtype. Raises as `unpack`."""
     check_header(data)
     try:
         tensors = dict(deserialize(data))
@@ -137,9 +163,9 @@ def unpack(data: bytes) -> Latents:
         raise InvalidLatents(f"the file holds the tensors {names}; expected one tensor, or one named 'latents'")
     tensor = tensors.get(TENSOR_NAME) or next(iter(tensors.values()))
     dtype = SAFETENSORS_NAMES.get(tensor["dtype"], tensor["dtype"])
-    check_dtype(dtype)
-    array = np.frombuffer(tensor["data"], dtype=np.dtype(STORAGE[dtype]).newbyteorder("<"))
-    return Latents(array.reshape(tensor["shape"]), dtype)
+    check_dtype(dtype, storage)
+    array = np.frombuffer(tensor["data"], dtype=np.dtype(storage[dtype]).newbyteorder("<"))
+    return array.reshape(tensor["shape"]), dtype
 
 
 def check_header(data: bytes) -> None:

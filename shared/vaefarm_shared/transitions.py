@@ -191,6 +191,7 @@ def _settle_arguments(outcome: Outcome) -> list[Argument]:
     claim, report = outcome.claim, outcome.report
     failed = outcome.status is JobStatus.FAILED
     images = report.images if report is not None else ()
+    stored = report.stored if report is not None else ()
     return [
         *(claim.job_id, claim.token, outcome.status.value, outcome.worker_name, outcome.reason),
         "" if report is None else report.to_json(),
@@ -200,7 +201,7 @@ def _settle_arguments(outcome: Outcome) -> list[Argument]:
         rq_bridge.encoded_reason(outcome.reason) if failed else "",
         rq_bridge.encoded_call() if failed else "",
         rq_bridge.date(claim.queued_at) if failed else "",
-        *(image.blob for image in images),
+        *(one.blob for one in stored),
     ]
 
 
@@ -253,7 +254,7 @@ def blob_references(fields: dict[str, str]) -> list[str]:
     """Every blob that a record names."""
     references = [fields["latent"]] if fields.get("latent") else []
     if fields.get("report"):
-        references += [image.blob for image in DecodeReport.model_validate_json(fields["report"]).images]
+        references += [one.blob for one in DecodeReport.model_validate_json(fields["report"]).stored]
     return references
 
 

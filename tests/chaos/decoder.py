@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from vaefarm_shared.catalogue import Catalogue
 from vaefarm_shared.errors import DeviceFault, NonFiniteImage, OutOfMemory
-from vaefarm_worker.decoder import AlwaysHot, Batch, Decoded, ServedVae
+from vaefarm_worker.decoder import AlwaysHot, Batch, Decoded, Encoded, ServedVae
 from vaefarm_worker.fake_decoder import stripes
 
 #: The one VAE that it serves.
@@ -82,6 +82,9 @@ class ChaosDecoder(AlwaysHot):
         for item in batch.items:
             harm(float(item.latents.array.flat[0]))
         return [Decoded(stripes(item), "float32") for item in batch.items]
+
+    def encode(self, batch: Batch) -> list[Encoded]:
+        raise NotImplementedError("nothing is encoded in the storm")
 
     def self_test(self) -> None:
         if self._decodes_left == 0:

@@ -24,6 +24,7 @@ class BatchKey:
     sizes: tuple[int, int, int, int]
     layout: str
     normalised: bool
+    task: str
     #: Set for a job that shares the device with no other.
     alone: str = ""
 
@@ -32,7 +33,7 @@ def batch_key(spec: JobSpec, alone: bool = False) -> BatchKey:
     """The key of a job. One that must be reproducible, or may have ended a worker, has a key of its own."""
     single = spec.id if alone or spec.reproducible else ""
     sizes = (spec.height, spec.width, *spec.picture_size)
-    return BatchKey(spec.vae, spec.shape[1:], spec.dtype, sizes, spec.layout, spec.normalised, single)
+    return BatchKey(spec.vae, spec.shape[1:], spec.dtype, sizes, spec.layout, spec.normalised, spec.task, single)
 
 
 @dataclass(slots=True)

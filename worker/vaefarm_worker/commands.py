@@ -70,9 +70,12 @@ def worker(
     fake_memory_bytes: Annotated[
         int | None, typer.Option(help="Memory of the fake decoder's device, at 4096 bytes a pixel.", min=1)
     ] = None,
+    decode_only: Annotated[
+        bool, typer.Option("--decode-only", help="Keep no encoder in memory; encodes go to other workers.")
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
 ) -> None:
-    """Decode jobs on this machine's GPU or CPU, with VAEs that stay loaded.
+    """Decode and encode jobs on this machine's GPU or CPU, with VAEs that stay loaded.
 
     SIGTERM or Ctrl-C finishes what is on the device, hands the rest back and exits 0; a second one exits at once, and
     its jobs go to another worker.
@@ -85,7 +88,15 @@ def worker(
     worker_name = name or default_name()
     # Before torch is imported: the renewer of leases must not wait for it.
     lifeline = Lifeline(settings, worker_name)
-    make = partial(make_decoder, decoder, entries, device, limit_bytes=limit_bytes, idle_seconds=idle_unload)
+    make = partial(
+        make_decoder,
+        decoder,
+        entries,
+        device,
+        limit_bytes=limit_bytes,
+        idle_seconds=idle_unload,
+        decode_only=decode_only,
+    )
     chosen = make(fake_seconds=fake_seconds, fake_image_bytes=fake_image_bytes, fake_memory_bytes=fake_memory_bytes)
     connection = connect(settings.redis_url.get_secret_value())
     patiently(partial(wait_for_release, connection, chosen.device_id))
@@ -154,6 +165,7 @@ def make_decoder(
     fake_memory_bytes: int | None = None,
     limit_bytes: int | None = None,
     idle_seconds: float | None = None,
+    decode_only: bool = False,
 ) -> Decoder:
     """The decoder of that kind, its entries loaded as far as there is room.
 
@@ -162,7 +174,7 @@ def make_decoder(
     if kind == "fake":
         from .fake_decoder import FakeDecoder
 
-        return FakeDecoder(entries, fake_seconds, fake_image_bytes, fake_memory_bytes)
+        return FakeDecoder(entries, fake_seconds, fake_image_bytes, fake_memory_bytes, decode_only=decode_only)
     if kind != "local":
         raise ConfigurationError(f"--decoder {kind!r} is not known; expected local or fake")
     try:
@@ -170,7 +182,7 @@ def make_decoder(
         from .local_decoder import LocalDecoder
     except ModuleNotFoundError as error:
         raise ConfigurationError(f"a worker needs {error.name}: pip install 'vaefarm[worker]'") from error
-    return LocalDecoder(entries, device, limit_bytes, idle_seconds)
+    return LocalDecoder(entries, device, limit_bytes, idle_seconds, decode_only)
 
 
 def read_bytes(text: str, name: str) -> int:

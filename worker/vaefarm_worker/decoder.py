@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from vaefarm_shared.catalogue import Contract
 from vaefarm_shared.errors import VaeUnavailable
-from vaefarm_shared.job import JobSpec
+from vaefarm_shared.images import Images
+from vaefarm_shared.job import JobSpec, Task
 from vaefarm_shared.latents import Latents
 
 Pixels = npt.NDArray[np.uint8]
@@ -23,19 +24,33 @@ class ServedVae:
     contract: Contract
     #: Commit of the repository, or `sha256:` and the start of the weights' digest.
     revision: str
+    #: Whether its encoder is there as well.
+    encodes: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class BatchItem:
-    """One job of a batch: what was asked and the latents."""
+    """One job of a batch: what was asked, and the latents or, of an encode, the images."""
 
     spec: JobSpec
-    latents: Latents
+    tensor: Latents | Images
+
+    @property
+    def latents(self) -> Latents:
+        """The latents of a decode."""
+        assert isinstance(self.tensor, Latents)
+        return self.tensor
+
+    @property
+    def images(self) -> Images:
+        """The images of an encode."""
+        assert isinstance(self.tensor, Images)
+        return self.tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Jobs that are decoded together: all of one VAE, latent shape and dtype."""
+    """Jobs that are decoded, or encoded, together: all of one VAE, shape and dtype."""
 
     items: tuple[BatchItem, ...]
 
@@ -43,6 +58,11 @@ class Batch:
     def vae(self) -> str:
         """The VAE of every item."""
         return self.items[0].spec.vae
+
+    @property
+    def task(self) -> Task:
+        """What is done with every item."""
+        return self.items[0].spec.task
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +78,19 @@ class Decoded:
     files: tuple[bytes, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One item's latents, as an img2img pipeline holds them, and how they were made."""
+
+    #: (count, channels, height / scale, width / scale).
+    latents: Latents
+    dtype: str
+    widened_from: str | None = None
+    switches: tuple[str, ...] = ()
+
+
 class Decoder(Protocol):
-    """What decodes. Called by one thread at a time."""
+    """What decodes, and encodes. Called by one thread at a time."""
 
     @property
     def device(self) -> str:
@@ -119,6 +150,14 @@ class Decoder(Protocol):
             DeviceFault: the device or its driver is at fault.
             VaeUnavailable: its VAE cannot be loaded.
             DecodeError: the decode went wrong; its class says whether another try can help.
+        """
+        ...
+
+    def encode(self, batch: Batch) -> list[Encoded]:
+        """One Encoded for each item of a batch of encodes, in its order.
+
+        Raises:
+            OutOfMemory, DeviceFault, DecodeError: as `decode`.
         """
         ...
 

@@ -1,13 +1,14 @@
-"""Pixels to the bytes of a PNG, JPEG or WebP file."""
+"""What a job made to the bytes of a file: pixels to a PNG, JPEG or WebP, latents to safetensors."""
 
 import io
 from typing import Any, Final
 
 from PIL import Image
 
+from vaefarm_shared import latents
 from vaefarm_shared.job import JobSpec
 
-from .decoder import Decoded, Pixels
+from .decoder import Decoded, Encoded, Pixels
 
 #: JPEG and lossy WebP quality unless the job says otherwise.
 QUALITY: Final[int] = 90
@@ -16,11 +17,13 @@ QUALITY: Final[int] = 90
 PNG_LEVEL: Final[int] = 1
 
 
-def encoded_files(decoded: Decoded, spec: JobSpec) -> list[bytes]:
-    """Each picture's file: as the decoder made it, else encoded now."""
-    if decoded.pixels is None:
-        return list(decoded.files)
-    return [encode_image(pixels, spec) for pixels in decoded.pixels]
+def encoded_files(made: Decoded | Encoded, spec: JobSpec) -> list[bytes]:
+    """Each picture's file, as the decoder made it, else encoded now; of an encode the one file of its latents."""
+    if isinstance(made, Encoded):
+        return [latents.pack(made.latents)]
+    if made.pixels is None:
+        return list(made.files)
+    return [encode_image(pixels, spec) for pixels in made.pixels]
 
 
 def encode_image(pixels: Pixels, spec: JobSpec) -> bytes:

@@ -10,13 +10,13 @@ import redis
 from vaefarm_shared import keys
 from vaefarm_shared.blobs import BlobStore, image_name
 from vaefarm_shared.errors import DecodeError, FarmError, NonFiniteImage, OutOfMemory, VaeUnavailable
-from vaefarm_shared.job import ImageRecord, JobStatus
+from vaefarm_shared.job import ImageRecord, JobSpec, JobStatus, LatentsRecord
 from vaefarm_shared.leases import Claim, How
 from vaefarm_shared.queues import size_of
 from vaefarm_shared.transitions import Outcome
 from vaefarm_shared.workers import holders, read_workers
 
-from .decoder import Decoded
+from .decoder import Decoded, Encoded
 from .encode import encoded_files
 from .loading import Loaded
 from .patience import Abandoned
@@ -32,7 +32,7 @@ class Done:
 
     job: Loaded
     attempt: int
-    outcome: Decoded | Exception
+    outcome: Decoded | Encoded | Exception
     #: Its share of the batch's time on the device.
     seconds_decode: float
     batch_size: int
@@ -65,29 +65,31 @@ class Endings:
         self._blobs = blobs
 
     def of(self, done: Done) -> Ready:
-        """What a decoded job becomes: its pictures are encoded, and written where they go to files.
+        """What a decoded job becomes: its pictures, or latents, become files, which are written where they go to files.
 
         Raises:
             Abandoned: the worker stops, and the store is away.
         """
-        if not isinstance(done.outcome, Decoded):
+        if isinstance(done.outcome, Exception):
             return self._went_wrong(done, done.outcome)
         try:
             return self._finished(done, done.outcome)
         except Abandoned:
             raise
         except OSError as error:
-            return Ready(done.job.claim, how="avoid", reason=f"its picture cannot be written here: {error}")
+            return Ready(done.job.claim, how="avoid", reason=f"its result cannot be written here: {error}")
         except Exception as error:
             return self._went_wrong(done, error)
 
-    def _finished(self, done: Done, decoded: Decoded) -> Ready:
-        """Encode a job's pictures; write those that go to files."""
+    def _finished(self, done: Done, made: Decoded | Encoded) -> Ready:
+        """Make a job's files; write those that go to the store of files."""
         began = time.monotonic()
         claim, spec = done.job.claim, done.job.spec
-        files = encoded_files(self._after_decode.apply(decoded, spec), spec)
+        if isinstance(made, Decoded):
+            made = self._after_decode.apply(made, spec)
+        files = encoded_files(made, spec)
         seconds_encode = time.monotonic() - began
-        images, to_redis = [], []
+        references, to_redis = [], []
         for index, data in enumerate(files):
             name = image_name(claim.job_id, claim.token, index)
             if self._blobs.goes_to_files(len(data)):
@@ -95,16 +97,14 @@ class Endings:
             else:
                 reference = self._blobs.reference(name, len(data))
                 to_redis.append((keys.blob(name), data, spec.result_seconds))
-            images.append(
-                ImageRecord(
-                    blob=reference,
-                    image_format=spec.image_format,
-                    size_bytes=len(data),
-                    width=spec.picture_size[1],
-                    height=spec.picture_size[0],
-                )
-            )
-        report = self._reporter.report(done, decoded, seconds_encode, tuple(images))
+            references.append(reference)
+        sizes = [len(data) for data in files]
+        if isinstance(made, Encoded):
+            latents = latents_record(made, references[0], sizes[0])
+            report = self._reporter.report(done, made, seconds_encode, latents=latents)
+        else:
+            images = tuple(image_record(spec, *stored) for stored in zip(references, sizes, strict=True))
+            report = self._reporter.report(done, made, seconds_encode, images)
         outcome = Outcome(
             claim,
             JobStatus.FINISHED,
@@ -113,10 +113,9 @@ class Endings:
             extra_seconds=done.seconds_decode - done.job.cost_seconds,
             files=to_redis,
         )
-        references = tuple(image.blob for image in images)
         size = sum(len(data) for _, data, _ in to_redis)
         return Ready(
-            claim, outcome=outcome, size_bytes=size, files=references, latent_reference=done.job.latent_reference
+            claim, outcome=outcome, size_bytes=size, files=tuple(references), latent_reference=done.job.latent_reference
         )
 
     def _went_wrong(self, done: Done, error: Exception) -> Ready:
@@ -149,6 +148,17 @@ class Endings:
         workers = [one for one in read_workers(self._connection) if vae not in one.get("unavailable", {})]
         able = holders(workers, vae, size_of(claim.queue))
         return bool(able - {self._worker_name, *avoid})
+
+
+def image_record(spec: JobSpec, blob: str, size_bytes: int) -> ImageRecord:
+    """The record of one of a job's pictures."""
+    height, width = spec.picture_size
+    return ImageRecord(blob=blob, image_format=spec.image_format, size_bytes=size_bytes, width=width, height=height)
+
+
+def latents_record(made: Encoded, blob: str, size_bytes: int) -> LatentsRecord:
+    """The record of an encode's latents."""
+    return LatentsRecord(blob=blob, size_bytes=size_bytes, shape=made.latents.shape, dtype=made.latents.dtype)
 
 
 def describe(error: Exception) -> str:

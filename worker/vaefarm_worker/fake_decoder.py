@@ -10,8 +10,9 @@ import numpy as np
 
 from vaefarm_shared.catalogue import VaeEntry
 from vaefarm_shared.errors import ConfigurationError, OutOfMemory
+from vaefarm_shared.latents import Latents
 
-from .decoder import AlwaysHot, Batch, BatchItem, Decoded, ServedVae
+from .decoder import AlwaysHot, Batch, BatchItem, Decoded, Encoded, ServedVae
 from .fake_files import fake_png
 
 #: Part of a whole decode's memory that a tiled one takes.
@@ -19,7 +20,7 @@ TILED_SHARE: Final[float] = 0.25
 
 
 class FakeDecoder(AlwaysHot):
-    """Deterministic pictures after a settable time, in a settable memory."""
+    """Deterministic pictures and latents after a settable time, in a settable memory."""
 
     def __init__(
         self,
@@ -29,6 +30,7 @@ class FakeDecoder(AlwaysHot):
         memory_bytes: int | None = None,
         bytes_per_pixel: int = 4096,
         admit: bool = False,
+        decode_only: bool = False,
     ) -> None:
         """Serve every entry.
 
@@ -36,6 +38,7 @@ class FakeDecoder(AlwaysHot):
             image_bytes: Where a job wants PNG, give finished files of exactly that size: nothing is left to encode.
             memory_bytes: What a batch has room in; without it, any has.
             admit: Tell what fits beforehand, rather than run out of memory.
+            decode_only: Encode nothing.
 
         Raises:
             ConfigurationError: an entry's contract is known to its weights alone; or no picture fits `image_bytes`.
@@ -49,7 +52,7 @@ class FakeDecoder(AlwaysHot):
         for entry in entries:
             if entry.contract is None:
                 raise ConfigurationError(f"VAE {entry.id!r}: the fake decoder needs a contract in the catalogue")
-            self._vaes[entry.id] = ServedVae(entry.id, entry.contract, "fake")
+            self._vaes[entry.id] = ServedVae(entry.id, entry.contract, "fake", not decode_only)
             if image_bytes is not None:
                 fake_png(entry.contract.spatial_scale, entry.contract.spatial_scale, image_bytes, b"")
 
@@ -99,6 +102,16 @@ class FakeDecoder(AlwaysHot):
         switches = ("tiling",) if tiled else ()
         return [self._decoded(item, switches) for item in batch.items]
 
+    def encode(self, batch: Batch) -> list[Encoded]:
+        """Wait, then give each item latents that repeat a digest of its images and seed.
+
+        Raises:
+            OutOfMemory: the batch's pixels take more than the memory there is.
+        """
+        self._take_memory(batch, tiled=False)
+        time.sleep(self._seconds_per_batch)
+        return [Encoded(digest_latents(item), "fake") for item in batch.items]
+
     def self_test(self) -> None:
         """No device, and so none that could be at fault."""
 
@@ -106,7 +119,9 @@ class FakeDecoder(AlwaysHot):
         pixels = sum(item.spec.pixels for item in batch.items)
         taken = int(pixels * self._bytes_per_pixel * (TILED_SHARE if tiled else 1))
         if self._memory_bytes is not None and taken > self._memory_bytes:
-            raise OutOfMemory(f"fake has no room to decode {pixels} pixels: {taken} bytes of {self._memory_bytes}")
+            raise OutOfMemory(
+                f"fake has no room to {batch.task} {pixels} pixels: {taken} bytes of {self._memory_bytes}"
+            )
 
     def _decoded(self, item: BatchItem, switches: tuple[str, ...]) -> Decoded:
         spec = item.spec
@@ -115,6 +130,16 @@ class FakeDecoder(AlwaysHot):
         size = self._image_bytes
         files = tuple(fake_png(*spec.picture_size, size, latent.data) for latent in item.latents.array)
         return Decoded(None, "fake", switches=switches, files=files)
+
+
+def digest_latents(item: BatchItem) -> Latents:
+    """(count, c, h, w) float32 in [0, 1] that repeat a digest of each image and of the job's seed."""
+    spec = item.spec
+    array = np.empty(spec.shape, np.float32)
+    for index, image in enumerate(item.images.array):
+        digest = hashlib.sha256(image.tobytes() + str(spec.seed).encode()).digest()
+        array[index] = np.resize(np.frombuffer(digest, np.uint8), spec.shape[1:]) / np.float32(255)
+    return Latents(array, "float32")
 
 
 def stripes(item: BatchItem) -> np.ndarray[Any, np.dtype[np.uint8]]:

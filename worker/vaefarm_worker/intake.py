@@ -11,7 +11,7 @@ from vaefarm_shared import leases, transitions
 from vaefarm_shared.blobs import BlobStore
 from vaefarm_shared.budget import held_bytes
 from vaefarm_shared.connection import AWAY
-from vaefarm_shared.errors import ConfigurationError, UnsupportedVersion
+from vaefarm_shared.errors import ConfigurationError, EncodesNothing, UnsupportedVersion
 from vaefarm_shared.leases import ClaimedJob, Wanted
 from vaefarm_shared.transitions import Submission
 
@@ -135,11 +135,11 @@ class Intake:
         self._station.lifeline.drop([plain.claim])
 
     def _refuse(self, one: Unloadable) -> None:
-        if isinstance(one.error, OSError | ConfigurationError):
+        if isinstance(one.error, UnsupportedVersion | EncodesNothing):
+            # A worker of the other release, or with an encoder, may live, or be about to.
+            self._outbox.hand_back(one.claim, "avoid", str(one.error))
+        elif isinstance(one.error, OSError | ConfigurationError):
             # Another worker may have the folder that this one has not.
             self._outbox.hand_back(one.claim, "avoid", f"its latent cannot be read here: {one.error}")
-        elif isinstance(one.error, UnsupportedVersion):
-            # A worker of the other release may live, or be about to.
-            self._outbox.hand_back(one.claim, "avoid", str(one.error))
         else:
             self._outbox.fail(one.claim, one.error)

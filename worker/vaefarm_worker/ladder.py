@@ -1,8 +1,8 @@
 """What becomes of each job of a batch when its decode goes wrong.
 
-A batch that the device has no room for is halved, down to a single job; that one is tiled where it may be, else handed
-to another worker. A batch that raises is split until the culprit is alone; its neighbours are decoded. What is the
-device's fault is nobody's, and is raised.
+A batch that the device has no room for is halved, down to a single job; that one is tiled where it may be (an encode
+never is), else handed to another worker. A batch that raises is split until the culprit is alone; its neighbours are
+decoded. What is the device's fault is nobody's, and is raised.
 """
 
 import logging
@@ -10,18 +10,18 @@ from collections.abc import Callable, Sequence
 
 from vaefarm_shared.errors import BatchMismatch, DecodeError, DeviceFault, OutOfMemory
 
-from .decoder import Batch, BatchItem, Decoded, Decoder
+from .decoder import Batch, BatchItem, Decoded, Decoder, Encoded
 
 logger = logging.getLogger(__name__)
 
 #: Told which items the device is about to decode.
 OnDevice = Callable[[Sequence[BatchItem]], None]
 
-Outcome = Decoded | Exception
+Outcome = Decoded | Encoded | Exception
 
 
 def decode(decoder: Decoder, batch: Batch, on_device: OnDevice, *, tiling: bool = False) -> list[Outcome]:
-    """One outcome for each item, in their order: its pictures, or the error that is its own.
+    """One outcome for each item, in their order: its pictures, or latents, or the error that is its own.
 
     Args:
         on_device: Told before each call of the decoder what that call decodes.
@@ -32,10 +32,10 @@ def decode(decoder: Decoder, batch: Batch, on_device: OnDevice, *, tiling: bool 
     """
     on_device(batch.items)
     try:
-        decoded = decoder.decode(batch)
-        if len(decoded) != len(batch.items):
-            raise BatchMismatch(f"the decoder gave {len(decoded)} results for {len(batch.items)} jobs")
-        return list(decoded)
+        made: Sequence[Outcome] = decoder.encode(batch) if batch.task == "encode" else decoder.decode(batch)
+        if len(made) != len(batch.items):
+            raise BatchMismatch(f"the decoder gave {len(made)} results for {len(batch.items)} jobs")
+        return list(made)
     except DeviceFault:
         raise
     except OutOfMemory as error:
@@ -53,7 +53,7 @@ def decode(decoder: Decoder, batch: Batch, on_device: OnDevice, *, tiling: bool 
 
 
 def _tiled(decoder: Decoder, batch: Batch, error: OutOfMemory, tiling: bool) -> Outcome:
-    if not (tiling or batch.items[0].spec.tiling):
+    if batch.task == "encode" or not (tiling or batch.items[0].spec.tiling):
         return error
     logger.warning("job %s does not fit whole: decoded in tiles", batch.items[0].spec.id)
     try:

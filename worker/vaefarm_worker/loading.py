@@ -6,11 +6,12 @@ from math import prod
 
 import numpy as np
 
-from vaefarm_shared import checks, latents, rq_bridge
+from vaefarm_shared import checks, images, latents, rq_bridge
 from vaefarm_shared.blobs import NAME_PATTERN, BlobStore
-from vaefarm_shared.errors import FarmError, RefusedJob
+from vaefarm_shared.errors import EncodesNothing, FarmError, InvalidPicture, RefusedJob
 from vaefarm_shared.job import JobSpec
 from vaefarm_shared.leases import Claim, ClaimedJob
+from vaefarm_shared.pictures import MAX_PICTURE_BYTES
 
 from .decoder import BatchItem, Decoder
 
@@ -120,6 +121,10 @@ def _check_pictures(decoder: Decoder, spec: JobSpec) -> None:
     if spec.vae not in decoder.vaes:
         raise RefusedJob(f"the job is refused: its spec is of VAE {spec.vae!r}, its queue of another")
     contract = decoder.vaes[spec.vae].contract
+    if spec.task == "encode":
+        _check_encode(decoder, spec)
+        return
+    latents.check_dtype(spec.dtype)
     pictures = checks.check_shape(spec.vae, contract, spec.shape, *spec.picture_size)
     said = checks.Pictures(spec.layout, spec.count, spec.height, spec.width, spec.crop_height, spec.crop_width)
     if pictures != said:
@@ -132,11 +137,26 @@ def _check_pictures(decoder: Decoder, spec: JobSpec) -> None:
     checks.check_bytes(spec.shape, _itemsize(spec))
 
 
+def _check_encode(decoder: Decoder, spec: JobSpec) -> None:
+    served = decoder.vaes[spec.vae]
+    shape = images.latents_shape(spec.vae, served.contract, spec.count, spec.height, spec.width)
+    if (spec.shape, spec.layout) != (shape, "spatial"):
+        raise RefusedJob(f"the job is refused: its spec says {spec.layout} latents of {spec.shape}, not {shape}")
+    if spec.from_file and (spec.count, spec.dtype) != (1, "uint8"):
+        raise RefusedJob(f"the job is refused: its spec says {spec.count} pictures of {spec.dtype} in one file")
+    if images.tensor_bytes(spec) > checks.MAX_LATENT_BYTES:
+        raise RefusedJob(f"the job is refused: its image tensor has more than {checks.MAX_LATENT_BYTES} bytes")
+    if not served.encodes:
+        raise EncodesNothing("this worker only decodes (--decode-only): an encode goes to another")
+
+
 def _itemsize(spec: JobSpec) -> int:
     return int(np.dtype(latents.STORAGE[spec.dtype]).itemsize)
 
 
 def _most_bytes(spec: JobSpec) -> int:
+    if spec.task == "encode":
+        return MAX_PICTURE_BYTES if spec.from_file else images.tensor_bytes(spec) + latents.MAX_HEADER_BYTES
     return prod(spec.shape) * _itemsize(spec) + latents.MAX_HEADER_BYTES
 
 
@@ -151,9 +171,18 @@ def _loaded(job: ClaimedJob, spec: JobSpec, data: bytes | Exception | None) -> L
             raise FarmError(f"its latent {reference} is gone; submit the job again")
         if len(data) > _most_bytes(spec):
             raise RefusedJob(f"the job is refused: its latent has more than the {_most_bytes(spec)} bytes of its shape")
+        if spec.task == "encode":
+            return Loaded(job.claim, BatchItem(spec, _images(data, spec)), reference, job.cost_seconds, job.alone)
         held = latents.unpack(data)
         if (held.shape, held.dtype) != (spec.shape, spec.dtype):
             raise RefusedJob(f"the job is refused: its latent is {held.dtype} {held.shape}, its spec says otherwise")
         return Loaded(job.claim, BatchItem(spec, held), reference, job.cost_seconds, job.alone)
     except Exception as error:
         return Unloadable(job.claim, error)
+
+
+def _images(data: bytes, spec: JobSpec) -> images.Images:
+    try:
+        return images.unpack(data, spec)
+    except InvalidPicture as error:
+        raise RefusedJob(f"the job is refused: {error}") from error

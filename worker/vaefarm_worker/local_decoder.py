@@ -3,20 +3,20 @@
 import logging
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
-from diffusers.image_processor import PixArtImageProcessor
 
 from vaefarm_shared.catalogue import VaeEntry
 from vaefarm_shared.errors import BatchMismatch, ConfigurationError, NonFiniteImage, OutOfMemory, VaeUnavailable
-from vaefarm_shared.latents import Latents
 
 from . import device_memory
-from .decoder import Batch, BatchItem, Decoded, Pixels, ServedVae
+from .decoder import Batch, BatchItem, Decoded, Encoded, ServedVae
 from .device_errors import fault_of
 from .families.switches import switched_on
+from .local_encoder import encode_items
 from .memory import MemoryEstimate
+from .pixels import fit, to_pixels
 from .self_test import SelfTest
 from .shelf import Shelf
 from .vaes import LoadedVae
@@ -25,6 +25,10 @@ logger = logging.getLogger(__name__)
 
 #: The dtype in which a decode that was not finite is tried once more.
 WIDEST: Final[torch.dtype] = torch.float32
+
+#: What a pass through a VAE makes, and the pass: the loaded VAE, its items, the names of the switches that are on.
+Made = TypeVar("Made", Decoded, Encoded)
+Pass = Callable[[LoadedVae, Sequence[BatchItem], tuple[str, ...]], list[Made]]
 
 
 def choose_device(name: str) -> torch.device:
@@ -57,10 +61,11 @@ class LocalDecoder:
         device: str = "auto",
         limit_bytes: int | None = None,
         idle_seconds: float | None = None,
+        decode_only: bool = False,
     ) -> None:
         """Load what there is room for; the rest when it is wanted. Arguments and errors: see `Shelf`."""
         self._device = choose_device(device)
-        self._shelf = Shelf(entries, self._device, limit_bytes, idle_seconds)
+        self._shelf = Shelf(entries, self._device, limit_bytes, idle_seconds, decode_only)
         self._served = {vae: described.served for vae, described in self._shelf.described.items()}
         self._memory = MemoryEstimate({vae: described.cost for vae, described in self._shelf.described.items()})
         self._self_test: SelfTest | None = None
@@ -153,52 +158,64 @@ class LocalDecoder:
             DeviceFault: the device or its driver is at fault.
             BatchMismatch: the VAE gave another number of pictures than it got latents.
         """
+        return self._sized(batch, self._decode, ("tiling",) if tiled else ())
+
+    def encode(self, batch: Batch) -> list[Encoded]:
+        """Encode a batch in one call. A job of several images too many is encoded one by one, unless reproducible.
+
+        Memory is reckoned as for a decode of the same pixels, which takes more. Raises as `decode`.
+        """
+        return self._sized(batch, self._encode, ())
+
+    def _sized(self, batch: Batch, run: Pass[Made], switches: tuple[str, ...]) -> list[Made]:
+        """Run a batch whole, or a job of several pictures one by one where there is no room for all."""
         if self._self_test is not None:
             # Here and not in the thread that loads: one decode at a time.
             self._self_test.begin(self._served[batch.vae])
-        switches = ("tiling",) if tiled else ()
         spec = batch.items[0].spec
         divisible = len(batch.items) == 1 and spec.count > 1 and not spec.reproducible
         room = self.batch_pixels(batch.vae, spec.height * spec.width) if divisible else None
-        if room is None or spec.pixels <= room or tiled:
+        if room is None or spec.pixels <= room or switches:
             try:
-                return self._measured(batch, switches)
+                return self._measured(batch, run, switches)
             except OutOfMemory:
                 if not divisible:
                     raise
-        return self._measured(batch, (*switches, "slicing"))
+        return self._measured(batch, run, (*switches, "slicing"))
 
     def _read_free_bytes(self) -> int | None:
         """Bytes that a decode may take now, by the device and by the limit that was set."""
         free, limit = device_memory.free_bytes(self._device), self._shelf.limit_bytes
         return free if free is None or limit is None else min(free, limit - self._shelf.weight_bytes)
 
-    def _measured(self, batch: Batch, switches: tuple[str, ...]) -> list[Decoded]:
-        """Decode, and learn from what it took."""
+    def _measured(self, batch: Batch, run: Pass[Made], switches: tuple[str, ...]) -> list[Made]:
+        """Run a batch, and learn from what it took."""
         spec = batch.items[0].spec
         picture = spec.height * spec.width
         pixels = picture if "slicing" in switches else sum(item.spec.pixels for item in batch.items)
         peak = device_memory.Peak(self._device)
         try:
-            decoded = self._guarded(batch, switches)
+            made = self._guarded(batch, run, switches)
         except OutOfMemory:
             if "tiling" not in switches:
                 self._memory.note_out_of_memory(batch.vae, pixels, picture)
             raise
         taken = peak.taken_bytes()
-        if taken is not None and not switches and not any(one.widened_from for one in decoded):
+        plain = not switches and not any(one.widened_from for one in made)
+        # What an encode takes says nothing of a decode but that it takes more.
+        if taken is not None and plain and batch.task == "decode":
             self._memory.note_peak(batch.vae, pixels, taken)
-        return decoded
+        return made
 
-    def _guarded(self, batch: Batch, switches: tuple[str, ...]) -> list[Decoded]:
-        """Decode; what torch raises for want of memory or for a broken device becomes an error of ours."""
+    def _guarded(self, batch: Batch, run: Pass[Made], switches: tuple[str, ...]) -> list[Made]:
+        """Run a batch; what torch raises for want of memory or for a broken device becomes an error of ours."""
         try:
             with self._shelf.using(batch.vae) as loaded:
-                return self._decode(loaded, batch.items, switches)
+                return run(loaded, batch.items, switches)
         except (RuntimeError, MemoryError) as error:
             spec = batch.items[0].spec
             count = sum(item.spec.count for item in batch.items)
-            fault = fault_of(error, self.device, f"decode {count} x {spec.vae} {spec.width}x{spec.height}")
+            fault = fault_of(error, self.device, f"{batch.task} {count} x {spec.vae} {spec.width}x{spec.height}")
             if fault is None:
                 raise
         # Out here: the traceback of what was caught holds the batch's tensors.
@@ -220,6 +237,9 @@ class LocalDecoder:
             else:
                 decoded.append(self._widened(loaded, item, switches))
         return decoded
+
+    def _encode(self, loaded: LoadedVae, items: Sequence[BatchItem], switches: tuple[str, ...]) -> list[Encoded]:
+        return encode_items(loaded, items, self._device, switches)
 
     def _widened(self, loaded: LoadedVae, item: BatchItem, switches: tuple[str, ...]) -> Decoded:
         """Decode a job alone in the widest dtype."""
@@ -243,7 +263,7 @@ class LocalDecoder:
     ) -> torch.Tensor:
         """(n, 3 or 4, height, width) in [-1, 1]: the pipeline's own steps, in the VAE's dtype."""
         spec = items[0].spec
-        held = [to_tensor(item.latents) for item in items]
+        held = [item.latents.torch() for item in items]
         latents = (held[0] if len(held) == 1 else torch.cat(held)).to(self._device, dtype)
         with torch.inference_mode(), switched_on(loaded.module, switches):
             images = loaded.family.decode(loaded.module, latents, spec)
@@ -255,35 +275,7 @@ class LocalDecoder:
 
     def _decode_unmeasured(self, item: BatchItem) -> Decoded:
         """Decode a job whose size teaches nothing about memory."""
-        return self._guarded(Batch((item,)), ())[0]
-
-
-def to_tensor(latents: Latents) -> torch.Tensor:
-    """A torch tensor of the same dtype and shape, in memory of its own."""
-    dtype = getattr(torch, latents.dtype)
-    return torch.frombuffer(bytearray(latents.array.tobytes()), dtype=dtype).reshape(latents.shape)
-
-
-def fit(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """(n, c, h, w) -> (n, c, height, width): resized until both sides cover, then cropped about the middle.
-
-    The steps of PixArtImageProcessor.resize_and_crop_tensor of diffusers, by which pipelines with resolution binning
-    (Sana, PixArt) come from the size that they generate to the one that was asked for.
-    """
-    if images.shape[2:] == (height, width):
-        return images
-    return PixArtImageProcessor.resize_and_crop_tensor(images, width, height)  # type: ignore[no-any-return]
-
-
-def to_pixels(images: torch.Tensor) -> Pixels:
-    """(n, c, height, width) in [-1, 1] -> (n, height, width, c) uint8, converted on the device.
-
-    The steps and their order are VaeImageProcessor.denormalize, .pt_to_numpy and .numpy_to_pil of diffusers, so
-    that each value is the pipeline's: `x * 127.5 + 127.5` differs in a few values per million.
-    """
-    unit = (images * 0.5 + 0.5).clamp(0, 1)
-    pixels: Pixels = unit.float().mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-    return pixels
+        return self._guarded(Batch((item,)), self._decode, ())[0]
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vaefarm_shared.job import DecodeReport, ImageRecord
+from vaefarm_shared.job import DecodeReport, ImageRecord, LatentsRecord
 
 from .after_decode import AfterDecodes
-from .decoder import Decoded, Decoder
+from .decoder import Decoded, Decoder, Encoded
 
 if TYPE_CHECKING:
     from .endings import Done
@@ -21,14 +21,19 @@ class Reporter:
     after_decode: AfterDecodes
 
     def report(
-        self, done: "Done", decoded: Decoded, seconds_encode: float, images: tuple[ImageRecord, ...]
+        self,
+        done: "Done",
+        made: Decoded | Encoded,
+        seconds_encode: float,
+        images: tuple[ImageRecord, ...] = (),
+        latents: LatentsRecord | None = None,
     ) -> DecodeReport:
         """The report of one finished job; seconds are rounded to microseconds."""
         spec = done.job.spec
         return DecodeReport(
             vae=spec.vae,
             revision=self.decoder.vaes[spec.vae].revision,
-            dtype=decoded.dtype,
+            dtype=made.dtype,
             device=self.decoder.device,
             worker=self.worker_name,
             attempt=done.attempt,
@@ -37,9 +42,10 @@ class Reporter:
             seconds_encode=round(seconds_encode, 6),
             batch_size=done.batch_size,
             reproducible=spec.reproducible,
-            widened_from=decoded.widened_from,
-            switches=decoded.switches,
-            safety_checked=self.after_decode.check_safety,
-            after_decode=self.after_decode.names,
+            widened_from=made.widened_from,
+            switches=made.switches,
+            safety_checked=isinstance(made, Decoded) and self.after_decode.check_safety,
+            after_decode=self.after_decode.names if isinstance(made, Decoded) else (),
             images=images,
+            latents=latents,
         )

@@ -54,12 +54,14 @@ class Shelf:
         device: torch.device,
         limit_bytes: int | None = None,
         idle_seconds: float | None = None,
+        decode_only: bool = False,
     ) -> None:
         """Read every entry's config, and load those that there is room for, in order.
 
         Args:
             limit_bytes: Bytes of the device for weights and decodes together; all that it has unless given.
             idle_seconds: Seconds after which a VAE that nobody uses is dropped; never unless given.
+            decode_only: Keep no encoders.
 
         Raises:
             ConfigurationError: an entry that cannot be served, by name; or none of them can be loaded.
@@ -67,7 +69,7 @@ class Shelf:
         self._device = device
         self._limit_bytes = device_memory.total_bytes(device) if limit_bytes is None else limit_bytes
         self._idle_seconds = idle_seconds
-        self._places = {entry.id: _Place(describe_vae(entry, device)) for entry in entries}
+        self._places = {entry.id: _Place(describe_vae(entry, device, decode_only)) for entry in entries}
         self._lock = threading.RLock()
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="vaefarm-loader")
         #: Told whenever a load has ended.

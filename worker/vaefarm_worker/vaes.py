@@ -70,8 +70,8 @@ class LoadedVae:
         return self
 
 
-def describe_vae(entry: VaeEntry, device: torch.device) -> DescribedVae:
-    """Read an entry's config.
+def describe_vae(entry: VaeEntry, device: torch.device, decode_only: bool = False) -> DescribedVae:
+    """Read an entry's config. `decode_only`: its encoder will not be kept.
 
     Raises:
         ConfigurationError: not found, not allowed, a class that is not known, or a config that contradicts the
@@ -89,7 +89,9 @@ def describe_vae(entry: VaeEntry, device: torch.device) -> DescribedVae:
         # As StableDiffusionXLPipeline does: such a VAE overflows in float16.
         dtype = torch.float32
     cost = family.pixel_cost(config, dtype.itemsize)
-    return DescribedVae(entry, ServedVae(entry.id, contract, revision), family, weights_dtype, dtype, cost)
+    return DescribedVae(
+        entry, ServedVae(entry.id, contract, revision, not decode_only), family, weights_dtype, dtype, cost
+    )
 
 
 def read_vae(described: DescribedVae) -> LoadedVae:
@@ -106,12 +108,21 @@ def read_vae(described: DescribedVae) -> LoadedVae:
         )
     except Exception as error:
         raise _unloadable(entry, error) from error
+    if not described.served.encodes:
+        drop_encoder(vae)
     # Its weights keep requires_grad, as a pipeline's: torch.matmul multiplies by another kernel where they do not.
     vae.eval()
     if vae.dtype != described.dtype:
         vae.to(described.dtype)
     switches.bound_tiles(vae, described.served.contract.spatial_scale)
     return LoadedVae(described, vae)
+
+
+def drop_encoder(vae: Any) -> None:
+    """Free what no decode needs."""
+    for name in ("encoder", "quant_conv"):
+        if getattr(vae, name, None) is not None:
+            delattr(vae, name)
 
 
 def check_contract(entry: VaeEntry, config: dict[str, Any], family: Family) -> Contract:

@@ -22,6 +22,21 @@ def denormalise(latents: torch.Tensor, vae: Any) -> torch.Tensor:
     `latents * sqrt(running_var + batch_norm_eps) + running_mean` for each of the 4c channels of 2 x 2 blocks, as
     Flux2Pipeline does it; there is no scaling factor.
     """
+    mean, std = _statistics(latents, vae)
+    return unpatchify(patchify(latents) * std + mean)
+
+
+def normalise(latents: torch.Tensor, vae: Any) -> torch.Tensor:
+    """(n, c, h, w) of the encoder -> latents as a pipeline holds them, same shape and dtype.
+
+    `(latents - running_mean) / sqrt(running_var + batch_norm_eps)` for each channel of 2 x 2 blocks, as
+    Flux2Pipeline does it with the pictures that it is given.
+    """
+    mean, std = _statistics(latents, vae)
+    return unpatchify((patchify(latents) - mean) / std)
+
+
+def _statistics(latents: torch.Tensor, vae: Any) -> tuple[torch.Tensor, torch.Tensor]:
     mean = vae.bn.running_mean.view(1, -1, 1, 1).to(latents.device, latents.dtype)
     std = torch.sqrt(vae.bn.running_var.view(1, -1, 1, 1) + vae.config.batch_norm_eps).to(latents.device, latents.dtype)
-    return unpatchify(patchify(latents) * std + mean)
+    return mean, std

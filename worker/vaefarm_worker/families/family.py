@@ -1,10 +1,11 @@
 """The families: for each class of diffusers its scheme, its geometry and what a decode takes of memory."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
 from vaefarm_shared.errors import ConfigurationError
 from vaefarm_shared.job import JobSpec, Layout
@@ -17,13 +18,15 @@ Config = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """How VAEs of one class are read and decoded."""
+    """How VAEs of one class are read, decode and encode."""
 
     class_name: str
     #: Raises ConfigurationError for constants that the scheme does not know.
     check_config: Callable[[Config], None]
     #: (n, c, h, w) latents and the VAE -> the decoder's input of the same shape.
     denormalise: Callable[[torch.Tensor, Any], torch.Tensor]
+    #: The reverse: (n, c, h, w) of the encoder and the VAE -> latents as a pipeline holds them.
+    normalise: Callable[[torch.Tensor, Any], torch.Tensor]
     #: Channels of the latents, pixels per latent, and channels of the widest activation at the picture's own size.
     channels: Callable[[Config], int]
     scale: Callable[[Config], int]
@@ -49,6 +52,27 @@ class Family:
         if self.has_frames:
             return vae.decode(grid.unsqueeze(2), return_dict=False)[0][:, :, 0]  # type: ignore[no-any-return]
         return vae.decode(grid, return_dict=False)[0]  # type: ignore[no-any-return]
+
+    def encode(self, vae: Any, images: torch.Tensor, seeds: Sequence[tuple[int, int | None]]) -> torch.Tensor:
+        """(n, 3, height, width) in [-1, 1], in the VAE's dtype -> (n, c, h, w) as an img2img pipeline holds them.
+
+        Args:
+            seeds: For so many images one behind the other, the seed with which their posterior is sampled, None for
+                its mode. As diffusers' retrieve_latents, with a generator of the CPU; a VAE without a posterior
+                (AutoencoderTiny, AutoencoderDC) leaves seeds aside.
+        """
+        encoded = vae.encode(images.unsqueeze(2) if self.has_frames else images, return_dict=False)[0]
+        latents = encoded if isinstance(encoded, torch.Tensor) else _chosen(encoded, seeds)
+        return self.normalise(latents[:, :, 0] if self.has_frames else latents, vae)
+
+
+def _chosen(posterior: Any, seeds: Sequence[tuple[int, int | None]]) -> torch.Tensor:
+    parts, start = [], 0
+    for count, seed in seeds:
+        part = DiagonalGaussianDistribution(posterior.parameters[start : start + count])
+        parts.append(part.mode() if seed is None else part.sample(torch.Generator("cpu").manual_seed(seed)))
+        start += count
+    return torch.cat(parts)
 
 
 def picture_channels(config: Config) -> Literal[3, 4]:
@@ -94,38 +118,38 @@ FAMILIES: Final[dict[str, Family]] = {
     for family in (
         Family(
             "AutoencoderKL",
-            *(scale_shift.check_config, scale_shift.denormalise),
+            *(scale_shift.check_config, scale_shift.denormalise, scale_shift.normalise),
             *(_latent_channels, _by_blocks, _kl_widest),
             _KL_ELEMENTS,
         ),
         Family(
             "AutoencoderTiny",
-            *(scale_shift.check_config, scale_shift.denormalise),
+            *(scale_shift.check_config, scale_shift.denormalise, scale_shift.normalise),
             *(_latent_channels, _by_blocks, lambda config: int(config["decoder_block_out_channels"][-1])),
             (400 / 64, 256 / 64),
         ),
         Family(
             "AutoencoderDC",
-            *(scale_shift.check_config, scale_shift.denormalise),
+            *(scale_shift.check_config, scale_shift.denormalise, scale_shift.normalise),
             *(_latent_channels, _by_blocks, lambda config: int(config["decoder_block_out_channels"][0])),
             _KL_ELEMENTS,
         ),
         Family(
             "AutoencoderKLHunyuanImage",
-            *(scale_shift.check_config, scale_shift.denormalise),
+            *(scale_shift.check_config, scale_shift.denormalise, scale_shift.normalise),
             *(_latent_channels, lambda config: int(config["spatial_compression_ratio"]), _kl_widest),
             _KL_ELEMENTS,
         ),
         Family(
             "AutoencoderKLFlux2",
-            *(batch_norm.check_config, batch_norm.denormalise),
+            *(batch_norm.check_config, batch_norm.denormalise, batch_norm.normalise),
             *(_latent_channels, _by_blocks, _kl_widest),
             _KL_ELEMENTS,
             layouts=("packed", "patchified", "spatial"),
         ),
         Family(
             "AutoencoderKLQwenImage",
-            *(mean_std.check_config, mean_std.denormalise),
+            *(mean_std.check_config, mean_std.denormalise, mean_std.normalise),
             *(_z_dim, lambda config: int(2 ** len(config["temperal_downsample"])), _qwen_widest),
             _FRAME_ELEMENTS,
             layouts=("packed", "spatial", "frames"),
@@ -133,7 +157,7 @@ FAMILIES: Final[dict[str, Family]] = {
         ),
         Family(
             "AutoencoderKLQwenImage21",
-            *(mean_std.check_config, mean_std.denormalise_by_product),
+            *(mean_std.check_config, mean_std.denormalise_by_product, mean_std.normalise_by_quotient),
             *(_z_dim, lambda config: int(config["scale_factor_spatial"]), _qwen_widest),
             _FRAME_ELEMENTS,
             layouts=("tokens", "spatial", "frames"),

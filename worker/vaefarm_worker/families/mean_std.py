@@ -31,6 +31,21 @@ def denormalise_by_product(latents: torch.Tensor, vae: Any) -> torch.Tensor:
     return latents * std + mean
 
 
+def normalise(latents: torch.Tensor, vae: Any) -> torch.Tensor:
+    """(n, c, h, w) of the encoder -> latents as an img2img pipeline holds them, same shape and dtype.
+
+    `(latents - mean) * (1 / std)`, as QwenImageImg2ImgPipeline does it.
+    """
+    mean, std = _statistics(latents, vae)
+    return (latents - mean) * (1.0 / std)
+
+
+def normalise_by_quotient(latents: torch.Tensor, vae: Any) -> torch.Tensor:
+    """As `normalise`, by `(latents - mean) / std`, as QwenImage21Pipeline does it."""
+    mean, std = _statistics(latents, vae)
+    return (latents - mean) / std
+
+
 def _statistics(latents: torch.Tensor, vae: Any) -> tuple[torch.Tensor, torch.Tensor]:
     mean, std = (
         torch.tensor(vae.config[name]).view(1, -1, 1, 1).to(latents.device, latents.dtype)

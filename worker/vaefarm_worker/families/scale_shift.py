@@ -28,12 +28,33 @@ def denormalise(latents: torch.Tensor, vae: Any) -> torch.Tensor:
     """
     config = vae.config
     if config.get("latents_mean") is not None:
-        mean, std = (
-            torch.tensor(config[name]).view(1, -1, 1, 1).to(latents.device, latents.dtype)
-            for name in ("latents_mean", "latents_std")
-        )
+        mean, std = _statistics(latents, vae)
         whole: torch.Tensor = latents * std / config["scaling_factor"] + mean
         return whole
     scaled: torch.Tensor = latents / config["scaling_factor"]
     shift = config.get("shift_factor")
     return scaled if shift is None else scaled + shift
+
+
+def normalise(latents: torch.Tensor, vae: Any) -> torch.Tensor:
+    """(n, c, h, w) of the encoder -> latents as an img2img pipeline holds them, same shape and dtype.
+
+    The reverse of `denormalise`: `(latents - shift_factor) * scaling_factor`, or `(latents - mean) * scaling_factor /
+    std`, in the order of StableDiffusionImg2ImgPipeline, StableDiffusionXLImg2ImgPipeline and FluxImg2ImgPipeline.
+    """
+    config = vae.config
+    if config.get("latents_mean") is not None:
+        mean, std = _statistics(latents, vae)
+        whole: torch.Tensor = (latents - mean) * config["scaling_factor"] / std
+        return whole
+    shift = config.get("shift_factor")
+    scaled: torch.Tensor = (latents if shift is None else latents - shift) * config["scaling_factor"]
+    return scaled
+
+
+def _statistics(latents: torch.Tensor, vae: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    mean, std = (
+        torch.tensor(vae.config[name]).view(1, -1, 1, 1).to(latents.device, latents.dtype)
+        for name in ("latents_mean", "latents_std")
+    )
+    return mean, std

@@ -1,0 +1,28 @@
+"""From what a VAE decodes to pixels, by diffusers' own steps."""
+
+import torch
+from diffusers.image_processor import PixArtImageProcessor
+
+from .decoder import Pixels
+
+
+def fit(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """(n, c, h, w) -> (n, c, height, width): resized until both sides cover, then cropped about the middle.
+
+    The steps of PixArtImageProcessor.resize_and_crop_tensor of diffusers, by which pipelines with resolution binning
+    (Sana, PixArt) come from the size that they generate to the one that was asked for.
+    """
+    if images.shape[2:] == (height, width):
+        return images
+    return PixArtImageProcessor.resize_and_crop_tensor(images, width, height)  # type: ignore[no-any-return]
+
+
+def to_pixels(images: torch.Tensor) -> Pixels:
+    """(n, c, height, width) in [-1, 1] -> (n, height, width, c) uint8, converted on the device.
+
+    The steps and their order are VaeImageProcessor.denormalize, .pt_to_numpy and .numpy_to_pil of diffusers, so
+    that each value is the pipeline's: `x * 127.5 + 127.5` differs in a few values per million.
+    """
+    unit = (images * 0.5 + 0.5).clamp(0, 1)
+    pixels: Pixels = unit.float().mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return pixels
