@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from benchmarks import depth, latency, machine, overhead, overlap, real_sizes, submit, throughput
+from benchmarks import depth, latency, machine, overhead, overlap, real_sizes, start, submit, throughput, tolerance
 from benchmarks.farm_under_test import Options
 from benchmarks.peers.sides import SIDES
 from benchmarks.report import Figure
@@ -31,6 +31,8 @@ FIGURES: Final[dict[str, Callable[[Options], Figure]]] = {
     "real-sizes": real_sizes.real_sizes,
     "overlap": overlap.overlap,
     "depth": depth.depth,
+    "start": start.start,
+    "tolerance": tolerance.tolerance,
 }
 
 

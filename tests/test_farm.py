@@ -327,12 +327,33 @@ def test_a_wait_that_gives_up_leaves_the_job_alone(farm: Farm, serve: Serve) -> 
 def test_as_completed_gives_each_job_once_whatever_its_end(farm: Farm, serve: Serve) -> None:
     jobs = farm.submit_many([LATENTS * n for n in range(1, 9)], vae="demo")
     jobs[3].cancel()
-    threading.Timer(0.2, serve).start()
+    serving = threading.Timer(0.2, serve)
+    serving.start()
 
     ended = [job.id for job in farm.as_completed(jobs, timeout=30)]
 
+    serving.join(30)
     assert sorted(ended) == sorted(job.id for job in jobs)
     assert ended[0] == jobs[3].id
+
+
+def test_of_several_pictures_each_is_fetched_by_its_index_alone(
+    farm: Farm, connection: redis.Redis, serve: Serve
+) -> None:
+    job = farm.submit(np.stack([LATENTS[0] * n for n in (1, 2, 3)]), vae="demo")
+    serve()
+    all_of_them = job.images(timeout=10)
+    with pytest.raises(InvalidOption, match=r"has 3 pictures; use images\(\), or image\(index=0\)"):
+        job.image()
+    references = [one.blob for one in job.record().report.images]  # type: ignore[union-attr]
+    connection.delete(keys.blob(references[0].partition(":")[2]))
+
+    assert np.array_equal(np.asarray(job.image(index=2)), np.asarray(all_of_them[2]))
+    with pytest.raises(JobExpired):
+        job.image(index=0)
+    for index in (3, -1):
+        with pytest.raises(InvalidOption, match=f"no picture {index}; it has 3"):
+            job.image(index=index)
 
 
 def test_as_completed_discards_what_it_delivered(farm: Farm, serve: Serve) -> None:

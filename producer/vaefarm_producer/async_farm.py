@@ -60,9 +60,12 @@ class AsyncJob:
         result = await self.result(timeout)
         return list(await asyncio.to_thread(lambda: result.images))
 
-    async def image(self, timeout: float | None = None) -> Image.Image:
+    async def image(self, timeout: float | None = None, *, index: int | None = None) -> Image.Image:
         """As `Job.image`."""
-        return only(self.id, await self.images(timeout))
+        if index is None:
+            return only(self.id, await self.images(timeout))
+        await self.wait(timeout)
+        return await asyncio.to_thread(self._job.fetch_image, index)
 
     async def latents(self, timeout: float | None = None) -> Latents:
         """As `Job.latents`."""

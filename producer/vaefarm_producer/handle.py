@@ -117,13 +117,23 @@ class Job:
         """Wait for the job; all its pictures. Raises as `result`, and InvalidOption for an encode."""
         return list(self.result(timeout).images)
 
-    def image(self, timeout: float | None = None) -> Image.Image:
-        """Wait for the job; its one picture.
+    def image(self, timeout: float | None = None, *, index: int | None = None) -> Image.Image:
+        """Wait for the job; its one picture, or of several the one at `index`, from 0: no other is fetched.
 
         Raises:
-            InvalidOption: it has several: use `images()`; or it is an encode: use `latents()`.
+            InvalidOption: it has several, and no `index` is given; it has none at that index; or it is an encode.
         """
-        return only(self.id, self.result(timeout).images)
+        if index is None:
+            return only(self.id, self.result(timeout).images)
+        self.wait(timeout)
+        return self.fetch_image(index)
+
+    def fetch_image(self, index: int) -> Image.Image:
+        """The picture at `index` of a job that has ended. Raises as `image`, and WaitTimeout while it has not ended."""
+        images = report_of(self.record()).images
+        if not 0 <= index < len(images):
+            raise InvalidOption(f"job {self.id!r} has no picture {index}; it has {len(images)}, counted from 0")
+        return open_image(self._transport.stored(self.id, images[index]), images[index].image_format)
 
     def latents(self, timeout: float | None = None) -> Latents:
         """Wait for an encode; (n, channels, height / scale, width / scale) latents as an img2img pipeline holds them.
@@ -166,5 +176,5 @@ def report_of(record: JobRecord) -> DecodeReport:
 def only(job_id: str, images: Sequence[Image.Image]) -> Image.Image:
     """The one picture of a job. Raises InvalidOption when there are several."""
     if len(images) != 1:
-        raise InvalidOption(f"job {job_id!r} has {len(images)} pictures; use images()")
+        raise InvalidOption(f"job {job_id!r} has {len(images)} pictures; use images(), or image(index=0)")
     return images[0]
