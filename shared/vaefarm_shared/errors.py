@@ -20,6 +20,7 @@
      - LeaseLost               a worker's job is no longer its own
      - UnsupportedVersion      the other side writes jobs of another version
      - RefusedJob              a job that no producer of ours wrote
+     - RefusedPicture          an operator's check lets no picture of the job through
      - DecodeError             the decode of one job went wrong
          - NonFiniteImage      NaN or Inf in the picture, also in the widest dtype
          - OutOfMemory         the device has no room for it
@@ -139,6 +140,10 @@ class UnsupportedVersion(FarmError):
 
 class RefusedJob(FarmError):
     """A job that was not written by a producer of this farm: it is never run."""
+
+
+class RefusedPicture(FarmError):
+    """An operator's check after the decode lets no picture of this job through."""
 
 
 class DecodeError(FarmError):

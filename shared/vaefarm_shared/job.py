@@ -252,6 +252,10 @@ class DecodeReport(BaseModel):
     widened_from: str | None = None
     #: Switches that may change bits against the plain pipeline, by name.
     switches: tuple[str, ...] = ()
+    #: Whether anything checked the pictures for safety: latents skip the pipeline's own checker and watermark.
+    safety_checked: bool = False
+    #: What the operator had done to the pictures after their decode, by the entry points' names.
+    after_decode: tuple[str, ...] = ()
     images: tuple[ImageRecord, ...] = ()
     #: What an encode made.
     latents: LatentsRecord | None = None

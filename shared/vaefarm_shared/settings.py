@@ -44,6 +44,8 @@ class Settings(BaseSettings):
     """Bytes of Redis that latents and pictures may take; 60 % of its maxmemory, else 2 GiB, unless given."""
     max_queued_jobs: Annotated[int, Field(ge=1)] = 1_000_000
     """Jobs that may wait or be in hand at a time."""
+    after_decode: str | None = None
+    """Entry points of the group `vaefarm.after_decode`, separated by commas, that each picture goes through."""
     allow_eviction: bool = False
     """Whether a Redis whose maxmemory-policy evicts is taken, though it deletes acknowledged jobs."""
     spool: str | None = None

@@ -59,7 +59,8 @@ class Endings:
         self._worker_name = station.name
         self._max_attempts = station.settings.max_attempts
         self._patience = station.patience
-        self._reporter = Reporter(station.name, station.decoder)
+        self._reporter = Reporter(station.name, station.decoder, station.after_decode)
+        self._after_decode = station.after_decode
         self._connection = connection
         self._blobs = blobs
 
@@ -84,7 +85,8 @@ class Endings:
         """Make a job's files; write those that go to the store of files."""
         began = time.monotonic()
         claim, spec = done.job.claim, done.job.spec
-        files = encoded_files(made, spec)
+        kept = made if isinstance(made, Encoded) else self._after_decode.apply(made, spec)
+        files = encoded_files(kept, spec)
         seconds_encode = time.monotonic() - began
         references, to_redis = [], []
         for index, data in enumerate(files):

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from vaefarm_shared.job import DecodeReport, ImageRecord, LatentsRecord
 
+from .after_decode import AfterDecodes
 from .decoder import Decoded, Decoder, Encoded
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ class Reporter:
 
     worker_name: str
     decoder: Decoder
+    after_decode: AfterDecodes
 
     def report(
         self,
@@ -27,7 +29,7 @@ class Reporter:
         latents: LatentsRecord | None = None,
     ) -> DecodeReport:
         """The report of one finished job; seconds are rounded to microseconds."""
-        spec = done.job.spec
+        spec, is_decode = done.job.spec, isinstance(made, Decoded)
         return DecodeReport(
             vae=spec.vae,
             revision=self.decoder.vaes[spec.vae].revision,
@@ -42,6 +44,8 @@ class Reporter:
             reproducible=spec.reproducible,
             widened_from=made.widened_from,
             switches=made.switches,
+            safety_checked=is_decode and self.after_decode.check_safety,
+            after_decode=self.after_decode.names if is_decode else (),
             images=images,
             latents=latents,
         )

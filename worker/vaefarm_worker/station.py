@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from vaefarm_shared.settings import Settings
 
+from .after_decode import AfterDecodes
 from .claiming import Cost
 from .decoder import Decoder
 from .lifeline import Lifeline
@@ -18,5 +19,6 @@ class Station:
     settings: Settings
     decoder: Decoder
     lifeline: Lifeline
+    after_decode: AfterDecodes = field(default_factory=AfterDecodes)
     patience: Patience = field(default_factory=Patience)
     cost: Cost = field(default_factory=Cost)

@@ -19,6 +19,7 @@ from vaefarm_shared.reaper import LOOK_SECONDS as REAP_SECONDS
 from vaefarm_shared.reaper import Reaper
 from vaefarm_shared.settings import Settings
 
+from .after_decode import AfterDecodes
 from .decoder import Decoder
 from .device import Device
 from .intake import Intake
@@ -51,7 +52,8 @@ class Worker:
         self._connections: list[redis.Redis] = []
         self._connection, self._tidying = self._connect(), self._connect()
         self._blobs = BlobStore(self._connection, settings.blobs, settings.blob_threshold)
-        self._station = Station(name, settings, decoder, lifeline or Lifeline(settings, name))
+        steps = AfterDecodes.load(settings.after_decode)
+        self._station = Station(name, settings, decoder, lifeline or Lifeline(settings, name), steps)
         self._registration = Registration(self._connect(), name, decoder)
         self._registration.figures = self.figures
         self._pool = Pool(self._station)

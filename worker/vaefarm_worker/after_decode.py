@@ -1,0 +1,94 @@
+"""What an operator installed to check or change pictures after their decode: entry points, named in the settings.
+
+A pipeline's own safety checker and watermark never see what is decoded here. An entry point of the group
+`vaefarm.after_decode` takes their place; a job cannot name one, since nothing found in Redis is ever imported.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import EntryPoint, entry_points
+from typing import Final
+
+from vaefarm_shared.errors import ConfigurationError, DecodeError
+from vaefarm_shared.job import JobSpec
+
+from .decoder import Decoded, Pixels
+
+#: The group of the entry points.
+GROUP: Final[str] = "vaefarm.after_decode"
+
+#: (count, height, width, 3 or 4) uint8 pixels and the job -> pixels of the same shape, the same or changed ones. Raises
+#: RefusedPicture for a job that must get none.
+AfterDecode = Callable[[Pixels, JobSpec], Pixels]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One entry point, loaded."""
+
+    name: str
+    run: AfterDecode
+    #: Whether it checks pictures for safety: it says so by an attribute `safety_check` that is true.
+    is_safety_check: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AfterDecodes:
+    """The steps that every picture of this worker goes through, in their order."""
+
+    steps: Sequence[Step] = ()
+
+    @classmethod
+    def load(cls, names: str | None) -> "AfterDecodes":
+        """Load entry points by name, separated by commas.
+
+        Raises:
+            ConfigurationError: none of that name is installed, or it cannot be imported.
+        """
+        wanted = [name.strip() for name in (names or "").split(",") if name.strip()]
+        installed = {point.name: point for point in entry_points(group=GROUP)} if wanted else {}
+        return cls(tuple(_load(name, installed) for name in wanted))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every step's name."""
+        return tuple(step.name for step in self.steps)
+
+    @property
+    def check_safety(self) -> bool:
+        """Whether one of the steps checks pictures for safety."""
+        return any(step.is_safety_check for step in self.steps)
+
+    def apply(self, decoded: Decoded, spec: JobSpec) -> Decoded:
+        """Pictures after every step.
+
+        Raises:
+            RefusedPicture: a step lets no picture of this job through.
+            DecodeError: a step gave no pixels of the pictures' shape, or the decoder made files already.
+        """
+        if not self.steps:
+            return decoded
+        if decoded.pixels is None:
+            raise DecodeError(f"the decoder made files, which {', '.join(self.names)} cannot see; expected pixels")
+        pixels = decoded.pixels
+        for step in self.steps:
+            changed = step.run(pixels, spec)
+            if getattr(changed, "shape", None) != pixels.shape or changed.dtype != pixels.dtype:
+                raise DecodeError(f"{step.name} gave no uint8 pixels of shape {pixels.shape}, as it got")
+            pixels = changed
+        return replace(decoded, pixels=pixels)
+
+
+def _load(name: str, installed: dict[str, EntryPoint]) -> Step:
+    if name not in installed:
+        known = ", ".join(sorted(installed)) or "none"
+        raise ConfigurationError(
+            f"VAEFARM_AFTER_DECODE names {name!r}; installed in the group {GROUP!r}: {known}; install its package"
+        )
+    try:
+        run = installed[name].load()
+    except Exception as error:
+        raise ConfigurationError(f"VAEFARM_AFTER_DECODE: {name!r} cannot be imported: {error}") from error
+    if not callable(run):
+        raise ConfigurationError(f"VAEFARM_AFTER_DECODE: {name!r} is no function of pixels and job")
+    return Step(name, run, bool(getattr(run, "safety_check", False)))
