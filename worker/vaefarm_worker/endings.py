@@ -85,8 +85,9 @@ class Endings:
         """Make a job's files; write those that go to the store of files."""
         began = time.monotonic()
         claim, spec = done.job.claim, done.job.spec
-        kept = made if isinstance(made, Encoded) else self._after_decode.apply(made, spec)
-        files = encoded_files(kept, spec)
+        if isinstance(made, Decoded):
+            made = self._after_decode.apply(made, spec)
+        files = encoded_files(made, spec)
         seconds_encode = time.monotonic() - began
         references, to_redis = [], []
         for index, data in enumerate(files):

@@ -29,7 +29,7 @@ class Reporter:
         latents: LatentsRecord | None = None,
     ) -> DecodeReport:
         """The report of one finished job; seconds are rounded to microseconds."""
-        spec, is_decode = done.job.spec, isinstance(made, Decoded)
+        spec = done.job.spec
         return DecodeReport(
             vae=spec.vae,
             revision=self.decoder.vaes[spec.vae].revision,
@@ -44,8 +44,8 @@ class Reporter:
             reproducible=spec.reproducible,
             widened_from=made.widened_from,
             switches=made.switches,
-            safety_checked=is_decode and self.after_decode.check_safety,
-            after_decode=self.after_decode.names if is_decode else (),
+            safety_checked=isinstance(made, Decoded) and self.after_decode.check_safety,
+            after_decode=self.after_decode.names if isinstance(made, Decoded) else (),
             images=images,
             latents=latents,
         )
