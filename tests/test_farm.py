@@ -335,6 +335,17 @@ def test_as_completed_gives_each_job_once_whatever_its_end(farm: Farm, serve: Se
     assert ended[0] == jobs[3].id
 
 
+def test_who_waits_once_more_for_a_job_that_has_ended_is_answered_at_once(farm: Farm, serve: Serve) -> None:
+    job = farm.submit(LATENTS, vae="demo")
+    serve()
+    job.wait(timeout=10)
+
+    began = time.monotonic()
+    for _ in range(3):
+        job.image(timeout=10)
+    assert time.monotonic() - began < 1.0
+
+
 def test_as_completed_discards_what_it_delivered(farm: Farm, serve: Serve) -> None:
     jobs = farm.submit_many([LATENTS, LATENTS + 1], vae="demo")
     serve()
