@@ -356,6 +356,16 @@ def test_of_several_pictures_each_is_fetched_by_its_index_alone(
             job.image(index=index)
 
 
+def test_who_waits_once_more_for_a_job_that_has_ended_is_answered_at_once(farm: Farm, serve: Serve) -> None:
+    job = farm.submit(LATENTS, vae="demo")
+    serve()
+    job.wait(timeout=10)
+
+    for _ in range(3):
+        # Within less than the seconds between two looks of one whom nobody wakes.
+        job.image(timeout=1.0)
+
+
 def test_as_completed_discards_what_it_delivered(farm: Farm, serve: Serve) -> None:
     jobs = farm.submit_many([LATENTS, LATENTS + 1], vae="demo")
     serve()

@@ -62,7 +62,7 @@ def test_a_plain_job_whose_id_rq_drew_is_decoded_under_that_id(
         ({"shape": [1, 4, 8]}, "rank 3"),
         ({"latent": "redis:latent:nobody.x"}, "is gone"),
         ({"latent": ""}, "names no latent"),
-        ({"height": 4096}, "its spec says"),
+        ({"height": 4096}, "the job says height 4096"),
     ],
 )
 def test_a_plain_job_with_a_bad_spec_fails_by_name(

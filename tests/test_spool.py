@@ -131,7 +131,7 @@ def test_a_spooled_job_is_known_by_its_status_and_record_and_is_waited_for(
     )
     with pytest.raises(WaitTimeout, match="has not ended within 0.05 seconds"):
         job.wait(timeout=0.05)
-    with pytest.raises(WaitTimeout, match="is spooled; it has no pictures yet"):
+    with pytest.raises(WaitTimeout, match="is spooled; it has no result yet"):
         job.fetch()
     with Farm(settings=settings_of(down, folder)) as elsewhere:
         assert elsewhere.job(job.id).status() == "spooled"

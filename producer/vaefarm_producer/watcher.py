@@ -39,6 +39,8 @@ class Watcher:
         self._wake_channel = keys.wake(uuid4().hex)
         self._lock = threading.Lock()
         self._waiting: dict[str, list[Future[JobStatus]]] = {}
+        #: Jobs that nobody waited for before the waits that began since the last look at them.
+        self._fresh: set[str] = set()
         self._thread: threading.Thread | None = None
         self._pid = 0
         self._closing = False
@@ -51,6 +53,9 @@ class Watcher:
             if self._pid != os.getpid():
                 # A forked child has the futures' memory but not the thread.
                 self._waiting, self._thread, self._pid, self._is_rung = {}, None, os.getpid(), False
+                self._fresh = set()
+            if job_id not in self._waiting:
+                self._fresh.add(job_id)
             self._waiting.setdefault(job_id, []).append(future)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="vaefarm-watcher", daemon=True)
@@ -123,10 +128,14 @@ class Watcher:
                 if not self._waiting[job_id]:
                     del self._waiting[job_id]
             wanted = set(self._waiting)
+            # Of one that is still subscribed to from an earlier wait no confirmation comes.
+            again, self._fresh = self._fresh & wanted & subscribed, set()
         if wanted - subscribed:
             pubsub.subscribe(*map(keys.done, wanted - subscribed))
         if subscribed - wanted:
             pubsub.unsubscribe(*map(keys.done, subscribed - wanted))
+        if again:
+            self._look(list(again))
         return wanted
 
     def _take(self, message: dict[str, Any]) -> list[str]:
