@@ -7,7 +7,7 @@ from statistics import median
 from typing import Final
 
 from vaefarm_shared import latents
-from vaefarm_shared.job import DecodeReport
+from vaefarm_shared.records import DecodeReport
 
 from . import workload
 from .farm_under_test import JOB_SECONDS, VAE, Bare, FarmUnderTest, Options, farm_under_test

@@ -8,7 +8,7 @@ import time
 from typing import Final
 
 from vaefarm_shared.catalogue import Catalogue
-from vaefarm_shared.job import DecodeReport
+from vaefarm_shared.records import DecodeReport
 from vaefarm_shared.settings import Settings
 from vaefarm_worker.commands import default_name, stop_on_signals
 from vaefarm_worker.decoder import Batch, Decoded

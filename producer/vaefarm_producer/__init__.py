@@ -20,9 +20,10 @@ from vaefarm_shared.errors import (
     WaitTimeout,
 )
 from vaefarm_shared.failures import FailedJob
-from vaefarm_shared.job import DecodeReport, ImageRecord, JobRecord, JobStatus, LatentsRecord
+from vaefarm_shared.job import JobStatus
 from vaefarm_shared.latents import Latents
 from vaefarm_shared.quarantine import Device
+from vaefarm_shared.records import DecodeReport, ImageRecord, JobRecord, LatentsRecord
 
 from .async_farm import AsyncFarm, AsyncJob
 from .encoding import EncodeOptions

@@ -9,9 +9,10 @@ from PIL import Image
 
 from vaefarm_shared.errors import QueueFull, WaitTimeout
 from vaefarm_shared.failures import FailedJob
-from vaefarm_shared.job import JobRecord, JobStatus
+from vaefarm_shared.job import JobStatus
 from vaefarm_shared.latents import Latents
 from vaefarm_shared.reading import QueueDepth
+from vaefarm_shared.records import JobRecord
 from vaefarm_shared.settings import Settings
 
 from .backpressure import Patience, batches

@@ -11,9 +11,10 @@ from typing import Final
 from PIL import Image
 
 from vaefarm_shared.errors import InvalidOption, JobCanceled, JobFailed, WaitTimeout
-from vaefarm_shared.job import DecodeReport, JobRecord, JobStatus
+from vaefarm_shared.job import JobStatus
 from vaefarm_shared.latents import Latents, unpack
 from vaefarm_shared.reading import expired
+from vaefarm_shared.records import DecodeReport, JobRecord
 
 from .transport import Transport
 

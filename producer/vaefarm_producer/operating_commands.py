@@ -13,7 +13,7 @@ from rich.text import Text
 
 from vaefarm_shared.errors import InvalidOption, JobExpired, JobNotFound
 from vaefarm_shared.failures import FailedJob
-from vaefarm_shared.job import JobRecord
+from vaefarm_shared.records import JobRecord
 
 from .commands import JsonOption, RedisOption, open_farm
 from .farm import Farm

@@ -11,7 +11,8 @@ from vaefarm_shared.blobs import BlobStore, latent_name
 from vaefarm_shared.budget import Limits, held_bytes, read_limits
 from vaefarm_shared.catalogue import Catalogue, Contract, unknown_vae
 from vaefarm_shared.connection import farm_errors
-from vaefarm_shared.job import BlobRecord, JobRecord, JobStatus
+from vaefarm_shared.job import JobStatus
+from vaefarm_shared.records import BlobRecord, JobRecord
 from vaefarm_shared.redis_policy import check_policy
 from vaefarm_shared.settings import Settings
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from vaefarm_shared.catalogue import Contract
 from vaefarm_shared.errors import FarmUnavailable
-from vaefarm_shared.job import JobRecord, JobStatus
+from vaefarm_shared.job import JobStatus
+from vaefarm_shared.records import JobRecord
 from vaefarm_shared.settings import Settings
 
 from .redis_transport import RedisTransport

@@ -6,9 +6,10 @@ from typing import NamedTuple, Protocol
 
 from vaefarm_shared.catalogue import Contract
 from vaefarm_shared.failures import FailedJob
-from vaefarm_shared.job import BlobRecord, JobRecord, JobStatus
+from vaefarm_shared.job import JobStatus
 from vaefarm_shared.quarantine import Device
 from vaefarm_shared.reading import QueueDepth
+from vaefarm_shared.records import BlobRecord, JobRecord
 
 from .submission import PreparedJob
 

@@ -10,8 +10,9 @@ from rq.utils import as_text
 from . import keys
 from .catalogue import Contract
 from .errors import FarmError, JobExpired, JobNotFound
-from .job import DecodeReport, JobRecord, JobSpec, JobStatus, Tombstone
+from .job import JobSpec, JobStatus
 from .leases import number
+from .records import DecodeReport, JobRecord, Tombstone
 from .rq_bridge import QUEUE_PREFIX, QUEUES_KEY
 from .transitions import blob_references
 

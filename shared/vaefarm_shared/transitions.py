@@ -17,9 +17,10 @@ from redis.client import Pipeline
 from . import keys, rq_bridge
 from .budget import Limits, full
 from .errors import FarmUnavailable, JobConflict
-from .job import DecodeReport, JobSpec, JobStatus
+from .job import JobSpec, JobStatus
 from .leases import Claim
 from .queues import queue_name
+from .records import DecodeReport
 from .scripts import Argument, script
 
 #: Jobs that one call of a script ends: a call holds Redis for as long as it runs.

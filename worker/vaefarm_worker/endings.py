@@ -10,9 +10,10 @@ import redis
 from vaefarm_shared import keys
 from vaefarm_shared.blobs import BlobStore, image_name
 from vaefarm_shared.errors import DecodeError, FarmError, NonFiniteImage, OutOfMemory, VaeUnavailable
-from vaefarm_shared.job import ImageRecord, JobSpec, JobStatus, LatentsRecord
+from vaefarm_shared.job import JobSpec, JobStatus
 from vaefarm_shared.leases import Claim, How
 from vaefarm_shared.queues import size_of
+from vaefarm_shared.records import ImageRecord, LatentsRecord
 from vaefarm_shared.transitions import Outcome
 from vaefarm_shared.workers import holders, read_workers
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vaefarm_shared.job import DecodeReport, ImageRecord, LatentsRecord
+from vaefarm_shared.records import DecodeReport, ImageRecord, LatentsRecord
 
 from .after_decode import AfterDecodes
 from .decoder import Decoded, Decoder, Encoded

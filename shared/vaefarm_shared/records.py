@@ -1,0 +1,102 @@
+"""Records: a job as anyone may read it, what came of it and how that was made, and what is left past its life."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from .job import ImageFormat, JobStatus
+
+
+class BlobRecord(BaseModel):
+    """Something stored: where its bytes lie, and how many they are."""
+
+    model_config = ConfigDict(frozen=True)
+
+    blob: str
+    size_bytes: int
+
+
+class ImageRecord(BlobRecord):
+    """One stored picture."""
+
+    image_format: ImageFormat
+    width: int
+    height: int
+
+
+class LatentsRecord(BlobRecord):
+    """Stored latents, as a safetensors file."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class DecodeReport(BaseModel):
+    """How the pictures of one job were made, or the latents of an encode: their provenance. Seconds are wall-clock.
+
+    `seconds_decode` is the device's time, of an encode too; `seconds_encode` goes into writing files.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    vae: str
+    revision: str
+    dtype: str
+    device: str
+    worker: str
+    attempt: int
+    seconds_queued: float
+    seconds_decode: float
+    seconds_encode: float
+    batch_size: int = 1
+    reproducible: bool = False
+    #: Set when the first decode was not finite and a wider dtype gave the picture.
+    widened_from: str | None = None
+    #: Switches that may change bits against the plain pipeline, by name.
+    switches: tuple[str, ...] = ()
+    #: Whether anything checked the pictures for safety: latents skip the pipeline's own checker and watermark.
+    safety_checked: bool = False
+    #: What the operator had done to the pictures after their decode, by the entry points' names.
+    after_decode: tuple[str, ...] = ()
+    images: tuple[ImageRecord, ...] = ()
+    #: What an encode made.
+    latents: LatentsRecord | None = None
+
+    @property
+    def stored(self) -> tuple[BlobRecord, ...]:
+        """All that the job's result consists of: pictures, or latents."""
+        return self.images if self.latents is None else (*self.images, self.latents)
+
+    def to_json(self) -> str:
+        """Write the report without its defaults."""
+        return self.model_dump_json(exclude_defaults=True)
+
+
+class JobRecord(BaseModel):
+    """A job as anyone may read it. Times are Unix seconds by Redis' clock."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    status: JobStatus
+    #: Why it failed, expired or was canceled.
+    reason: str | None = None
+    #: What an earlier attempt met, of a job that was returned to its queue.
+    last_error: str | None = None
+    vae: str | None = None
+    queue: str | None = None
+    queued_at: float | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    attempts: int = 0
+    worker: str | None = None
+    metadata: dict[str, str] = Field(default_factory=dict)
+    report: DecodeReport | None = None
+
+
+class Tombstone(BaseModel):
+    """What is left of a job past its life."""
+
+    model_config = ConfigDict(frozen=True)
+
+    status: JobStatus
+    request_hash: str
+    reason: str | None = None
