@@ -155,8 +155,8 @@ def source(entry: VaeEntry) -> str:
 
 
 def lines(texts: dict[str, str]) -> str:
-    """One line for each layout."""
-    return "\n".join(texts.values())
+    """One line for each layout, each text once."""
+    return "\n".join(dict.fromkeys(texts.values()))
 
 
 def show_all(entries: list[VaeEntry]) -> None:
