@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from enum import StrEnum
+from math import ceil
 from typing import Annotated, Any, Final, Literal
 from uuid import uuid4
 
@@ -108,8 +109,15 @@ class JobSpec(BaseModel):
 
     @property
     def pixels(self) -> int:
-        """Output pixels over all pictures of the job."""
-        return self.count * self.height * self.width
+        """Pixels over all pictures of the job, as memory goes by them."""
+        return self.count * self.picture_pixels
+
+    @property
+    def picture_pixels(self) -> int:
+        """Pixels of one picture: as it is decoded, or as it is resized to be cropped, whichever are more."""
+        height, width = self.picture_size
+        ratio = max(height / self.height, width / self.width, 1.0)
+        return ceil(self.height * self.width * ratio**2)
 
     @property
     def picture_size(self) -> tuple[int, int]:

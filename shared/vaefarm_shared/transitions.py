@@ -60,7 +60,7 @@ class Submission:
 
 def queue_of(spec: JobSpec) -> str:
     """The queue of a job."""
-    return queue_name(spec.vae, spec.priority, spec.height * spec.width, spec.producer)
+    return queue_name(spec.vae, spec.priority, spec.picture_pixels, spec.producer)
 
 
 def submit(connection: redis.Redis, submissions: Sequence[Submission], limits: Limits | None = None) -> list[JobStatus]:

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from tests.conftest import eventually
 from tests.worker.items import decode, randn
 
 from vaefarm_producer import Farm
 from vaefarm_shared.catalogue import Catalogue, VaeEntry
-from vaefarm_shared.errors import ConfigurationError, JobFailed, VaeUnavailable
+from vaefarm_shared.errors import ConfigurationError, DeviceFault, JobFailed, VaeUnavailable
 from vaefarm_worker import shelf as shelf_module
 from vaefarm_worker.commands import read_bytes
 from vaefarm_worker.local_decoder import LocalDecoder
@@ -81,9 +82,15 @@ def test_the_least_recently_used_makes_room(entries: list[VaeEntry]) -> None:
 def test_what_is_in_use_is_not_dropped(entries: list[VaeEntry]) -> None:
     shelf = Shelf(entries, CPU, room_for(1, entries))
 
-    with shelf.using("sd-v1") as mine, shelf.using("flux"):
-        assert shelf.hot == ["sd-v1", "flux"]
-        assert mine.module is not None
+    with shelf.using("sd-v1"):
+        shelf.begin_load("flux")
+        loading = shelf._places["flux"].loading
+        assert loading is not None
+        eventually("the load waits for room", lambda: bool(shelf._lock._waiters))  # type: ignore[attr-defined]
+        assert shelf.hot == ["sd-v1"]
+
+    assert loading.wait(PATIENCE)
+    assert shelf.hot == ["flux"]
 
 
 def test_within_its_limit_the_shelf_never_holds_more(entries: list[VaeEntry]) -> None:
@@ -151,17 +158,60 @@ def test_a_picture_after_a_reload_is_the_same_picture(entries: list[VaeEntry]) -
     assert (first.pixels == again.pixels).all()
 
 
+def test_a_vae_that_decodes_no_picture_is_told_from_a_device_that_decodes_none(entries: list[VaeEntry]) -> None:
+    decoder = LocalDecoder(entries[:2], "cpu", limit_bytes=room_for(1, entries))
+    decoder.self_test()
+    decode(decoder, "sd-v1", randn(1, 4, 8, 8))
+    read = read_vae
+
+    def blank(described: Any) -> LoadedVae:
+        loaded = read(described)
+        for parameter in loaded.module.decoder.conv_out.parameters():
+            torch.nn.init.zeros_(parameter)
+        return loaded
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(shelf_module, "read_vae", blank)
+        decoder._shelf._limit_bytes = room_for(2, entries)
+        with pytest.raises(VaeUnavailable, match="'sdxl' decodes no picture.*of one colour"):
+            decode(decoder, "sdxl", randn(1, 4, 8, 8))
+
+    assert decoder.load_error("sdxl") is not None
+    assert decode(decoder, "sd-v1", randn(1, 4, 8, 8)).pixels is not None
+
+
+def test_a_device_that_fails_while_weights_move_to_it_is_a_fault_and_no_vaes(
+    entries: list[VaeEntry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(loaded: LoadedVae, device: torch.device) -> LoadedVae:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    shelf = Shelf(entries[:2], CPU, room_for(1, entries))
+    monkeypatch.setattr(LoadedVae, "moved_to", fails)
+
+    with pytest.raises(DeviceFault, match="illegal memory access"), shelf.using("sdxl"):
+        pass
+
+
+def test_an_entry_that_is_not_there_leaves_the_others_served(entries: list[VaeEntry], tmp_path: Path) -> None:
+    gone = entries[1].model_copy(update={"path": str(tmp_path / "nowhere")})
+
+    assert Shelf([gone, entries[0]], CPU).hot == ["sd-v1"]
+    with pytest.raises(ConfigurationError, match=r"'sdxl'.*holds no config\.json"):
+        Shelf([gone], CPU)
+
+
 def test_while_one_loads_batches_of_those_that_are_loaded_go_on(
     farm: Farm, serve: Callable[..., None], entries: list[VaeEntry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoder = LocalDecoder(entries, "cpu", limit_bytes=room_for(2, entries))
     gate = Gate(monkeypatch, "flux")
-    slow = farm.submit(randn(1, 16, 8, 8), vae="flux", priority="high")
-    quick = [farm.submit(randn(1, 4, 8, 8), vae="sd-v1") for _ in range(10)]
+    slow, *_ = [farm.submit(randn(1, 16, 8, 8), vae="flux", priority="high") for _ in range(5)]
     serving = threading.Thread(target=serve, args=(decoder,))
     serving.start()
     try:
         assert gate.begun.wait(PATIENCE)
+        quick = [farm.submit(randn(1, 4, 8, 8), vae="sd-v1") for _ in range(10)]
         assert all(job.image(PATIENCE) for job in quick)
         assert slow.status() in ("queued", "started")
     finally:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
-from vaefarm_shared.errors import ConfigurationError, DecodeError
+from vaefarm_shared.errors import ConfigurationError, DecodeError, RefusedPicture
 from vaefarm_shared.job import JobSpec
 
 from .decoder import Decoded, Pixels
@@ -64,7 +64,7 @@ class AfterDecodes:
 
         Raises:
             RefusedPicture: a step lets no picture of this job through.
-            DecodeError: a step gave no pixels of the pictures' shape, or the decoder made files already.
+            DecodeError: a step failed, or gave no pixels of the pictures' shape, or the decoder made files already.
         """
         if not self.steps:
             return decoded
@@ -72,7 +72,12 @@ class AfterDecodes:
             raise DecodeError(f"the decoder made files, which {', '.join(self.names)} cannot see; expected pixels")
         pixels = decoded.pixels
         for step in self.steps:
-            changed = step.run(pixels, spec)
+            try:
+                changed = step.run(pixels, spec)
+            except RefusedPicture:
+                raise
+            except Exception as error:
+                raise DecodeError(f"{step.name} failed: {type(error).__name__}: {error}") from error
             if getattr(changed, "shape", None) != pixels.shape or changed.dtype != pixels.dtype:
                 raise DecodeError(f"{step.name} gave no uint8 pixels of shape {pixels.shape}, as it got")
             pixels = changed

@@ -22,6 +22,7 @@ class BatchKey:
     dtype: str
     #: Pictures' height and width, as decoded and as wanted: packed latents of one shape hold several.
     sizes: tuple[int, int, int, int]
+    picture_pixels: int
     layout: str
     normalised: bool
     task: str
@@ -33,7 +34,17 @@ def batch_key(spec: JobSpec, alone: bool = False) -> BatchKey:
     """The key of a job. One that must be reproducible, or may have ended a worker, has a key of its own."""
     single = spec.id if alone or spec.reproducible else ""
     sizes = (spec.height, spec.width, *spec.picture_size)
-    return BatchKey(spec.vae, spec.shape[1:], spec.dtype, sizes, spec.layout, spec.normalised, spec.task, single)
+    return BatchKey(
+        spec.vae,
+        spec.shape[1:],
+        spec.dtype,
+        sizes,
+        spec.picture_pixels,
+        spec.layout,
+        spec.normalised,
+        spec.task,
+        single,
+    )
 
 
 @dataclass(slots=True)
@@ -70,6 +81,11 @@ class Batcher(Generic[T]):
     def waiting(self) -> list[Hashable]:
         """The keys of which jobs wait."""
         return list(self._groups)
+
+    def ready(self) -> tuple[int, int]:
+        """Jobs that could be decoded now, and their pixels."""
+        groups = [group for key, group in self._groups.items() if self._is_ready(key)]
+        return sum(len(group.entries) for group in groups), sum(group.pixels for group in groups)
 
     def remove(self, key: Hashable) -> list[T]:
         """All jobs of a key, in their order; none of them waits afterwards."""

@@ -47,7 +47,8 @@ class Intake:
         self._outbox = outbox
         self._connection = connection
         self._blobs = blobs
-        self._order = ClaimOrder(list(station.decoder.vaes))
+        # Two: each counts its claims, of which every tenth begins with the lowest priority.
+        self._order, self._cold_order = (ClaimOrder(list(station.decoder.vaes)) for _ in range(2))
         self._doorbell = Doorbell(connection, station.decoder.vaes)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="vaefarm-intake", daemon=True)
@@ -89,7 +90,7 @@ class Intake:
         returned = self._outbox.returned
         decoder, sizes = self._station.decoder, self._registration.sizes
         hot = {vae: held for vae, held in sizes.items() if decoder.is_hot(vae)}
-        claimed = self._claim(hot, *self._pool.room()) if hot else []
+        claimed = self._claim(self._order, hot, *self._pool.room()) if hot else []
         if len(hot) < len(sizes):
             # A few jobs of a VAE that is not loaded: they wait for its load, and must not fill the pool meanwhile.
             waiting = self._pool.waiting_vaes()
@@ -98,7 +99,7 @@ class Intake:
                 for vae, held in sizes.items()
                 if vae not in hot and vae not in waiting and decoder.load_error(vae) is None
             }
-            claimed += self._claim(cold, FIRST_JOBS, self._pool.room()[1] or 1) if cold else []
+            claimed += self._claim(self._cold_order, cold, FIRST_JOBS, self._pool.room()[1] or 1) if cold else []
         self._nothing_since = None if claimed else returned
         if not claimed:
             return 0
@@ -112,8 +113,8 @@ class Intake:
             self._station.lifeline.drop(claims)
         return len(claimed)
 
-    def _claim(self, sizes: Mapping[str, Sequence[str]], jobs: int, pixels: int) -> list[ClaimedJob]:
-        sources = self._order.next(self._station.cost, sizes)
+    def _claim(self, order: ClaimOrder, sizes: Mapping[str, Sequence[str]], jobs: int, pixels: int) -> list[ClaimedJob]:
+        sources = order.next(self._station.cost, sizes)
         wanted = Wanted(sources, jobs, pixels, self._station.settings.lease_seconds)
         return leases.claim(self._connection, self._station.name, wanted)
 

@@ -8,7 +8,14 @@ from typing import Any, Final, TypeVar
 import torch
 
 from vaefarm_shared.catalogue import VaeEntry
-from vaefarm_shared.errors import BatchMismatch, ConfigurationError, NonFiniteImage, OutOfMemory, VaeUnavailable
+from vaefarm_shared.errors import (
+    BatchMismatch,
+    ConfigurationError,
+    DeviceFault,
+    NonFiniteImage,
+    OutOfMemory,
+    VaeUnavailable,
+)
 
 from . import device_memory
 from .decoder import Batch, BatchItem, Decoded, Encoded, ServedVae
@@ -16,7 +23,7 @@ from .device_errors import fault_of
 from .families.switches import switched_on
 from .local_encoder import encode_items
 from .memory import MemoryEstimate
-from .pixels import fit, to_pixels
+from .pixels import finished
 from .self_test import SelfTest
 from .shelf import Shelf
 from .vaes import LoadedVae
@@ -156,6 +163,7 @@ class LocalDecoder:
             NonFiniteImage: NaN or Inf, also in float32.
             OutOfMemory: the device has no room; with `tiled`, not for tiles either, or the VAE knows none.
             DeviceFault: the device or its driver is at fault.
+            VaeUnavailable: its VAE cannot be loaded.
             BatchMismatch: the VAE gave another number of pictures than it got latents.
         """
         return self._sized(batch, self._decode, ("tiling",) if tiled else ())
@@ -169,12 +177,10 @@ class LocalDecoder:
 
     def _sized(self, batch: Batch, run: Pass[Made], switches: tuple[str, ...]) -> list[Made]:
         """Run a batch whole, or a job of several pictures one by one where there is no room for all."""
-        if self._self_test is not None:
-            # Here and not in the thread that loads: one decode at a time.
-            self._self_test.begin(self._served[batch.vae])
+        self._begin(batch.vae)
         spec = batch.items[0].spec
         divisible = len(batch.items) == 1 and spec.count > 1 and not spec.reproducible
-        room = self.batch_pixels(batch.vae, spec.height * spec.width) if divisible else None
+        room = self.batch_pixels(batch.vae, spec.picture_pixels) if divisible else None
         if room is None or spec.pixels <= room or switches:
             try:
                 return self._measured(batch, run, switches)
@@ -183,25 +189,48 @@ class LocalDecoder:
                     raise
         return self._measured(batch, run, (*switches, "slicing"))
 
+    def _begin(self, vae: str) -> None:
+        """Test a VAE that was not decoded before: here and not in the thread that loads, since one decodes at a time.
+
+        Raises:
+            VaeUnavailable: it decodes no picture, and others of this device do: its weights are at fault.
+            DeviceFault: none does, or there is no other to ask.
+        """
+        if self._self_test is None:
+            return
+        proven = [self._served[other] for other in self._shelf.hot if self._self_test.knows(other)]
+        try:
+            self._self_test.begin(self._served[vae])
+        except DeviceFault as fault:
+            if not proven:
+                raise
+            self._self_test.run(proven)
+            raise self._shelf.refuse(vae, f"VAE {vae!r} decodes no picture: {fault}") from fault
+
     def _read_free_bytes(self) -> int | None:
         """Bytes that a decode may take now, by the device and by the limit that was set."""
         free, limit = device_memory.free_bytes(self._device), self._shelf.limit_bytes
-        return free if free is None or limit is None else min(free, limit - self._shelf.weight_bytes)
+        known = [free, None if limit is None else limit - self._shelf.weight_bytes]
+        return min((room for room in known if room is not None), default=None)
 
     def _measured(self, batch: Batch, run: Pass[Made], switches: tuple[str, ...]) -> list[Made]:
         """Run a batch, and learn from what it took."""
         spec = batch.items[0].spec
-        picture = spec.height * spec.width
+        picture = spec.picture_pixels
         pixels = picture if "slicing" in switches else sum(item.spec.pixels for item in batch.items)
-        peak = device_memory.Peak(self._device)
+        peak, changes = device_memory.Peak(self._device), self._shelf.changes
+        self._is_decoding = True
         try:
             made = self._guarded(batch, run, switches)
         except OutOfMemory:
             if "tiling" not in switches:
                 self._memory.note_out_of_memory(batch.vae, pixels, picture)
             raise
+        finally:
+            self._is_decoding = False
         taken = peak.taken_bytes()
-        plain = not switches and not any(one.widened_from for one in made)
+        # Weights that came or went meanwhile would count as the decode's.
+        plain = changes == self._shelf.changes and not switches and not any(one.widened_from for one in made)
         # What an encode takes says nothing of a decode but that it takes more.
         if taken is not None and plain and batch.task == "decode":
             self._memory.note_peak(batch.vae, pixels, taken)
@@ -226,7 +255,7 @@ class LocalDecoder:
     def _decode(self, loaded: LoadedVae, items: Sequence[BatchItem], switches: tuple[str, ...]) -> list[Decoded]:
         images = self._run(loaded, items, loaded.dtype, switches)
         finite = torch.isfinite(images).flatten(1).all(1).tolist()
-        pixels = to_pixels(images)
+        pixels = finished(images, *items[0].spec.picture_size)
         del images
         decoded, start = [], 0
         for item in items:
@@ -256,7 +285,9 @@ class LocalDecoder:
             loaded.module.to(narrow)
         if not bool(torch.isfinite(images).all()):
             raise not_finite
-        return Decoded(to_pixels(images), _name(WIDEST), widened_from=_name(narrow), switches=switches)
+        return Decoded(
+            finished(images, *spec.picture_size), _name(WIDEST), widened_from=_name(narrow), switches=switches
+        )
 
     def _run(
         self, loaded: LoadedVae, items: Sequence[BatchItem], dtype: torch.dtype, switches: tuple[str, ...]
@@ -267,7 +298,6 @@ class LocalDecoder:
         latents = (held[0] if len(held) == 1 else torch.cat(held)).to(self._device, dtype)
         with torch.inference_mode(), switched_on(loaded.module, switches):
             images = loaded.family.decode(loaded.module, latents, spec)
-            images = fit(images, *spec.picture_size)
         count = sum(item.spec.count for item in items)
         if len(images) != count:
             raise BatchMismatch(f"VAE {spec.vae!r} gave {len(images)} pictures for {count} latents")

@@ -1,5 +1,6 @@
 """From what a VAE decodes to pixels, by diffusers' own steps."""
 
+import numpy as np
 import torch
 from diffusers.image_processor import PixArtImageProcessor
 
@@ -12,9 +13,14 @@ def fit(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
     The steps of PixArtImageProcessor.resize_and_crop_tensor of diffusers, by which pipelines with resolution binning
     (Sana, PixArt) come from the size that they generate to the one that was asked for.
     """
-    if images.shape[2:] == (height, width):
-        return images
     return PixArtImageProcessor.resize_and_crop_tensor(images, width, height)  # type: ignore[no-any-return]
+
+
+def finished(images: torch.Tensor, height: int, width: int) -> Pixels:
+    """(n, c, h, w) in [-1, 1] -> (n, height, width, c) uint8; what must be resized, picture by picture."""
+    if images.shape[2:] == (height, width):
+        return to_pixels(images)
+    return np.concatenate([to_pixels(fit(one, height, width)) for one in torch.split(images, 1)])
 
 
 def to_pixels(images: torch.Tensor) -> Pixels:

@@ -40,15 +40,20 @@ class Pool:
         return self._batcher.jobs
 
     def room(self) -> tuple[int, int]:
-        """Jobs and pixels that may still be claimed; (0, 0) when there is no room."""
+        """Jobs and pixels that may still be claimed; (0, 0) when there is no room.
+
+        Jobs that wait for their VAE's load take none of it: those of the others go on.
+        """
+        with self.changed:
+            held, held_pixels = self._batcher.ready()
         if not any(self._cost.is_known(vae) for vae in self._decoder.vaes):
-            jobs = FIRST_JOBS - self.jobs
+            jobs = FIRST_JOBS - held
         else:
-            jobs = WAITING_BATCHES * MAX_BATCH_JOBS - self.jobs
+            jobs = WAITING_BATCHES * MAX_BATCH_JOBS - held
         most = WAITING_BATCHES * max(self._budget(vae) for vae in self._decoder.vaes)
-        pixels = most - self._batcher.pixels
+        pixels = most - held_pixels
         # One job may always wait, however large it is.
-        if jobs <= 0 or (pixels <= 0 and self.jobs):
+        if jobs <= 0 or (pixels <= 0 and held):
             return 0, 0
         return jobs, max(1, pixels)
 
@@ -116,7 +121,7 @@ class Pool:
 
     def _budget_of(self, key: Hashable) -> int:
         wanted = cast(BatchKey, key)
-        return self._budget(wanted.vae, wanted.sizes[0] * wanted.sizes[1])
+        return self._budget(wanted.vae, wanted.picture_pixels)
 
     def _budget(self, vae: str, picture_pixels: int | None = None) -> int:
         now = time.monotonic()

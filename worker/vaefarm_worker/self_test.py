@@ -5,7 +5,7 @@ from typing import Final
 
 import numpy as np
 
-from vaefarm_shared.errors import DeviceFault, VaeUnavailable
+from vaefarm_shared.errors import DeviceFault, OutOfMemory, VaeUnavailable
 from vaefarm_shared.job import JobSpec
 from vaefarm_shared.latents import from_tensor
 
@@ -47,6 +47,10 @@ class SelfTest:
             if off > self._tolerances[served.id]:
                 raise self._fault(served.id, f"decodes the same latent to another picture, {off} of 255 off")
 
+    def knows(self, vae: str) -> bool:
+        """Whether a VAE was decoded before."""
+        return vae in self._pictures
+
     def begin(self, served: ServedVae) -> None:
         """Decode a VAE that was not decoded before. Raises DeviceFault where what it gives cannot be a picture."""
         if served.id in self._pictures:
@@ -60,7 +64,7 @@ class SelfTest:
     def _decoded(self, vae: str) -> Decoded:
         try:
             return self._decode(self._items[vae])
-        except VaeUnavailable:
+        except (VaeUnavailable, OutOfMemory):
             raise
         except Exception as error:
             # Whatever it is: the latent is sound, and was decoded before.

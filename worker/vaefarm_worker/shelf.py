@@ -8,7 +8,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -16,9 +15,10 @@ from typing import Final
 import torch
 
 from vaefarm_shared.catalogue import VaeEntry
-from vaefarm_shared.errors import ConfigurationError, VaeUnavailable
+from vaefarm_shared.errors import ConfigurationError, DeviceFault, VaeUnavailable
 
 from . import device_memory
+from .device_errors import fault_of
 from .vaes import DescribedVae, LoadedVae, describe_vae, read_vae
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,8 @@ class _Place:
 
     described: DescribedVae
     loaded: LoadedVae | None = None
-    loading: "Future[None] | None" = None
+    #: Set once the load under way has ended.
+    loading: threading.Event | None = None
     used_at: float = 0.0
     users: int = 0
     error: VaeUnavailable | None = None
@@ -64,14 +65,18 @@ class Shelf:
             decode_only: Keep no encoders.
 
         Raises:
-            ConfigurationError: an entry that cannot be served, by name; or none of them can be loaded.
+            ConfigurationError: none of them can be served, or loaded; the first one's reason.
         """
         self._device = device
         self._limit_bytes = device_memory.total_bytes(device) if limit_bytes is None else limit_bytes
         self._idle_seconds = idle_seconds
-        self._places = {entry.id: _Place(describe_vae(entry, device, decode_only)) for entry in entries}
-        self._lock = threading.RLock()
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="vaefarm-loader")
+        self._places = {one.id: _Place(one) for one in _described(entries, device, decode_only)}
+        #: Notified when a VAE is no longer used.
+        self._lock = threading.Condition()
+        self._one_load = threading.Lock()
+        self._fault: DeviceFault | None = None
+        #: Loads and drops so far: what a decode took beside one of them says nothing.
+        self.changes = 0
         #: Told whenever a load has ended.
         self.on_change: Callable[[], None] = lambda: None
         self._load_first()
@@ -94,7 +99,7 @@ class Shelf:
     @property
     def weight_bytes(self) -> int:
         """Bytes of all that is loaded."""
-        return sum(place.loaded.weight_bytes for place in self._places.values() if place.loaded is not None)
+        return sum(self.weight_bytes_of(vae) for vae in self._places)
 
     def weight_bytes_of(self, vae: str) -> int:
         """Bytes of one VAE's weights; 0 for one that is not loaded."""
@@ -102,7 +107,13 @@ class Shelf:
         return 0 if loaded is None else loaded.weight_bytes
 
     def error(self, vae: str) -> VaeUnavailable | None:
-        """Why a VAE cannot be loaded just now; None when it is loaded, or may be tried."""
+        """Why a VAE cannot be loaded just now; None when it is loaded, or may be tried.
+
+        Raises:
+            DeviceFault: the device failed as weights were moved to it.
+        """
+        if self._fault is not None:
+            raise self._fault
         place = self._places[vae]
         return place.error if time.monotonic() < place.retry_at else None
 
@@ -115,7 +126,9 @@ class Shelf:
         with self._lock:
             place = self._places[vae]
             if place.loaded is None and place.loading is None and self.error(vae) is None:
-                place.loading = self._loader.submit(self._load, place)
+                place.loading = threading.Event()
+                # A daemon: a download must not keep a worker from ending.
+                threading.Thread(target=self._load, args=(place,), name="vaefarm-loader", daemon=True).start()
 
     @contextmanager
     def using(self, vae: str) -> Iterator[LoadedVae]:
@@ -135,7 +148,7 @@ class Shelf:
             if error is not None:
                 raise error
             if loading is not None:
-                loading.result()
+                loading.wait()
         try:
             assert place.loaded is not None
             yield place.loaded
@@ -143,6 +156,16 @@ class Shelf:
             with self._lock:
                 place.users -= 1
                 place.used_at = time.monotonic()
+                self._lock.notify_all()
+
+    def refuse(self, vae: str, reason: str) -> VaeUnavailable:
+        """Drop a VAE that decodes no picture, as if its load had failed; the error for its jobs."""
+        error = VaeUnavailable(reason)
+        with self._lock:
+            place = self._places[vae]
+            self._drop(place, reason)
+            self._rest(place, error)
+        return error
 
     def drop_idle(self) -> None:
         """Drop what nobody has used for `idle_seconds`."""
@@ -152,6 +175,7 @@ class Shelf:
             for place in self._places.values():
                 if place.users == 0 and time.monotonic() >= place.used_at + self._idle_seconds:
                     self._drop(place, f"unused for {self._idle_seconds:g} s")
+        device_memory.empty_cache(self._device)
 
     def _load_first(self) -> None:
         """Load in order while there is room, so that a worker that serves is ready."""
@@ -169,25 +193,41 @@ class Shelf:
             raise ConfigurationError(str(errors[0])) from errors[0]
 
     def _load(self, place: _Place, may_drop: bool = True) -> None:
-        error: VaeUnavailable | None = None
+        with self._one_load:
+            error = self._loaded_or_error(place, may_drop)
+        with self._lock:
+            self.changes += 1
+            place.error = None
+            if error is not None:
+                self._rest(place, error)
+            loading, place.loading = place.loading, None
+        if loading is not None:
+            loading.set()
+        self.on_change()
+
+    def _loaded_or_error(self, place: _Place, may_drop: bool) -> VaeUnavailable | None:
+        described = place.described
         try:
-            read = read_vae(place.described)
-            if self._make_room(place.described, read.weight_bytes, may_drop):
+            read = read_vae(described)
+            if self._make_room(described, read.weight_bytes, may_drop):
                 # Outside of the lock: moving the weights takes a while, and nobody else moves any.
                 loaded = read.moved_to(self._device)
                 with self._lock:
                     place.loaded, place.used_at, place.failures = loaded, time.monotonic(), 0
-                logger.info("loaded VAE %s (%.0f MB)", place.described.id, loaded.weight_bytes / 1e6)
+                logger.info("loaded VAE %s (%.0f MB)", described.id, loaded.weight_bytes / 1e6)
+            return None
         except Exception as raised:
-            error = VaeUnavailable(str(raised) or type(raised).__name__)
-        with self._lock:
-            place.error, place.loading = error, None
-            if error is not None:
-                seconds = min(FIRST_BACKOFF_SECONDS * 2**place.failures, MOST_BACKOFF_SECONDS)
-                place.failures += 1
-                place.retry_at = time.monotonic() + seconds
-                logger.warning("%s; once more in %.0f s", error, seconds)
-        self.on_change()
+            found = fault_of(raised, str(self._device), f"load VAE {described.id}")
+            if isinstance(found, DeviceFault):
+                self._fault = found
+            reason = found or raised
+            return VaeUnavailable(str(reason) or f"VAE {described.id!r}: {type(raised).__name__}")
+
+    def _rest(self, place: _Place, error: VaeUnavailable) -> None:
+        """Try no load for a while, which each failure doubles."""
+        seconds = min(FIRST_BACKOFF_SECONDS * 2**place.failures, MOST_BACKOFF_SECONDS)
+        place.error, place.failures, place.retry_at = error, place.failures + 1, time.monotonic() + seconds
+        logger.warning("%s; once more in %.0f s", error, seconds)
 
     def _make_room(self, described: DescribedVae, weight_bytes: int, may_drop: bool) -> bool:
         """Drop others, the least recently used first, until the weights fit with room for a decode.
@@ -204,18 +244,35 @@ class Shelf:
             )
         wanted = weight_bytes + described.cost.planned_bytes * DECODE_PIXELS
         with self._lock:
-            others = sorted((one for one in self._places.values() if one.loaded), key=lambda one: one.used_at)
             if not may_drop:
-                return not others or self.weight_bytes + wanted <= self._limit_bytes
-            for place in others:
-                if self.weight_bytes + wanted <= self._limit_bytes:
-                    break
-                if place.users == 0:
-                    self._drop(place, f"VAE {described.id} is wanted")
+                return not self.hot or self.weight_bytes + wanted <= self._limit_bytes
+            while self.hot and self.weight_bytes + wanted > self._limit_bytes:
+                unused = [one for one in self._places.values() if one.loaded is not None and one.users == 0]
+                if unused:
+                    self._drop(min(unused, key=lambda one: one.used_at), f"VAE {described.id} is wanted")
+                else:
+                    # What is in use keeps its room until its batch is over.
+                    self._lock.wait()
+        device_memory.empty_cache(self._device)
         return True
 
     def _drop(self, place: _Place, why: str) -> None:
         if place.loaded is not None:
             place.loaded = None
-            device_memory.empty_cache(self._device)
+            self.changes += 1
             logger.info("dropped VAE %s: %s", place.described.id, why)
+
+
+def _described(entries: Iterable[VaeEntry], device: torch.device, decode_only: bool) -> list[DescribedVae]:
+    """Those of the entries whose configs can be read and served. Raises ConfigurationError where there is none."""
+    described, errors = [], []
+    for entry in entries:
+        try:
+            described.append(describe_vae(entry, device, decode_only))
+        except ConfigurationError as error:
+            errors.append(error)
+    if errors and not described:
+        raise errors[0]
+    for one in errors:
+        logger.error("%s; this worker serves the others without it", one)
+    return described

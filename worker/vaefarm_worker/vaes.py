@@ -5,7 +5,7 @@ import logging
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import diffusers
 import torch
@@ -22,6 +22,9 @@ from .pulling import gated
 from .sources import CONFIG, folder
 
 logger = logging.getLogger(__name__)
+
+#: How the revision of weights begins that no repository names.
+DIGEST: Final[str] = "sha256:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +105,14 @@ def read_vae(described: DescribedVae) -> LoadedVae:
     """
     entry = described.entry
     source, options = _location(entry)
+    if entry.source is not None and not described.served.revision.startswith(DIGEST):
+        # The commit whose config was read: a branch may have moved since.
+        options["revision"] = described.served.revision
     try:
+        # In float32, to be narrowed below: for `torch_dtype` diffusers sets the whole process' default dtype meanwhile,
+        # and other threads decode.
         vae = getattr(diffusers, described.family.class_name).from_pretrained(
-            source, torch_dtype=described.weights_dtype, use_safetensors=True, variant=entry.variant, **options
+            source, use_safetensors=True, variant=entry.variant, **options
         )
     except Exception as error:
         raise _unloadable(entry, error) from error
@@ -112,8 +120,9 @@ def read_vae(described: DescribedVae) -> LoadedVae:
         drop_encoder(vae)
     # Its weights keep requires_grad, as a pipeline's: torch.matmul multiplies by another kernel where they do not.
     vae.eval()
-    if vae.dtype != described.dtype:
-        vae.to(described.dtype)
+    for dtype in (described.weights_dtype, described.dtype):
+        # Not diffusers' own `to`, which warns of a cast after the load.
+        torch.nn.Module.to(vae, dtype)
     switches.bound_tiles(vae, described.served.contract.spatial_scale)
     return LoadedVae(described, vae)
 
@@ -183,7 +192,7 @@ def _digest(place: Path) -> str:
     for path in sorted(place.glob("*.safetensors")):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    return f"sha256:{digest.hexdigest()[:12]}"
+    return f"{DIGEST}{digest.hexdigest()[:12]}"
 
 
 def _unloadable(entry: VaeEntry, error: Exception) -> ConfigurationError:

@@ -54,7 +54,7 @@ def normalise(latents: torch.Tensor, vae: Any) -> torch.Tensor:
 
 def _statistics(latents: torch.Tensor, vae: Any) -> tuple[torch.Tensor, torch.Tensor]:
     mean, std = (
-        torch.tensor(vae.config[name]).view(1, -1, 1, 1).to(latents.device, latents.dtype)
+        torch.tensor(vae.config[name], dtype=torch.float32).view(1, -1, 1, 1).to(latents.device, latents.dtype)
         for name in ("latents_mean", "latents_std")
     )
     return mean, std
