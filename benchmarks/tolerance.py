@@ -23,7 +23,7 @@ BATCH_JOBS = 4
 
 
 def tolerance(options: Options) -> Figure:
-    """Each picture alone, as a reproducible job, against the same in batches, in slices, and in float32."""
+    """Each picture alone, as a reproducible job, against the same in batches, and in float32."""
     torch.set_num_threads(options.threads)
     items = _items()
     exact = _decoded("float32", options.device, [(item,) for item in items])

@@ -133,3 +133,16 @@ def test_a_job_is_written_in_the_lowest_version_that_carries_it(
     job = prepare(latents, vae, contract, None, options)  # type: ignore[arg-type]
 
     assert f'"version":{version}' in job.spec.to_json()
+
+
+def test_a_picture_that_is_resized_to_more_is_reckoned_as_that() -> None:
+    contract = contract_of("sana")
+    latents = np.zeros((2, *shape_of(contract, "spatial")[1:]), np.float16)
+
+    plain = prepare(latents, "sana", contract, None, {}).spec
+    larger = prepare(latents, "sana", contract, None, {"height": 4 * SIDE, "width": SIDE}).spec
+    smaller = prepare(latents, "sana", contract, None, {"height": 200, "width": 200}).spec
+
+    assert plain.pixels == smaller.pixels == 2 * SIDE**2
+    # Both sides are resized until the longer one is covered, then the rest is cropped.
+    assert larger.pixels == 16 * plain.pixels

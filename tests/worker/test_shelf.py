@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from vaefarm_shared.catalogue import Catalogue, VaeEntry
 from vaefarm_shared.errors import ConfigurationError, DeviceFault, JobFailed, VaeUnavailable
 from vaefarm_worker import shelf as shelf_module
 from vaefarm_worker.commands import read_bytes
+from vaefarm_worker.lifeline import Lifeline
 from vaefarm_worker.local_decoder import LocalDecoder
 from vaefarm_worker.shelf import DECODE_PIXELS, Shelf
 from vaefarm_worker.vaes import LoadedVae, describe_vae, read_vae
@@ -199,6 +201,42 @@ def test_an_entry_that_is_not_there_leaves_the_others_served(entries: list[VaeEn
     assert Shelf([gone, entries[0]], CPU).hot == ["sd-v1"]
     with pytest.raises(ConfigurationError, match=r"'sdxl'.*holds no config\.json"):
         Shelf([gone], CPU)
+
+
+def test_for_a_picture_that_finds_no_room_the_other_vaes_make_way(
+    entries: list[VaeEntry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = LocalDecoder(entries[:2], "cpu")
+    plain = LocalDecoder._decode
+
+    def needs_room(self: LocalDecoder, *given: Any) -> Any:
+        if len(self._shelf.hot) > 1:
+            raise torch.OutOfMemoryError("no room beside another")
+        return plain(self, *given)
+
+    monkeypatch.setattr(LocalDecoder, "_decode", needs_room)
+
+    assert decode(decoder, "sdxl", randn(1, 4, 8, 8)).pixels is not None
+    assert decoder._shelf.hot == ["sdxl"]
+
+
+def test_a_load_that_takes_longer_than_a_decode_may_does_not_end_the_worker(
+    farm: Farm, serve: Callable[..., None], entries: list[VaeEntry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = LocalDecoder(entries, "cpu", limit_bytes=room_for(2, entries))
+    gate = Gate(monkeypatch, "flux")
+    signs: list[float] = []
+    monkeypatch.setattr(Lifeline, "idle", lambda self: signs.append(time.monotonic()))
+    job = farm.submit(randn(1, 16, 8, 8), vae="flux")
+    serving = threading.Thread(target=serve, args=(decoder,))
+    serving.start()
+    try:
+        assert gate.begun.wait(PATIENCE)
+        eventually("the worker says that it lives", lambda: len(signs) > 2)
+    finally:
+        gate.open.set()
+        serving.join(PATIENCE)
+    assert job.image(PATIENCE).size == (64, 64)
 
 
 def test_while_one_loads_batches_of_those_that_are_loaded_go_on(

@@ -136,6 +136,9 @@ class Device:
                     self._outbox.put([Done(one, 0, error, 0.0, 1)])
                 if self._may_bind() and (jobs := self._pool.take()):
                     return jobs
+                if not self._bound and self._pool.waits_for_loads():
+                    # A load may take as long as a download does: the worker does not hang.
+                    self._station.lifeline.idle()
                 changed.wait(self._wait_seconds())
         return None
 

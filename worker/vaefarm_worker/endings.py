@@ -88,7 +88,11 @@ class Endings:
         claim, spec = done.job.claim, done.job.spec
         if isinstance(made, Decoded):
             made = self._after_decode.apply(made, spec)
-        files = encoded_files(made, spec)
+        try:
+            files = encoded_files(made, spec)
+        except OSError as error:
+            # The encoder's, not the disk's: another worker would not do better.
+            raise DecodeError(f"its picture cannot be written as {spec.image_format}: {error}") from error
         seconds_encode = time.monotonic() - began
         references, to_redis = [], []
         for index, data in enumerate(files):

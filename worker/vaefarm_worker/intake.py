@@ -90,7 +90,7 @@ class Intake:
         returned = self._outbox.returned
         decoder, sizes = self._station.decoder, self._registration.sizes
         hot = {vae: held for vae, held in sizes.items() if decoder.is_hot(vae)}
-        claimed = self._claim(self._order, hot, *self._pool.room()) if hot else []
+        claimed = self._claim(self._order, hot, *self._pool.room()) if hot else 0
         if len(hot) < len(sizes):
             # A few jobs of a VAE that is not loaded: they wait for its load, and must not fill the pool meanwhile.
             waiting = self._pool.waiting_vaes()
@@ -99,8 +99,15 @@ class Intake:
                 for vae, held in sizes.items()
                 if vae not in hot and vae not in waiting and decoder.load_error(vae) is None
             }
-            claimed += self._claim(self._cold_order, cold, FIRST_JOBS, self._pool.room()[1] or 1) if cold else []
+            claimed += self._claim(self._cold_order, cold, FIRST_JOBS, self._pool.room()[1] or 1) if cold else 0
         self._nothing_since = None if claimed else returned
+        return claimed
+
+    def _claim(self, order: ClaimOrder, sizes: Mapping[str, Sequence[str]], jobs: int, pixels: int) -> int:
+        """Claim of those VAEs, and take up what came; how many jobs that was."""
+        sources = order.next(self._station.cost, sizes)
+        wanted = Wanted(sources, jobs, pixels, self._station.settings.lease_seconds)
+        claimed = leases.claim(self._connection, self._station.name, wanted)
         if not claimed:
             return 0
         claims = [one.claim for one in claimed]
@@ -112,11 +119,6 @@ class Intake:
             logger.warning("%d jobs are left to their leases: %s", len(claims), error)
             self._station.lifeline.drop(claims)
         return len(claimed)
-
-    def _claim(self, order: ClaimOrder, sizes: Mapping[str, Sequence[str]], jobs: int, pixels: int) -> list[ClaimedJob]:
-        sources = order.next(self._station.cost, sizes)
-        wanted = Wanted(sources, jobs, pixels, self._station.settings.lease_seconds)
-        return leases.claim(self._connection, self._station.name, wanted)
 
     def _take_up(self, claimed: Sequence[ClaimedJob]) -> None:
         ready: list[Loaded] = []

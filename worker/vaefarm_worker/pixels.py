@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from diffusers.image_processor import PixArtImageProcessor
 
 from .decoder import Pixels
 
@@ -11,9 +10,14 @@ def fit(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """(n, c, h, w) -> (n, c, height, width): resized until both sides cover, then cropped about the middle.
 
     The steps of PixArtImageProcessor.resize_and_crop_tensor of diffusers, by which pipelines with resolution binning
-    (Sana, PixArt) come from the size that they generate to the one that was asked for.
+    (Sana, PixArt) come from the size that they generate to the one that was asked for. Where its float arithmetic ends
+    a pixel short of a side, which it then cuts to one row or column, that side is covered here.
     """
-    return PixArtImageProcessor.resize_and_crop_tensor(images, width, height)  # type: ignore[no-any-return]
+    ratio = max(height / images.shape[2], width / images.shape[3])
+    sizes = max(height, int(images.shape[2] * ratio)), max(width, int(images.shape[3] * ratio))
+    resized = torch.nn.functional.interpolate(images, size=sizes, mode="bilinear", align_corners=False)
+    top, left = (sizes[0] - height) // 2, (sizes[1] - width) // 2
+    return resized[:, :, top : top + height, left : left + width]
 
 
 def finished(images: torch.Tensor, height: int, width: int) -> Pixels:

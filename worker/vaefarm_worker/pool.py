@@ -93,6 +93,10 @@ class Pool:
             self.changed.notify_all()
         return found
 
+    def waits_for_loads(self) -> bool:
+        """Whether jobs wait, all of them for their VAE's load. Call it with `changed` held."""
+        return self._batcher.jobs > 0 and self._batcher.ready()[0] == 0
+
     def waiting_vaes(self) -> set[str]:
         """The VAEs of which jobs wait."""
         with self.changed:

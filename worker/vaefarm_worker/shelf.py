@@ -158,6 +158,16 @@ class Shelf:
                 place.used_at = time.monotonic()
                 self._lock.notify_all()
 
+    def make_way(self, vae: str) -> bool:
+        """Drop every other VAE that nobody uses, for a picture that found no room; whether there was any."""
+        with self._lock:
+            others = [one for one in self._places.values() if one.loaded is not None and one.users == 0]
+            for place in others:
+                if place.described.id != vae:
+                    self._drop(place, f"a picture of VAE {vae} found no room")
+        device_memory.empty_cache(self._device)
+        return any(place.described.id != vae for place in others)
+
     def refuse(self, vae: str, reason: str) -> VaeUnavailable:
         """Drop a VAE that decodes no picture, as if its load had failed; the error for its jobs."""
         error = VaeUnavailable(reason)
@@ -225,7 +235,7 @@ class Shelf:
 
     def _rest(self, place: _Place, error: VaeUnavailable) -> None:
         """Try no load for a while, which each failure doubles."""
-        seconds = min(FIRST_BACKOFF_SECONDS * 2**place.failures, MOST_BACKOFF_SECONDS)
+        seconds = min(FIRST_BACKOFF_SECONDS * 2 ** min(place.failures, 10), MOST_BACKOFF_SECONDS)
         place.error, place.failures, place.retry_at = error, place.failures + 1, time.monotonic() + seconds
         logger.warning("%s; once more in %.0f s", error, seconds)
 
