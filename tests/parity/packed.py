@@ -25,6 +25,9 @@ from tests.parity.case import Case, embeddings, flux_kl, random, tiny_autoencode
 
 SIZE = {"height": 96, "width": 64}
 
+#: A size of no whole number of tokens: pictures are 96 x 64.
+ROUNDED = {"height": 108, "width": 72}
+
 
 def _flux(name: str, vae: Any, vae_id: str, size: dict[str, int], count: int = 1) -> Case:
     transformer = random(
@@ -59,7 +62,7 @@ def flux() -> Case:
 
 def flux_rounded() -> Case:
     """Flux.1 asked for a size of no whole number of tokens: its picture is smaller, 96 x 64."""
-    return _flux("flux-rounded", flux_kl(), "flux", {"height": 108, "width": 72})
+    return _flux("flux-rounded", flux_kl(), "flux", ROUNDED)
 
 
 def taef1() -> Case:
@@ -130,6 +133,12 @@ def flux2() -> Case:
     return Case("flux2", "flux2", Flux2Pipeline(**_flux2_models()), arguments, SIZE)
 
 
+def flux2_rounded() -> Case:
+    """Flux.2 asked for a size of no whole number of tokens."""
+    arguments = {"num_inference_steps": 1, "prompt_embeds": embeddings(1, 4, 16)} | ROUNDED
+    return Case("flux2-rounded", "flux2", Flux2Pipeline(**_flux2_models()), arguments, ROUNDED)
+
+
 def _flux2_klein(name: str, options: dict[str, Any], from_callback: bool) -> Case:
     pipeline = Flux2KleinPipeline(**_flux2_models(), is_distilled=True)
     arguments = {"num_inference_steps": 2, "guidance_scale": 1.0, "prompt_embeds": embeddings(1, 4, 16)} | SIZE
@@ -152,6 +161,15 @@ def flux2_klein_denormalised() -> Case:
 
 def qwen_image() -> Case:
     """Qwen-Image, two pictures of one prompt: a VAE for video, its pictures one frame."""
+    return _qwen_image("qwen-image", SIZE)
+
+
+def qwen_image_rounded() -> Case:
+    """Qwen-Image asked for a size of no whole number of tokens."""
+    return _qwen_image("qwen-image-rounded", ROUNDED)
+
+
+def _qwen_image(name: str, size: dict[str, int]) -> Case:
     vae: Any = random(35, AutoencoderKLQwenImage, base_dim=8, num_res_blocks=1)
     transformer = random(
         36,
@@ -170,8 +188,8 @@ def qwen_image() -> Case:
         transformer=transformer,
     )
     prompt = {"prompt_embeds": embeddings(2, 4, 16), "prompt_embeds_mask": torch.ones(2, 4, dtype=torch.int64)}
-    arguments = {"num_inference_steps": 2, "true_cfg_scale": 1.0} | prompt | SIZE
-    return Case("qwen-image", "qwen-image", pipeline, arguments, SIZE)
+    arguments = {"num_inference_steps": 2, "true_cfg_scale": 1.0} | prompt | size
+    return Case(name, "qwen-image", pipeline, arguments, size)
 
 
 class NoProcessor:

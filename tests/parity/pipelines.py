@@ -32,9 +32,11 @@ BUILDERS: Final[dict[str, Callable[[], Case]]] = {
     "taef1": packed.taef1,
     "chroma": packed.chroma,
     "flux2": packed.flux2,
+    "flux2-rounded": packed.flux2_rounded,
     "flux2-klein": packed.flux2_klein,
     "flux2-klein-denormalised": packed.flux2_klein_denormalised,
     "qwen-image": packed.qwen_image,
+    "qwen-image-rounded": packed.qwen_image_rounded,
     "qwen-image-2.1": packed.qwen_image_21,
 }
 
