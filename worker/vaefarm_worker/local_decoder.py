@@ -223,7 +223,9 @@ class LocalDecoder:
         try:
             made = self._guarded(batch, run, switches)
         except OutOfMemory:
-            if len(batch.items) == 1 and self._shelf.make_way(batch.vae):
+            # What can be halved, or decoded picture by picture, needs no room of others.
+            whole = len(batch.items) == 1 and (spec.count == 1 or spec.reproducible or "slicing" in switches)
+            if whole and self._shelf.make_way(batch.vae):
                 return self._measured(batch, run, switches)
             if "tiling" not in switches:
                 self._memory.note_out_of_memory(batch.vae, pixels, picture)
