@@ -3,7 +3,7 @@
 import logging
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -12,7 +12,6 @@ from vaefarm_shared.errors import (
     BatchMismatch,
     ConfigurationError,
     DeviceFault,
-    NonFiniteImage,
     OutOfMemory,
     VaeUnavailable,
 )
@@ -27,11 +26,9 @@ from .pixels import finished
 from .self_test import SelfTest
 from .shelf import Shelf
 from .vaes import LoadedVae
+from .widening import WIDEST, dtype_name, run_widest
 
 logger = logging.getLogger(__name__)
-
-#: The dtype in which a decode that was not finite is tried once more.
-WIDEST: Final[torch.dtype] = torch.float32
 
 #: What a pass through a VAE makes, and the pass: the loaded VAE, its items, the names of the switches that are on.
 Made = TypeVar("Made", Decoded, Encoded)
@@ -125,7 +122,7 @@ class LocalDecoder:
             "device": self.device,
             "memory_bytes": self._shelf.limit_bytes,
             "threads": torch.get_num_threads(),
-            "dtypes": {vae: _name(described.dtype) for vae, described in self._shelf.described.items()},
+            "dtypes": {vae: dtype_name(described.dtype) for vae, described in self._shelf.described.items()},
             "hot": self._shelf.hot,
             "unavailable": {vae: str(error) for vae, error in errors.items() if error is not None},
         }
@@ -266,7 +263,7 @@ class LocalDecoder:
             part = slice(start, start + item.spec.count)
             start = part.stop
             if all(finite[part]):
-                decoded.append(Decoded(pixels[part], _name(loaded.dtype), switches=switches))
+                decoded.append(Decoded(pixels[part], dtype_name(loaded.dtype), switches=switches))
             else:
                 decoded.append(self._widened(loaded, item, switches))
         return decoded
@@ -276,22 +273,9 @@ class LocalDecoder:
 
     def _widened(self, loaded: LoadedVae, item: BatchItem, switches: tuple[str, ...]) -> Decoded:
         """Decode a job alone in the widest dtype."""
-        spec, narrow = item.spec, loaded.dtype
-        not_finite = NonFiniteImage(f"VAE {spec.vae!r} decodes job {spec.id} to NaN or Inf, also in {WIDEST}")
-        if narrow == WIDEST:
-            raise not_finite
-        logger.warning("job %s is not finite in %s; once more in %s", spec.id, narrow, WIDEST)
-        loaded.module.to(WIDEST)
-        try:
-            images = self._run(loaded, [item], WIDEST, switches)
-        finally:
-            # Float16 to float32 and back changes no weight.
-            loaded.module.to(narrow)
-        if not bool(torch.isfinite(images).all()):
-            raise not_finite
-        return Decoded(
-            finished(images, *spec.picture_size), _name(WIDEST), widened_from=_name(narrow), switches=switches
-        )
+        images = run_widest(loaded, item.spec, lambda dtype: self._run(loaded, [item], dtype, switches))
+        pixels = finished(images, *item.spec.picture_size)
+        return Decoded(pixels, dtype_name(WIDEST), widened_from=dtype_name(loaded.dtype), switches=switches)
 
     def _run(
         self, loaded: LoadedVae, items: Sequence[BatchItem], dtype: torch.dtype, switches: tuple[str, ...]
@@ -310,7 +294,3 @@ class LocalDecoder:
     def _decode_unmeasured(self, item: BatchItem) -> Decoded:
         """Decode a job whose size teaches nothing about memory."""
         return self._guarded(Batch((item,)), self._decode, ())[0]
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -7,18 +7,16 @@ from typing import Final
 import numpy as np
 import torch
 
-from vaefarm_shared.errors import BatchMismatch, NonFiniteImage
+from vaefarm_shared.errors import BatchMismatch
 from vaefarm_shared.images import Images
 from vaefarm_shared.latents import from_tensor
 
 from .decoder import BatchItem, Encoded
 from .families.switches import switched_on
 from .vaes import LoadedVae
+from .widening import WIDEST, dtype_name, run_widest
 
 logger = logging.getLogger(__name__)
-
-#: The dtype in which an encode that was not finite is tried once more.
-WIDEST: Final[torch.dtype] = torch.float32
 
 #: What the encoder takes for each value of a pixel: the steps of VaeImageProcessor.pil_to_numpy and .normalize, done
 #: here once, on the CPU. A GPU divides by multiplying, which differs in the last bit.
@@ -41,27 +39,16 @@ def encode_items(
         part = slice(start, start + item.spec.count)
         start = part.stop
         if all(finite[part]):
-            encoded.append(Encoded(from_tensor(latents[part]), _name(loaded.dtype), switches=switches))
+            encoded.append(Encoded(from_tensor(latents[part]), dtype_name(loaded.dtype), switches=switches))
         else:
             encoded.append(_widened(loaded, item, device, switches))
     return encoded
 
 
 def _widened(loaded: LoadedVae, item: BatchItem, device: torch.device, switches: tuple[str, ...]) -> Encoded:
-    spec, narrow = item.spec, loaded.dtype
-    not_finite = NonFiniteImage(f"VAE {spec.vae!r} encodes job {spec.id} to NaN or Inf, also in {WIDEST}")
-    if narrow == WIDEST:
-        raise not_finite
-    logger.warning("job %s is not finite in %s; once more in %s", spec.id, narrow, WIDEST)
-    loaded.module.to(WIDEST)
-    try:
-        latents = _run(loaded, [item], device, WIDEST, switches)
-    finally:
-        # Float16 to float32 and back changes no weight.
-        loaded.module.to(narrow)
-    if not bool(torch.isfinite(latents).all()):
-        raise not_finite
-    return Encoded(from_tensor(latents), _name(WIDEST), widened_from=_name(narrow), switches=switches)
+    """Encode a job alone in the widest dtype."""
+    latents = run_widest(loaded, item.spec, lambda dtype: _run(loaded, [item], device, dtype, switches))
+    return Encoded(from_tensor(latents), dtype_name(WIDEST), widened_from=dtype_name(loaded.dtype), switches=switches)
 
 
 def _run(
@@ -90,7 +77,3 @@ def to_input(images: Images, device: torch.device, dtype: torch.dtype) -> torch.
         return tensor.to(dtype)
     # Channels stay last in memory, as the image processor leaves them: a convolution adds in another order otherwise.
     return UNIT.to(dtype).to(device)[tensor.int()].permute(0, 3, 1, 2)
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -1,4 +1,4 @@
-"""AutoencoderKLQwenImage and AutoencoderKLWan: each channel has a mean and a standard deviation in the config."""
+"""Qwen-Image's VAEs: each channel has a mean and a standard deviation in the config."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,6 +6,8 @@ from typing import Any
 import torch
 
 from vaefarm_shared.errors import ConfigurationError
+
+from .statistics import statistics_of
 
 
 def check_config(config: Mapping[str, Any]) -> None:
@@ -21,13 +23,13 @@ def denormalise(latents: torch.Tensor, vae: Any) -> torch.Tensor:
 
     `latents / (1 / std) + mean`, as QwenImagePipeline does it: `latents * std` would differ in the last bit.
     """
-    mean, std = _statistics(latents, vae)
+    mean, std = statistics_of(latents, vae)
     return latents / (1.0 / std) + mean
 
 
 def denormalise_by_product(latents: torch.Tensor, vae: Any) -> torch.Tensor:
     """As `denormalise`, by `latents * std + mean`, as QwenImage21Pipeline does it."""
-    mean, std = _statistics(latents, vae)
+    mean, std = statistics_of(latents, vae)
     return latents * std + mean
 
 
@@ -36,19 +38,11 @@ def normalise(latents: torch.Tensor, vae: Any) -> torch.Tensor:
 
     `(latents - mean) * (1 / std)`, as QwenImageImg2ImgPipeline does it.
     """
-    mean, std = _statistics(latents, vae)
+    mean, std = statistics_of(latents, vae)
     return (latents - mean) * (1.0 / std)
 
 
 def normalise_by_quotient(latents: torch.Tensor, vae: Any) -> torch.Tensor:
     """As `normalise`, by `(latents - mean) / std`, as QwenImage21Pipeline does it."""
-    mean, std = _statistics(latents, vae)
+    mean, std = statistics_of(latents, vae)
     return (latents - mean) / std
-
-
-def _statistics(latents: torch.Tensor, vae: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    mean, std = (
-        torch.tensor(vae.config[name], dtype=torch.float32).view(1, -1, 1, 1).to(latents.device, latents.dtype)
-        for name in ("latents_mean", "latents_std")
-    )
-    return mean, std

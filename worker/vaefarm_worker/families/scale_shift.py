@@ -7,6 +7,8 @@ import torch
 
 from vaefarm_shared.errors import ConfigurationError
 
+from .statistics import statistics_of
+
 
 def check_config(config: Mapping[str, Any]) -> None:
     """Raises ConfigurationError for constants that this scheme does not know."""
@@ -28,7 +30,7 @@ def denormalise(latents: torch.Tensor, vae: Any) -> torch.Tensor:
     """
     config = vae.config
     if config.get("latents_mean") is not None:
-        mean, std = _statistics(latents, vae)
+        mean, std = statistics_of(latents, vae)
         whole: torch.Tensor = latents * std / config["scaling_factor"] + mean
         return whole
     scaled: torch.Tensor = latents / config["scaling_factor"]
@@ -44,17 +46,9 @@ def normalise(latents: torch.Tensor, vae: Any) -> torch.Tensor:
     """
     config = vae.config
     if config.get("latents_mean") is not None:
-        mean, std = _statistics(latents, vae)
+        mean, std = statistics_of(latents, vae)
         whole: torch.Tensor = (latents - mean) * config["scaling_factor"] / std
         return whole
     shift = config.get("shift_factor")
     scaled: torch.Tensor = (latents if shift is None else latents - shift) * config["scaling_factor"]
     return scaled
-
-
-def _statistics(latents: torch.Tensor, vae: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    mean, std = (
-        torch.tensor(vae.config[name], dtype=torch.float32).view(1, -1, 1, 1).to(latents.device, latents.dtype)
-        for name in ("latents_mean", "latents_std")
-    )
-    return mean, std
