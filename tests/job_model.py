@@ -8,6 +8,7 @@ import numpy as np
 from vaefarm_producer.submission import PreparedJob, prepare
 from vaefarm_shared.blobs import latent_name
 from vaefarm_shared.catalogue import Catalogue
+from vaefarm_shared.job import ADMIN
 from vaefarm_shared.leases import Claim
 from vaefarm_shared.transitions import Submission
 
@@ -43,16 +44,20 @@ class Model:
     settled: tuple[str, str] | None = None
 
 
-def submission(job_id: str, content: float) -> Submission:
+def submission(job_id: str, content: float, owner: str = ADMIN) -> Submission:
     contract = Catalogue.load()["demo"].contract
     assert contract is not None
     prepared: PreparedJob = prepare(np.full((1, 4, 8, 8), content, np.float32), "demo", contract, job_id, {})
     name = latent_name(job_id, prepared.spec.request_hash)
-    return Submission(prepared.spec, f"redis:{name}", prepared.packed, HELD)
+    return Submission(prepared.spec.model_copy(update={"owner": owner}), f"redis:{name}", prepared.packed, HELD)
 
 
-JOBS: Final = {job_id: submission(job_id, 0.0) for job_id in IDS}
+#: Whose the jobs are; the others' submits of the same ids are refused.
+OWNERS: Final = {"a": ADMIN, "b": "ann", "c": "ann"}
+
+JOBS: Final = {job_id: submission(job_id, 0.0, OWNERS[job_id]) for job_id in IDS}
 OTHERS: Final = {job_id: submission(job_id, 1.0) for job_id in IDS}
+FOREIGN: Final = [submission(job_id, content, "bob") for job_id in IDS for content in (0.0, 1.0)]
 
 
 @dataclass
@@ -63,6 +68,12 @@ class World:
     queue: list[str] = field(default_factory=list)
     claims: dict[str, list[Claim]] = field(default_factory=lambda: {job_id: [] for job_id in IDS})
     told: int = 0
+    #: Every change of status: job id, status, owner.
+    events: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def tell(self, job_id: str, status: str) -> None:
+        """Note a change of status."""
+        self.events.append((job_id, status, OWNERS[job_id]))
 
     def has_claims(self) -> bool:
         return any(self.claims.values())
@@ -90,6 +101,8 @@ class World:
     def release(self, job_id: str, *, free: bool) -> None:
         """Put a job at the front of the queue."""
         model = self.jobs[job_id]
+        if model.begun:
+            self.tell(job_id, "queued")
         model.attempts -= model.begun and free
         model.status, model.claim, model.begun, model.is_over = "queued", None, False, False
         self.queue.insert(0, job_id)
@@ -98,3 +111,4 @@ class World:
         model = self.jobs[job_id]
         model.status, model.claim, model.begun = status, None, False
         self.told += 1
+        self.tell(job_id, status)

@@ -434,12 +434,13 @@ def test_every_key_of_an_ended_job_has_a_life(farm: Farm, connection: redis.Redi
     serve(BrokenDecoder([Catalogue.load()["demo"]]))
     assert failing.status() == "failed"
 
-    # RQ's set of queues and its registries, the budget and its list: their entries have lives of their own.
+    # RQ's set of queues and its registries, the budget and its list, events: their entries have lives of their own.
     eternal = {key.decode() for key in connection.scan_iter("*") if connection.ttl(key) == -1}
 
     assert eternal == {
         "rq:queues",
         "vaefarm:budget",
+        "vaefarm:events",
         "vaefarm:kept",
         "rq:finished:vaefarm.demo.normal.s.default",
         "rq:failed:vaefarm.demo.normal.s.default",

@@ -21,6 +21,7 @@ from hypothesis.stateful import (
 from rq.utils import as_text
 from tests.job_model import (
     ENDED,
+    FOREIGN,
     HELD,
     IDS,
     JOBS,
@@ -28,6 +29,7 @@ from tests.job_model import (
     MAX_ATTEMPTS,
     OTHERS,
     OVER,
+    OWNERS,
     QUEUE,
     RQ_STATUS,
     Model,
@@ -35,10 +37,11 @@ from tests.job_model import (
 )
 
 from vaefarm_shared import keys, leases, transitions
-from vaefarm_shared.errors import JobConflict
+from vaefarm_shared.errors import JobConflict, JobNotFound
+from vaefarm_shared.events import START, Event, read_events
 from vaefarm_shared.job import JobStatus
 from vaefarm_shared.leases import Claim, How, Source, Wanted
-from vaefarm_shared.reading import read_statuses
+from vaefarm_shared.reading import read_owned_statuses, read_record, read_statuses
 from vaefarm_shared.transitions import LOST, Outcome
 
 any_id = st.sampled_from(IDS)
@@ -61,6 +64,7 @@ class JobStates(RuleBasedStateMachine):
         self.connection.flushdb()
         self.world = World()
         self.heard = 0
+        self.seen: list[Event] = []
         self.pubsub = self.connection.pubsub(ignore_subscribe_messages=True)
         self.pubsub.psubscribe(keys.done("*"))
 
@@ -77,7 +81,10 @@ class JobStates(RuleBasedStateMachine):
     def submit_again(self) -> None:
         self.submit_all()
 
-    @rule(job_id=any_id, what=st.sampled_from(["submit", "submit_other", "cancel", "cancel_many", "retry", "discard"]))
+    @rule(
+        job_id=any_id,
+        what=st.sampled_from(["submit", "submit_other", "submit_foreign", "cancel", "cancel_many", "retry", "discard"]),
+    )
     def from_outside(self, job_id: str, what: str) -> None:
         """What those who hold no token may do; one rule, so that it is not most of what happens."""
         getattr(self, what)(job_id)
@@ -88,11 +95,17 @@ class JobStates(RuleBasedStateMachine):
         if model is None or model.status in ENDED - {"finished"} or model.status == "discarded":
             self.world.jobs[job_id] = Model("queued")
             self.world.queue.append(job_id)
+            self.world.tell(job_id, "queued")
         assert statuses == [self.world.jobs[job_id].status]
 
     def submit_other(self, job_id: str) -> None:
         with pytest.raises(JobConflict):
             transitions.submit(self.connection, [OTHERS[job_id]])
+
+    def submit_foreign(self, job_id: str) -> None:
+        for foreign in (one for one in FOREIGN if one.spec.id == job_id):
+            with pytest.raises(JobNotFound):
+                transitions.submit(self.connection, [foreign])
 
     @while_some(World.has_queued)
     @rule(most=st.integers(1, 3), lease=st.sampled_from([LIVE, OVER]))
@@ -126,6 +139,7 @@ class JobStates(RuleBasedStateMachine):
         else:
             if not model.begun:
                 model.status, model.attempts, model.begun, model.shared = "started", model.attempts + 1, True, shared
+                self.world.tell(job_id, "started")
             assert verdict == model.attempts
 
     @while_some(World.has_held)
@@ -220,6 +234,7 @@ class JobStates(RuleBasedStateMachine):
             assert verdict == "queued"
             self.world.jobs[job_id] = Model("queued")
             self.world.queue.append(job_id)
+            self.world.tell(job_id, "queued")
         else:
             assert verdict == ("" if model.status == "discarded" else model.status)
 
@@ -231,6 +246,8 @@ class JobStates(RuleBasedStateMachine):
             # Latents of failed jobs are blobs of the caller's to remove.
             for reference in left:
                 self.connection.delete(keys.blob(reference.partition(":")[2]))
+            if model.status != "expired":
+                self.world.tell(job_id, "expired")
             model.status, model.settled = "discarded", None
 
     def members(self, key: str) -> list[str]:
@@ -241,6 +258,8 @@ class JobStates(RuleBasedStateMachine):
     def every_job_is_as_the_model_says(self) -> None:
         for job_id, model in self.world.jobs.items():
             (status,) = read_statuses(self.connection, [job_id])
+            assert read_owned_statuses(self.connection, [job_id]) == [(status, OWNERS[job_id])]
+            assert read_record(self.connection, job_id).owner == OWNERS[job_id]
             assert status == ("expired" if model.status == "discarded" else model.status), job_id
             if model.status != "discarded":
                 assert int(self.connection.hget(keys.job(job_id), "attempts") or -1) == model.attempts
@@ -291,6 +310,11 @@ class JobStates(RuleBasedStateMachine):
         while self.pubsub.get_message() is not None:
             self.heard += 1
         assert self.heard == self.world.told
+
+    @invariant()
+    def the_events_are_the_changes_of_status(self) -> None:
+        self.seen += read_events(self.connection, self.seen[-1].id if self.seen else START)
+        assert [(one.job_id, one.status, one.owner) for one in self.seen] == self.world.events
 
 
 def run(connection: redis.Redis, examples: int) -> None:

@@ -6,9 +6,11 @@ state fail at once, and each transition is read back and repeated by code that k
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -33,14 +35,28 @@ def connect(url: str, reply_seconds: float = REPLY_SECONDS) -> redis.Redis:
     Raises:
         ConfigurationError: the URL is none that redis-py reads.
     """
+    with _url_errors(url):
+        return redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **_options(reply_seconds))
+
+
+def connect_async(url: str, reply_seconds: float = REPLY_SECONDS) -> redis.asyncio.Redis:
+    """As `connect`, for one event loop. A command that blocks must do so for less than `reply_seconds`."""
+    with _url_errors(url):
+        return redis.asyncio.Redis.from_url(url, retry=AsyncRetry(NoBackoff(), 0), **_options(reply_seconds))
+
+
+def _options(reply_seconds: float) -> dict[str, Any]:
+    return {
+        "socket_connect_timeout": min(CONNECT_SECONDS, reply_seconds),
+        "socket_timeout": reply_seconds,
+        "health_check_interval": 30,
+    }
+
+
+@contextmanager
+def _url_errors(url: str) -> Iterator[None]:
     try:
-        return redis.Redis.from_url(
-            url,
-            retry=Retry(NoBackoff(), 0),
-            socket_connect_timeout=min(CONNECT_SECONDS, reply_seconds),
-            socket_timeout=reply_seconds,
-            health_check_interval=30,
-        )
+        yield
     except ValueError as error:
         raise ConfigurationError(
             f"{masked(url)!r} is no Redis URL: expected redis://HOST:PORT/DB, rediss:// or unix://"

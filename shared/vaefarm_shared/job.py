@@ -23,6 +23,9 @@ JOB_VERSION: Final[int] = 2
 #: Characters of a job id: RQ's own, so that the id can be part of keys and file names.
 JOB_ID_PATTERN: Final[re.Pattern[str]] = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
+#: The owner of jobs that were made over Redis: it may do anything.
+ADMIN: Final[str] = "admin"
+
 #: Seconds that a picture is kept unless the job says otherwise: a day.
 RESULT_SECONDS: Final[int] = 24 * 3600
 
@@ -98,7 +101,7 @@ class JobSpec(BaseModel):
     #: Whether tiles may be decoded one by one where memory is short; they change the picture visibly.
     tiling: bool = False
     producer: Name = "default"
-    owner: str = "admin"
+    owner: Annotated[str, Field(min_length=1)] = ADMIN
     priority: Priority = "normal"
     #: Seconds after submit by which the decode must have begun, by Redis' clock.
     deadline_seconds: Annotated[float, Field(gt=0)] | None = None

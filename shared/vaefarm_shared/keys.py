@@ -6,7 +6,7 @@ Redis keys (RQ's own, `rq:*`, are written by RQ's code in `rq_bridge` and by `lu
 | -------------------------------- | ------ | ------------------------------------------ | --------------------------- |
 | vaefarm:job:{id}                 | hash   | the record: spec, status, queue, times     | none until it has ended,    |
 |                                  |        |                                            | then result or failure life |
-| vaefarm:tombstone:{id}           | string | JSON: status, reason, request hash         | as the record, plus 7 days  |
+| vaefarm:tombstone:{id}           | string | JSON: status, reason, request hash, owner  | as the record, plus 7 days  |
 | vaefarm:latent:{id}.{hash}       | string | the latent's safetensors bytes             | until the job has ended;    |
 |                                  |        |                                            | failed: the failure's life  |
 | vaefarm:image:{id}.{token}.{n}   | string | the n-th picture's bytes                   | the result's                |
@@ -19,6 +19,8 @@ Redis keys (RQ's own, `rq:*`, are written by RQ's code in `rq_bridge` and by `lu
 | vaefarm:repairing                | string | somebody repairs the budget                | 250 s                       |
 | vaefarm:kept                     | zset   | {id}:{bytes} of ended jobs, by their end   | entries: as their blobs     |
 | vaefarm:dependents               | set    | ended jobs that plain RQ jobs wait for     | entries: until queued       |
+| vaefarm:events                   | stream | id, status, owner: every change of status  | entries: the last 50 000 or |
+|                                  |        | that others can see (`events`)             | a few more                  |
 | vaefarm:contract:{vae}           | string | JSON: the contract a worker serves         | 7 days after it last served |
 | vaefarm:worker:{name}            | string | JSON: VAEs, device, since when             | 30 s, renewed by the worker |
 
@@ -32,7 +34,7 @@ Fields of vaefarm:job:{id}: spec, status, queue, request_hash, latent (a blob re
 ended_at, attempts, worker, execution (RQ's), started_with (the token of the claim that began it), token (of the one
 that settled it), reason, last_error, report (JSON), pixels, held and reserve (bytes of the budget, now and at the
 submit), result_seconds, failure_seconds; shared (it is on the device with others), alone (it must not be again),
-avoid (workers that handed it back, between commas).
+avoid (workers that handed it back, between commas); owner, unless that is the admin.
 """
 
 from typing import Final
@@ -45,6 +47,7 @@ BUDGET: Final[str] = f"{PREFIX}budget"
 KEPT: Final[str] = f"{PREFIX}kept"
 DEPENDENTS: Final[str] = f"{PREFIX}dependents"
 REPAIRING: Final[str] = f"{PREFIX}repairing"
+EVENTS: Final[str] = f"{PREFIX}events"
 
 #: Seconds that a published contract outlives the last worker that served it: a week.
 CONTRACT_SECONDS: Final[int] = 7 * 24 * 3600

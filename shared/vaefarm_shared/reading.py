@@ -10,11 +10,10 @@ from rq.utils import as_text
 from . import keys
 from .catalogue import Contract
 from .errors import FarmError, JobExpired, JobNotFound
-from .job import JobSpec, JobStatus
+from .job import ADMIN, JobSpec, JobStatus
 from .leases import number
-from .records import DecodeReport, JobRecord, Tombstone
+from .records import DecodeReport, JobRecord, Tombstone, blob_references
 from .rq_bridge import QUEUE_PREFIX, QUEUES_KEY
-from .transitions import blob_references
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +39,24 @@ def read_statuses(connection: redis.Redis, job_ids: Sequence[str]) -> list[JobSt
             # The record lived out its life; the tombstone says that there was one.
             statuses.append(JobStatus.EXPIRED if tombstone else None)
     return statuses
+
+
+def read_owned_statuses(connection: redis.Redis, job_ids: Sequence[str]) -> list[tuple[JobStatus, str] | None]:
+    """The status and owner of each job; None for one that nobody knows."""
+    with connection.pipeline(transaction=False) as pipe:
+        for job_id in job_ids:
+            pipe.hmget(keys.job(job_id), "status", "owner")
+            pipe.get(keys.tombstone(job_id))
+        replies = pipe.execute()
+    found: list[tuple[JobStatus, str] | None] = []
+    for (status, owner), stone in zip(replies[::2], replies[1::2], strict=True):
+        if status is not None:
+            found.append((_status(status), ADMIN if owner is None else owner.decode("utf-8", "replace")))
+        elif stone is not None:
+            found.append((JobStatus.EXPIRED, Tombstone.model_validate_json(stone).owner))
+        else:
+            found.append(None)
+    return found
 
 
 def _status(raw: bytes) -> JobStatus:
@@ -74,7 +91,7 @@ def read_record(connection: redis.Redis, job_id: str) -> JobRecord:
         raise not_found(job_id)
     left = Tombstone.model_validate_json(stone)
     reason = left.reason or f"it was {left.status.value}, and what was kept of it is past its life"
-    return JobRecord(id=job_id, status=JobStatus.EXPIRED, reason=reason)
+    return JobRecord(id=job_id, status=JobStatus.EXPIRED, reason=reason, owner=left.owner)
 
 
 def _record(job_id: str, fields: dict[str, str]) -> JobRecord:
@@ -96,6 +113,7 @@ def _record(job_id: str, fields: dict[str, str]) -> JobRecord:
         ended_at=number(fields.get("ended_at")),
         attempts=int(number(fields.get("attempts")) or 0),
         worker=fields.get("worker"),
+        owner=fields.get("owner", ADMIN),
         metadata=spec.metadata if spec else {},
         report=DecodeReport.model_validate_json(fields["report"]) if "report" in fields else None,
     )

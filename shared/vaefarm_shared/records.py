@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from .job import ImageFormat, JobStatus
+from .job import ADMIN, ImageFormat, JobStatus
 
 
 class BlobRecord(BaseModel):
@@ -88,6 +88,8 @@ class JobRecord(BaseModel):
     ended_at: float | None = None
     attempts: int = 0
     worker: str | None = None
+    #: The name of the key that made it; 'admin' for one that was made over Redis.
+    owner: str = ADMIN
     metadata: dict[str, str] = Field(default_factory=dict)
     report: DecodeReport | None = None
 
@@ -100,3 +102,12 @@ class Tombstone(BaseModel):
     status: JobStatus
     request_hash: str
     reason: str | None = None
+    owner: str = ADMIN
+
+
+def blob_references(fields: dict[str, str]) -> list[str]:
+    """Every blob that a record names."""
+    references = [fields["latent"]] if fields.get("latent") else []
+    if fields.get("report"):
+        references += [one.blob for one in DecodeReport.model_validate_json(fields["report"]).stored]
+    return references

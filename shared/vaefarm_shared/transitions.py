@@ -17,10 +17,11 @@ from redis.client import Pipeline
 from . import keys, rq_bridge
 from .budget import Limits, full
 from .errors import FarmUnavailable, JobConflict
-from .job import JobSpec, JobStatus
+from .job import ADMIN, JobSpec, JobStatus
 from .leases import Claim
 from .queues import queue_name
-from .records import DecodeReport
+from .reading import not_found
+from .records import DecodeReport, blob_references
 from .scripts import Argument, script
 
 #: Jobs that one call of a script ends: a call holds Redis for as long as it runs.
@@ -71,6 +72,7 @@ def submit(connection: redis.Redis, submissions: Sequence[Submission], limits: L
 
     Raises:
         JobConflict: an id was used for other content.
+        JobNotFound: an id is another owner's, and the submitter is not the admin: nothing else is told of it.
         QueueFull: the farm takes no more just now; those before the first that was refused are queued.
     """
     limits, submitting = limits or Limits(), script("submit")
@@ -88,6 +90,8 @@ def submit(connection: redis.Redis, submissions: Sequence[Submission], limits: L
     for job, (verdict, status, *more) in zip(submissions, replies, strict=True):
         if verdict == b"gone":
             raise FarmUnavailable(f"the latent of job {job.spec.id!r} is not where it was written; submit it again")
+        if verdict == b"foreign":
+            raise not_found(job.spec.id)
         if verdict == b"conflict":
             raise JobConflict(
                 f"job id {job.spec.id!r} was used for other latents or options ({status.decode()});"
@@ -107,7 +111,7 @@ def _submit_arguments(job: Submission, limits: Limits) -> list[Argument]:
     return [
         *(spec.id, spec.request_hash, spec.to_json(), job.queue, job.latent_reference),
         *(job.held_bytes, spec.pixels, spec.result_seconds, spec.failure_seconds, limits.max_bytes, limits.max_jobs),
-        *(rq_bridge.encoded_call(), rq_bridge.date()),
+        *(rq_bridge.encoded_call(), rq_bridge.date(), "" if spec.owner == ADMIN else spec.owner),
     ]
 
 
@@ -249,14 +253,6 @@ def discard(connection: redis.Redis, job_id: str) -> list[str] | None:
         return None
     latent, report = (part.decode() for part in reply)
     return blob_references({"latent": latent, "report": report})
-
-
-def blob_references(fields: dict[str, str]) -> list[str]:
-    """Every blob that a record names."""
-    references = [fields["latent"]] if fields.get("latent") else []
-    if fields.get("report"):
-        references += [one.blob for one in DecodeReport.model_validate_json(fields["report"]).stored]
-    return references
 
 
 def _statuses(reply: Sequence[bytes]) -> list[JobStatus | None]:

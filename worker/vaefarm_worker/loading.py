@@ -9,7 +9,7 @@ import numpy as np
 from vaefarm_shared import checks, images, latents, rq_bridge
 from vaefarm_shared.blobs import NAME_PATTERN, BlobStore
 from vaefarm_shared.errors import EncodesNothing, FarmError, InvalidPicture, RefusedJob
-from vaefarm_shared.job import JobSpec
+from vaefarm_shared.job import ADMIN, JobSpec
 from vaefarm_shared.leases import Claim, ClaimedJob
 from vaefarm_shared.pictures import MAX_PICTURE_BYTES
 
@@ -104,7 +104,7 @@ def _plain(decoder: Decoder, job: ClaimedJob) -> Plain | Unloadable:
         raise RefusedJob(f"the job is refused: {refusal or 'its record has no spec; submit it with vaefarm'}")
     reference = str(argument.pop("latent", ""))
     check_latent(reference)
-    spec = JobSpec.from_fields(argument | {"id": job.claim.job_id})
+    spec = JobSpec.from_fields(argument | {"id": job.claim.job_id, "owner": ADMIN})
     _check_pictures(decoder, spec)
     return Plain(job.claim, spec, reference)
 

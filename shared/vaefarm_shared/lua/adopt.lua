@@ -18,4 +18,5 @@ redis.call('ZREM', LEASES, id)
 redis.call('RPUSH', 'rq:queue:' .. queue, id)
 enter(queue)
 ring(queue)
+tell(id, 'queued')
 return 'adopted'

@@ -16,6 +16,7 @@ local function begin(id, token, execution, deadline)
   rq_begin(job)
   redis.call('HSET', JOB .. id, 'status', 'started', 'started_at', STAMP, 'attempts', job.attempts + 1,
     'worker', ARGV[1], 'execution', execution, 'started_with', token, 'shared', ARGV[3])
+  tell(id, 'started', job.owner)
   return job.attempts + 1
 end
 for place = 4, #ARGV, 4 do

@@ -10,9 +10,9 @@ local left = redis.call('HMGET', JOB .. job.id, 'latent', 'report')
 local latent = blob_key(left[1] or '')
 if latent then redis.call('DEL', latent) end
 for reference in string.gmatch(left[2] or '', '"(redis:image:[%w_.-]+)"') do redis.call('DEL', blob_key(reference)) end
-local stone = {status = 'expired', request_hash = job.request_hash or '', reason = 'discarded'}
-redis.call('SET', TOMBSTONE .. job.id, cjson.encode(stone), 'EX', TOMBSTONE_SECONDS)
+bury(job, 'expired', 'discarded', TOMBSTONE_SECONDS)
 rq_forget(job)
 release(job.id, job.held)
 redis.call('DEL', JOB .. job.id)
+if job.status ~= 'expired' then tell(job.id, 'expired', job.owner) end
 return {left[1] or '', left[2] or ''}

@@ -1,6 +1,7 @@
 -- What every script shares. Keys: vaefarm_shared/keys.py.
 local JOB, TOMBSTONE, LEASE, BLOB = 'vaefarm:job:', 'vaefarm:tombstone:', 'vaefarm:lease:', 'vaefarm:'
 local LEASES, BUDGET, KEPT, DEPENDENTS = 'vaefarm:leases', 'vaefarm:budget', 'vaefarm:kept', 'vaefarm:dependents'
+local EVENTS, MOST_EVENTS = 'vaefarm:events', 50000
 local SIZES = {'s', 'm', 'l', 'xl'}
 local TOMBSTONE_SECONDS = 604800
 
@@ -91,6 +92,18 @@ local function forget_pictures(id)
   while redis.call('DEL', BLOB .. 'image:' .. id .. '.' .. token .. '.' .. place) == 1 do place = place + 1 end
 end
 
+-- Tell everyone of a job's new status; `owner` is nothing where it is the admin.
+local function tell(id, status, owner)
+  if owner then redis.call('XADD', EVENTS, 'MAXLEN', '~', MOST_EVENTS, '*', 'id', id, 'status', status, 'owner', owner)
+  else redis.call('XADD', EVENTS, 'MAXLEN', '~', MOST_EVENTS, '*', 'id', id, 'status', status) end
+end
+
+-- Leave a job's tombstone; a field of `v` that is nothing is left out.
+local function bury(v, status, reason, life)
+  local stone = {status = status, request_hash = v.request_hash or '', reason = reason, owner = v.owner or nil}
+  redis.call('SET', TOMBSTONE .. v.id, cjson.encode(stone), 'EX', life)
+end
+
 -- The ends of a job that RQ's side does not show. `life`: seconds that its record stays.
 local function finish_record(v, status, reason, life, kept)
   local fields = {'status', status, 'ended_at', STAMP, 'held', kept}
@@ -98,9 +111,7 @@ local function finish_record(v, status, reason, life, kept)
   redis.call('HSET', JOB .. v.id, unpack(fields))
   redis.call('HDEL', JOB .. v.id, 'execution', 'started_with', 'shared', 'alone', 'avoid')
   redis.call('EXPIRE', JOB .. v.id, life)
-  local stone = {status = status, request_hash = v.request_hash or ''}
-  if reason ~= '' then stone.reason = reason end
-  redis.call('SET', TOMBSTONE .. v.id, cjson.encode(stone), 'EX', life + TOMBSTONE_SECONDS)
+  bury(v, status, reason ~= '' and reason or nil, life + TOMBSTONE_SECONDS)
   local latent = blob_key(v.latent or '')
   if latent and status == 'failed' then redis.call('EXPIRE', latent, life)
   elseif latent then redis.call('DEL', latent) end
@@ -113,15 +124,17 @@ local function finish_record(v, status, reason, life, kept)
     redis.call('SADD', DEPENDENTS, v.id .. ' ' .. v.queue)
   end
   redis.call('PUBLISH', 'vaefarm:done:' .. v.id, status)
+  tell(v.id, status, v.owner)
 end
 
 -- What a script needs to know of a job, in one read.
 local function read_job(id)
   local f = redis.call('HMGET', JOB .. id, 'status', 'queue', 'request_hash', 'latent', 'held', 'attempts',
-    'execution', 'worker', 'shared', 'started_with', 'token', 'result_seconds', 'failure_seconds')
+    'execution', 'worker', 'shared', 'started_with', 'token', 'result_seconds', 'failure_seconds', 'owner')
   return {
     id = id, status = f[1], queue = f[2] or '', request_hash = f[3], latent = f[4], held = number(f[5], 0),
     attempts = number(f[6], 0), execution = f[7], worker = f[8] or '', shared = f[9] == '1', started_with = f[10],
-    token = f[11], result_seconds = number(f[12], 86400), failure_seconds = number(f[13], 604800), time = TIME,
+    token = f[11], result_seconds = number(f[12], 86400), failure_seconds = number(f[13], 604800), owner = f[14],
+    time = TIME,
   }
 end

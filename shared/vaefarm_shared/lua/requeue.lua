@@ -17,4 +17,5 @@ local function requeue(job, free, alone, reason)
   redis.call('LPUSH', 'rq:queue:' .. job.queue, job.id)
   enter(job.queue)
   ring(job.queue)
+  if job.status == 'started' then tell(job.id, 'queued', job.owner) end
 end

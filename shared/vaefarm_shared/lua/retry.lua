@@ -20,4 +20,5 @@ redis.call('HDEL', JOB .. job.id, 'reason', 'ended_at', 'token', 'last_error')
 redis.call('RPUSH', 'rq:queue:' .. job.queue, job.id)
 enter(job.queue)
 ring(job.queue)
+tell(job.id, 'queued', job.owner)
 return 'queued'

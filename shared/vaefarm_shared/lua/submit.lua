@@ -1,28 +1,35 @@
 -- Put one job on its queue, at most once: repeating the call with the same arguments changes nothing.
 -- Its latent was written before, with a short life: taking the job makes it last, refusing the job removes it.
 -- ARGV: 1 id, 2 request hash, 3 spec, 4 queue, 5 latent reference, 6 bytes that the job holds until it ends, 7 pixels,
---       8 result seconds, 9 failure seconds, 10 most bytes, 11 most jobs, 12 RQ's data, 13 RQ's date
--- Returns {verdict, status}: 'created', 'same', 'conflict' or 'gone' when the latent is; or {'full', 'bytes' or 'jobs',
+--       8 result seconds, 9 failure seconds, 10 most bytes, 11 most jobs, 12 RQ's data, 13 RQ's date,
+--       14 owner, '' for the admin
+-- Returns {verdict, status}: 'created', 'same', 'conflict', 'foreign' when the id is another owner's, or 'gone' when the
+--          latent is; or {'full', 'bytes' or 'jobs',
 --          now held}.
 --@ lib
 --@ rq_create
-local id, hash, queue, held = ARGV[1], ARGV[2], ARGV[4], tonumber(ARGV[6])
+local id, hash, queue, held, owner = ARGV[1], ARGV[2], ARGV[4], tonumber(ARGV[6]), ARGV[14]
 local latent = blob_key(ARGV[5])
-local before = redis.call('HMGET', JOB .. id, 'request_hash', 'status', 'queue', 'held', 'latent')
-local request_hash, status = before[1], before[2]
+local before = redis.call('HMGET', JOB .. id, 'request_hash', 'status', 'queue', 'held', 'latent',
+  'owner')
+local request_hash, status, owned_by = before[1], before[2], before[6]
 
 -- An answer other than 'created': what was written for it goes, unless the job that there is keeps the same latent.
 local function refuse(...)
-  local keeps = before[5] == ARGV[5] and status ~= 'finished'
+  local keeps = before[5] == ARGV[5] and (status == 'queued' or status == 'started' or status == 'failed')
   if latent and not keeps and redis.call('TTL', latent) >= 0 then redis.call('DEL', latent) end
   return {...}
 end
 
 if not status then
   local tombstone = redis.call('GET', TOMBSTONE .. id)
-  if tombstone then request_hash, status = cjson.decode(tombstone).request_hash, 'expired' end
+  if tombstone then
+    local stone = cjson.decode(tombstone)
+    request_hash, status, owned_by = stone.request_hash, 'expired', stone.owner
+  end
 end
 if status then
+  if owner ~= '' and owned_by ~= owner then return refuse('foreign', '') end
   if request_hash ~= hash then return refuse('conflict', status) end
   if status == 'queued' or status == 'started' or status == 'finished' then return refuse('same', status) end
 end
@@ -40,6 +47,7 @@ if latent then redis.call('PERSIST', latent) end
 redis.call('HSET', JOB .. id, 'spec', ARGV[3], 'status', 'queued', 'queue', queue, 'request_hash', hash,
   'latent', ARGV[5], 'queued_at', STAMP, 'attempts', 0, 'held', held, 'reserve', held, 'pixels', ARGV[7],
   'result_seconds', ARGV[8], 'failure_seconds', ARGV[9])
+if owner ~= '' then redis.call('HSET', JOB .. id, 'owner', owner) end
 rq_create({id = id, queue = queue, data = ARGV[12], created = ARGV[13], result_seconds = ARGV[8],
   failure_seconds = ARGV[9]})
 account(held, 1)
@@ -47,4 +55,5 @@ local length = redis.call('RPUSH', 'rq:queue:' .. queue, id)
 enter(queue)
 -- Behind others nobody idles, and what is rung at a busy worker piles up.
 if length == 1 then ring(queue) end
+tell(id, 'queued', owner ~= '' and owner)
 return {'created', 'queued'}
