@@ -16,6 +16,7 @@ COMMANDS: Final[dict[str, str]] = {
     "demo": "vaefarm_producer.local.demo:demo",
     "up": "vaefarm_producer.local.up:up",
     "worker": "vaefarm_worker.commands:worker",
+    "gateway": "vaefarm_producer.gateway.commands:gateway",
     "vaes": "vaefarm_worker.vaes_command:vaes",
     "submit": "vaefarm_producer.commands:submit",
     "encode": "vaefarm_producer.encode_command:encode",

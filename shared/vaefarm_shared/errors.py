@@ -7,6 +7,11 @@
          - InvalidJobId        characters or length
          - InvalidOption       image format, quality, priority, ...
          - UnknownVae          no catalogue entry and no worker of that name
+         - BodyTooLarge        a request with more bytes than it may have
+         - IncompleteBody      a request that ended too early, or came too slowly
+     - Unauthorized            no key, or one that is none
+     - Forbidden               a key that may not do this, or a call from a place that may not
+     - TooManyRequests         a key's rate is used up; says when to try again
      - JobConflict             that id was used for other content
      - JobNotFound             no job of that id, or one whose tombstone is past its life
      - JobExpired              its result or its deadline is past
@@ -68,6 +73,42 @@ class UnknownVae(InvalidInput):
     """A VAE id that neither the catalogue nor a worker names."""
 
 
+class BodyTooLarge(InvalidInput):
+    """A request with more bytes than it may have."""
+
+    http_status = 413
+
+
+class IncompleteBody(InvalidInput):
+    """A request whose body ended too early, or came too slowly."""
+
+    http_status = 408
+
+
+class Unauthorized(FarmError):
+    """No key was given, or one that nobody has."""
+
+    http_status = 401
+
+
+class Forbidden(FarmError):
+    """The key may not do this, or the call comes from a place that may not."""
+
+    http_status = 403
+
+
+class TooManyRequests(FarmError):
+    """A key's rate is used up."""
+
+    http_status = 429
+    retryable = True
+
+    def __init__(self, message: str, retry_after_seconds: float = 1.0) -> None:
+        super().__init__(message)
+        #: When to try again, from now.
+        self.retry_after_seconds = retry_after_seconds
+
+
 class JobConflict(FarmError):
     """A job id that was used for other content."""
 
@@ -88,6 +129,8 @@ class JobExpired(FarmError):
 
 class JobFailed(FarmError):
     """The job ended without a picture; the message says why."""
+
+    http_status = 409
 
 
 class JobCanceled(FarmError):

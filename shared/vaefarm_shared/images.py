@@ -59,10 +59,10 @@ def from_image(image: Any, max_pixels: int) -> Images:
         return Images(open_picture(bytes(image), max_pixels)[None], "uint8")
     if isinstance(image, Image.Image):
         return Images(flatten_image(image, max_pixels)[None], "uint8")
-    if not is_tensor(image):
+    if not isinstance(image, Images) and not is_tensor(image):
         # A path too: whoever means a file's bytes reads them.
         raise InvalidPicture(f"the image is a {type(image).__name__}; {EXPECTED}")
-    shape, dtype = tuple(image.shape), dtype_of(image)
+    shape, dtype = tuple(image.shape), image.dtype if isinstance(image, Images) else dtype_of(image)
     if dtype == "uint8" and len(shape) == 3:
         shape = (1, *shape)
     channels = 3 if dtype == "uint8" else 1
@@ -74,7 +74,7 @@ def from_image(image: Any, max_pixels: int) -> Images:
         raise InvalidPicture(
             f"the image tensor has {size_bytes} bytes; at most {MAX_LATENT_BYTES} are taken: encode it as several"
         )
-    images = Images(to_host(image).reshape(shape), dtype)
+    images = Images((image.array if isinstance(image, Images) else to_host(image)).reshape(shape), dtype)
     check_values(images)
     return images
 

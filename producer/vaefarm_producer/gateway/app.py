@@ -1,0 +1,71 @@
+"""The application: routes, middlewares, and what starts and stops with it."""
+
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+
+from vaefarm_shared.settings import Settings
+
+from . import jobs, pictures, streams
+from .access import ADMIN, PRINCIPAL
+from .bodies import ROOM, Room
+from .desk import DESK, Desk
+from .models import JobAnswer, StatusAnswer, StatusQuery, TensorOptions
+from .problems import Handler, add_safe_headers, answer_problems
+from .routes import Route, add_routes
+from .settings import GatewaySettings
+from .signing import SIGNER, Signer
+from .submitting import PICTURES, SAFETENSORS
+
+#: What the body of a job may be.
+BODIES = ("application/octet-stream", SAFETENSORS, *sorted(PICTURES))
+
+#: What a job's stored result may be.
+RESULTS = (*sorted(PICTURES), SAFETENSORS)
+
+ROUTES = [
+    Route("POST", "/v1/jobs", jobs.post_job, "Queue a job.", query=TensorOptions, bodies=BODIES, status=202, answer=JobAnswer),
+    Route("PUT", "/v1/jobs/{job_id}", jobs.put_job, "Queue a job under an id of your own.", query=TensorOptions,
+          bodies=BODIES, status=202, answer=JobAnswer),
+    Route("GET", "/v1/jobs/{job_id}", jobs.get_job, "How a job stands.", answer=JobAnswer),
+    Route("DELETE", "/v1/jobs/{job_id}", jobs.delete_job, "Cancel a job, or remove one that has ended.", answer=JobAnswer,
+          also={204: "It had ended, and is removed."}),
+    Route("POST", "/v1/jobs/{job_id}/cancel", jobs.cancel_job, "Cancel a job.", answer=JobAnswer),
+    Route("POST", "/v1/jobs/{job_id}/retry", jobs.retry_job, "Queue a failed job again.", answer=JobAnswer, status=202),
+    Route("GET", "/v1/jobs/{job_id}/image", pictures.get_image, "A job's picture.", access="signed", content_types=RESULTS),
+    Route("GET", "/v1/jobs/{job_id}/image/{index}", pictures.get_image, "A job's picture by its index.", access="signed",
+          content_types=RESULTS),
+    Route("GET", "/v1/jobs/{job_id}/events", streams.job_events, "Server-sent events of a job.", access="signed",
+          content_types=("text/event-stream",), also={204: "It has ended, and nothing happened since."}),
+    Route("GET", "/v1/events", streams.all_events, "Server-sent events of all jobs.", content_types=("text/event-stream",)),
+    Route("POST", "/v1/statuses", jobs.post_statuses, "The status of many jobs.", bodies=("application/json",),
+          body=StatusQuery, answer=StatusAnswer),
+    Route("POST", "/v1/cancels", jobs.post_cancels, "Cancel many jobs.", bodies=("application/json",), body=StatusQuery,
+          answer=StatusAnswer),
+]  # fmt: skip
+
+
+def create_app(farm: Settings, settings: GatewaySettings) -> web.Application:
+    """A gateway of a farm. Raises ConfigurationError."""
+    app = web.Application(middlewares=[answer_problems, admit_all], client_max_size=settings.max_body_bytes)
+    app[DESK] = Desk(farm, settings)
+    app[ROOM] = Room(settings.bodies_bytes)
+    app[SIGNER] = Signer(b"not yet", settings.url_seconds)
+    app.on_response_prepare.append(add_safe_headers)
+    app.cleanup_ctx.append(open_desk)
+    add_routes(app, ROUTES)
+    return app
+
+
+@web.middleware
+async def admit_all(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Everyone is an admin, for now."""
+    request[PRINCIPAL] = ADMIN
+    return await handler(request)
+
+
+async def open_desk(app: web.Application) -> AsyncIterator[None]:
+    """Follow events while the application runs."""
+    app[DESK].follower.start()
+    yield
+    await app[DESK].close()

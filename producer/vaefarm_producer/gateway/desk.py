@@ -1,0 +1,55 @@
+"""The desk: what every handler works with. Redis is asked on a few threads, so that the loop never waits for it."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, ParamSpec, TypeVar
+
+from aiohttp import web
+
+from vaefarm_shared.settings import Settings
+
+from .backing import Backing
+from .follower import Follower
+from .settings import GatewaySettings
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: Threads, and so connections, that ask Redis.
+THREADS: Final[int] = 8
+
+
+class Desk:
+    """The farm as a gateway sees it: its transport, and one follower of its events for everyone who waits."""
+
+    def __init__(self, farm: Settings, settings: GatewaySettings) -> None:
+        """Connects at the first call. Raises ConfigurationError for settings of the farm that are not what they should
+        be."""
+        self.farm = farm
+        self.settings = settings
+        self.transport = Backing(farm)
+        self.follower = Follower(farm.redis_url.get_secret_value())
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="vaefarm-gateway")
+
+    async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a function that may block, on a thread."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, lambda: function(*args, **kwargs))
+
+    async def close(self) -> None:
+        """Close what was opened."""
+        await self.follower.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self.transport.close)
+
+
+#: Where an application keeps its desk.
+DESK: Final = web.AppKey("desk", Desk)
+
+
+def desk_of(request: web.Request) -> Desk:
+    """The desk of the application that a request came to."""
+    found: Any = request.config_dict[DESK]
+    assert isinstance(found, Desk)
+    return found

@@ -1,0 +1,158 @@
+"""What requests and answers hold: these models validate, and the OpenAPI document is made from them."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from vaefarm_shared.job import ImageFormat, JobStatus, Priority, Task
+from vaefarm_shared.records import DecodeReport
+
+Dtype = Literal["float16", "bfloat16", "float32", "uint8"]
+
+
+class Options(BaseModel):
+    """What a job may say besides its bytes; as `SubmitOptions` and `EncodeOptions` of the Python client."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    vae: Annotated[str, Field(description="VAE id, such as sdxl.", pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    task: Annotated[Task, Field(description="decode latents, or encode an image.")] = "decode"
+    height: Annotated[int | None, Field(ge=1, le=65536, description="Pixels; needed for packed latents.")] = None
+    width: Annotated[int | None, Field(ge=1, le=65536, description="Pixels; needed for packed latents.")] = None
+    normalised: Annotated[
+        bool | None, Field(description="False for latents that were denormalised already, or shall stay unscaled.")
+    ] = None
+    output_type: Annotated[
+        Literal["pil", "pt"] | None, Field(description="pil: pictures; pt: the decoder's raw float16 tensor.")
+    ] = None
+    scaling_factor: Annotated[float | None, Field(description="In place of the VAE's own scaling.")] = None
+    shift_factor: Annotated[float | None, Field(description="In place of the VAE's own shift.")] = None
+    image_format: ImageFormat | None = None
+    quality: Annotated[int | None, Field(ge=1, le=100, description="For jpeg and lossy webp; 90 unless given.")] = None
+    lossless: Annotated[bool | None, Field(description="WebP without loss.")] = None
+    tiling: Annotated[bool | None, Field(description="Allow tiles where the device is short of memory.")] = None
+    reproducible: Annotated[bool | None, Field(description="The pipeline's own picture, bit for bit.")] = None
+    seed: Annotated[int | None, Field(ge=0, lt=2**64, description="Of an encode: sample the posterior.")] = None
+    producer: Annotated[str | None, Field(description="The lane; lanes take turns.")] = None
+    priority: Priority | None = None
+    deadline_seconds: Annotated[float | None, Field(gt=0, description="Expires unless begun by then.")] = None
+    metadata: Annotated[dict[str, str] | None, Field(description="Kept in the record.")] = None
+    traceparent: Annotated[str | None, Field(description="W3C trace context; else the header's.")] = None
+    result_seconds: Annotated[int | None, Field(ge=1, description="How long the result is kept.")] = None
+    failure_seconds: Annotated[int | None, Field(ge=1, description="How long a failed job is kept.")] = None
+    webhook: Annotated[str | None, Field(description="URL that is told of the job's end.")] = None
+
+
+class TensorOptions(Options):
+    """Options of a job whose body is a raw tensor: bytes in C order, little-endian, without a header."""
+
+    shape: Annotated[tuple[int, ...] | None, Field(description="Of a raw tensor: its shape.", max_length=8)] = None
+    dtype: Annotated[Dtype | None, Field(description="Of a raw tensor: its dtype.")] = None
+
+
+class Problem(BaseModel):
+    """Why a request was not done."""
+
+    error: Annotated[str, Field(description="What was wrong, what was expected, what to do.")]
+    code: Annotated[str, Field(description="The class of the error, such as JobNotFound.")]
+
+
+class StoredAnswer(BaseModel):
+    """One stored picture, or tensor."""
+
+    index: int
+    url: Annotated[str, Field(description="Where it is, for holders of a key.")]
+    signed_url: Annotated[str, Field(description="Where it is, for whoever has this URL, for a while.")]
+    size_bytes: int
+
+
+class JobAnswer(BaseModel):
+    """How a job stands."""
+
+    id: str
+    status: JobStatus
+    reason: Annotated[str | None, Field(description="Why it failed, expired or was canceled.")] = None
+    last_error: str | None = None
+    vae: str | None = None
+    owner: str
+    position: Annotated[int | None, Field(description="Place in its queue, from 1, while it waits.")] = None
+    eta_seconds: Annotated[float | None, Field(description="Seconds to its end, as far as one can tell.")] = None
+    queued_at: float | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    attempts: int = 0
+    worker: str | None = None
+    metadata: dict[str, str] = Field(default_factory=dict)
+    report: Annotated[DecodeReport | None, Field(description="How it was made; a blob is the path of its bytes.")] = (
+        None
+    )
+    url: str
+    events_url: Annotated[str, Field(description="Server-sent events of this job, for whoever has this URL.")]
+    results: list[StoredAnswer] = Field(default_factory=list)
+
+
+class BatchEntry(BaseModel):
+    """One job of a batch: accepted, or why not."""
+
+    id: str
+    status: JobStatus | None = None
+    url: str | None = None
+    error: str | None = None
+    code: str | None = None
+
+
+class BatchAnswer(BaseModel):
+    """What became of each job of a batch, in its order."""
+
+    jobs: list[BatchEntry]
+
+
+class StatusQuery(BaseModel):
+    """Jobs that are asked for at once."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ids: Annotated[list[str], Field(max_length=1000)]
+
+
+class StatusAnswer(BaseModel):
+    """The status of each job in the order asked; null for one that is unknown."""
+
+    statuses: list[JobStatus | None]
+
+
+class QueueAnswer(BaseModel):
+    """A queue and its depth."""
+
+    name: str
+    queued: int
+
+
+class QueuesAnswer(BaseModel):
+    """Every queue, and which VAEs are paused."""
+
+    queues: list[QueueAnswer]
+    paused: list[str]
+
+
+class WorkersAnswer(BaseModel):
+    """What each living worker says of itself."""
+
+    workers: list[dict[str, Any]]
+
+
+class VaeAnswer(BaseModel):
+    """One VAE: what latents for it must look like, and whether a worker serves it now."""
+
+    id: str
+    description: str = ""
+    contract: dict[str, Any]
+    workers: int
+    paused: bool
+    queued: int
+
+
+class VaesAnswer(BaseModel):
+    """The VAEs of the farm."""
+
+    vaes: list[VaeAnswer]

@@ -1,0 +1,95 @@
+"""`/v1/jobs/{id}/image/{index}`: the bytes of what a job made, with ETag and ranges."""
+
+import hashlib
+from typing import Final
+
+from aiohttp import ETag, web
+
+from vaefarm_shared.errors import InvalidOption, JobNotFound, WaitTimeout
+from vaefarm_shared.records import BlobRecord, ImageRecord, JobRecord
+
+from ..handle import report_of
+from .desk import desk_of
+from .problems import farm_problem
+from .standing import is_past, job_id_of, standing_for, wait_of, wait_until_ended
+from .submitting import SAFETENSORS
+
+#: Seconds after which to ask again for the picture of a job that has not ended.
+ASK_AGAIN_SECONDS: Final[int] = 1
+
+#: The same bytes lie under the same address as long as they lie there at all.
+CACHE_CONTROL: Final[str] = "private, max-age=3600, immutable"
+
+
+async def get_image(request: web.Request) -> web.StreamResponse:
+    """A job's picture by its index, from 0 (0 unless given), or its latents; with `Prefer: wait=N` once there is one."""
+    desk, job_id, index = desk_of(request), job_id_of(request), index_of(request)
+    record = (await standing_for(request, job_id)).record
+    wait = wait_of(request)
+    if wait and not is_past(record.status):
+        await wait_until_ended(desk, job_id, wait)
+        record = await desk.call(desk.transport.record, job_id)
+    try:
+        one = stored_at(record, index)
+    except WaitTimeout as error:
+        answer = farm_problem(error, 409, id=job_id, status_of_job=record.status.value)
+        answer.headers["Retry-After"] = str(ASK_AGAIN_SECONDS)
+        return answer
+    tag = etag_of(one)
+    if request.if_none_match is not None and any(seen.value in (tag, "*") for seen in request.if_none_match):
+        return web.Response(status=304, headers={"ETag": f'"{tag}"', "Cache-Control": CACHE_CONTROL})
+    data = await desk.call(desk.transport.stored, job_id, one)
+    answer = part_of(request, data, tag)
+    answer.content_type = f"image/{one.image_format}" if isinstance(one, ImageRecord) else SAFETENSORS
+    answer.etag = ETag(tag)
+    answer.headers["Cache-Control"] = CACHE_CONTROL
+    answer.headers["Content-Disposition"] = f'inline; filename="{file_name(job_id, index, one)}"'
+    return answer
+
+
+def index_of(request: web.Request) -> int:
+    """The index in a request's path; 0 where there is none. Raises InvalidOption."""
+    text = request.match_info.get("index", "0")
+    if not text.isdecimal() or len(text) > 6:
+        raise InvalidOption(f"index {text[:20]!r} is no number; expected one from 0")
+    return int(text)
+
+
+def stored_at(record: JobRecord, index: int) -> BlobRecord:
+    """What a finished job stored at an index.
+
+    Raises:
+        JobFailed, JobCanceled, JobExpired: it ended without a result.
+        WaitTimeout: it has not ended.
+        JobNotFound: it has nothing at that index.
+    """
+    stored = report_of(record).stored
+    if index >= len(stored):
+        raise JobNotFound(f"job {record.id!r} has no picture {index}; it has {len(stored)}, counted from 0")
+    return stored[index]
+
+
+def etag_of(one: BlobRecord) -> str:
+    """A blob is never written twice under one name, so its name tells its content."""
+    return hashlib.sha256(one.blob.encode()).hexdigest()[:32]
+
+
+def part_of(request: web.Request, data: bytes, tag: str) -> web.Response:
+    """All of the bytes, or the one range that was asked for; 416 for one that there is not."""
+    wanted = request.headers.get("Range")
+    if wanted is None or request.headers.get("If-Range", f'"{tag}"') != f'"{tag}"':
+        return web.Response(body=data, headers={"Accept-Ranges": "bytes"})
+    try:
+        start, stop, _ = request.http_range.indices(len(data))
+    except ValueError:
+        # What is no range of bytes is no reason to give none: RFC 9110, 14.2.
+        return web.Response(body=data, headers={"Accept-Ranges": "bytes"})
+    if start >= stop:
+        return web.Response(status=416, headers={"Content-Range": f"bytes */{len(data)}"})
+    headers = {"Accept-Ranges": "bytes", "Content-Range": f"bytes {start}-{stop - 1}/{len(data)}"}
+    return web.Response(status=206, body=data[start:stop], headers=headers)
+
+
+def file_name(job_id: str, index: int, one: BlobRecord) -> str:
+    """The name under which a browser saves it."""
+    return f"{job_id}-{index}.{one.image_format}" if isinstance(one, ImageRecord) else f"{job_id}.safetensors"

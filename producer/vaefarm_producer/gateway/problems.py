@@ -1,0 +1,89 @@
+"""Errors as answers: one line of JSON and the status that belongs to the error's class, never a traceback."""
+
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+from aiohttp import web
+from pydantic import BaseModel, ValidationError
+
+from vaefarm_shared.errors import FarmError, InvalidInput, InvalidOption
+
+M = TypeVar("M", bound=BaseModel)
+
+logger = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+#: Headers of every answer: nothing is guessed, framed, or run.
+SAFE_HEADERS: Final[dict[str, str]] = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; sandbox",
+    "Referrer-Policy": "no-referrer",
+}
+
+#: Seconds after which to try again, where the error does not say.
+RETRY_SECONDS: Final[float] = 1.0
+
+#: Statuses after which a client should try again.
+RETRYABLE: Final = frozenset({429, 503})
+
+
+@web.middleware
+async def answer_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer what a handler raises; what nobody expected is logged, and told as no more than that."""
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        answer = problem(error.status, error.text or error.reason, type(error).__name__)
+        for name in ("Allow", "WWW-Authenticate"):
+            if name in error.headers:
+                answer.headers[name] = error.headers[name]
+        return answer
+    except FarmError as error:
+        return farm_problem(error)
+    except ConnectionResetError:
+        raise
+    except Exception:
+        logger.exception("%s %s went wrong", request.method, request.path)
+        return problem(500, "the gateway met an error that it does not know; its log has it", "InternalError")
+
+
+async def add_safe_headers(_: web.Request, answer: web.StreamResponse) -> None:
+    """Put SAFE_HEADERS on an answer that has not set its own."""
+    for name, value in SAFE_HEADERS.items():
+        answer.headers.setdefault(name, value)
+
+
+def farm_problem(error: FarmError, status: int | None = None, **more: Any) -> web.Response:
+    """The answer to an error of ours; `status` where a protocol wants another than its class has."""
+    answer = problem(status or error.http_status, str(error), type(error).__name__, **more)
+    if answer.status in RETRYABLE:
+        seconds = float(getattr(error, "retry_after_seconds", RETRY_SECONDS))
+        answer.headers["Retry-After"] = str(max(1, math.ceil(seconds)))
+    return answer
+
+
+def problem(status: int, message: str, code: str, **more: Any) -> web.Response:
+    """`{"error": message, "code": code}`, on one line."""
+    return web.json_response({"error": " ".join(message.split()), "code": code, **more}, status=status)
+
+
+def validated(model: type[M], raw: object) -> M:
+    """What came as JSON, as a model. Raises InvalidOption."""
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        raise invalid(error) from error
+
+
+def invalid(error: ValidationError) -> InvalidInput:
+    """The first thing that pydantic finds wrong, as one of our errors."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"]) or "the body"
+    given = repr(first["input"])
+    shown = given if len(given) <= 80 else f"{given[:80]}..."
+    return InvalidOption(f"{place}={shown}: {first['msg']}")

@@ -1,0 +1,103 @@
+"""How a job stands, as an answer; and waiting until it stands otherwise."""
+
+import asyncio
+import re
+from typing import Final
+
+from aiohttp import web
+
+from vaefarm_shared.job import TERMINAL_STATUSES, JobStatus, check_job_id
+from vaefarm_shared.reading import Standing
+from vaefarm_shared.records import BlobRecord, DecodeReport
+
+from .access import need_sight
+from .desk import Desk, desk_of
+from .models import JobAnswer, StoredAnswer
+from .signing import signer_of
+
+#: `Prefer: wait=30` (RFC 7240).
+PREFER: Final = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?", re.IGNORECASE)
+
+
+def job_id_of(request: web.Request) -> str:
+    """The job id in a request's path. Raises InvalidJobId."""
+    return check_job_id(request.match_info["job_id"])
+
+
+def wait_of(request: web.Request) -> float:
+    """Seconds for which the request wants to wait, as far as the operator allows; 0 where it does not."""
+    found = PREFER.search(request.headers.get("Prefer", ""))
+    return min(float(found[1]), desk_of(request).settings.wait_seconds) if found else 0.0
+
+
+async def read_standing(desk: Desk, job_id: str) -> Standing:
+    """How a job stands now. Raises JobNotFound."""
+    return await desk.call(desk.transport.standing, job_id)
+
+
+async def standing_for(request: web.Request, job_id: str) -> Standing:
+    """How a job stands, for one who may know of it. Raises JobNotFound."""
+    standing = await read_standing(desk_of(request), job_id)
+    need_sight(request, job_id, standing.record.owner)
+    return standing
+
+
+async def wait_until_ended(desk: Desk, job_id: str, seconds: float) -> JobStatus:
+    """The status of a job once it has ended, or what it is after `seconds`. Raises JobNotFound, FarmUnavailable."""
+    await desk.follower.ready()
+    with desk.follower.waiting(job_id) as news:
+        # Read behind the subscription: what happened before it shows here, what happens after it is told.
+        status = await desk.call(desk.transport.status, job_id)
+        try:
+            async with asyncio.timeout(seconds):
+                while status not in TERMINAL_STATUSES:
+                    event = await news.get()
+                    status = event.status if event else await desk.call(desk.transport.status, job_id)
+        except TimeoutError:
+            pass
+        return status
+
+
+def is_past(status: JobStatus) -> bool:
+    """Whether a job has ended."""
+    return status in TERMINAL_STATUSES
+
+
+def answer_of(request: web.Request, standing: Standing) -> JobAnswer:
+    """How a job stands, with the addresses of what came of it."""
+    record = standing.record
+    path = f"/v1/jobs/{record.id}"
+    signer = signer_of(request)
+    results = [
+        StoredAnswer(
+            index=index,
+            url=f"{path}/image/{index}",
+            signed_url=signer.picture_url(request, record.id, index),
+            size_bytes=one.size_bytes,
+        )
+        for index, one in enumerate(record.report.stored if record.report else ())
+    ]
+    return JobAnswer(
+        **record.model_dump(include=JobAnswer.model_fields.keys() - {"report"}),
+        position=standing.position,
+        eta_seconds=standing.eta_seconds,
+        report=public(record.report, path) if record.report else None,
+        url=path,
+        events_url=signer.stream_url(request, record.id),
+        results=results,
+    )
+
+
+def public(report: DecodeReport, path: str) -> DecodeReport:
+    """A report whose blobs are named by where clients get them, not by where the farm keeps them."""
+
+    def named(one: BlobRecord, index: int) -> BlobRecord:
+        return one.model_copy(update={"blob": f"{path}/image/{index}"})
+
+    stored = [named(one, index) for index, one in enumerate(report.stored)]
+    changes: dict[str, object] = {"images": tuple(stored[: len(report.images)])}
+    others = iter(stored[len(report.images) :])
+    for name in ("latents", "tensor"):
+        if getattr(report, name, None) is not None:
+            changes[name] = next(others)
+    return report.model_copy(update=changes)

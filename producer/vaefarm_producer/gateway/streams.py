@@ -1,0 +1,131 @@
+"""Server-sent events: of one job until it has ended, and of all that the caller may see."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, suppress
+from typing import Final
+
+from aiohttp import web
+from aiohttp_sse import EventSourceResponse, sse_response
+
+from vaefarm_shared.errors import InvalidOption
+from vaefarm_shared.events import Event, first_event_id, read_events
+from vaefarm_shared.job import TERMINAL_STATUSES, JobStatus
+
+from .access import Principal, principal_of
+from .desk import Desk, desk_of
+from .follower import order
+from .standing import job_id_of, standing_for
+
+#: Events that one step of a replay reads.
+PAGE: Final[int] = 1000
+
+
+async def job_events(request: web.Request) -> web.StreamResponse:
+    """Each change of a job's status; first how it stands now, or all since `Last-Event-ID`. Ends with the job."""
+    desk, job_id, seen = desk_of(request), job_id_of(request), last_event_id_of(request)
+    await desk.follower.ready()
+    with desk.follower.waiting(job_id) as news:
+        since = desk.follower.last
+        status = (await standing_for(request, job_id)).record.status
+        missed = [event async for event in replay(desk, seen, since) if event.job_id == job_id] if seen else []
+        if seen and not missed and status in TERMINAL_STATUSES:
+            # An EventSource that is told so does not come again.
+            return web.Response(status=204)
+        async with open_stream(request) as stream:
+            told: JobStatus | None = None
+            for event in missed:
+                await tell(stream, event)
+                told = event.status
+            if told is not status:
+                await tell(stream, Event(since, job_id, status, ""))
+                told = status
+            while told not in TERMINAL_STATUSES:
+                news_item = await news.get()
+                if news_item is None:
+                    news_item = Event(desk.follower.last, job_id, await desk.call(desk.transport.status, job_id), "")
+                if news_item.status is not told:
+                    await tell(stream, news_item)
+                    told = news_item.status
+    return stream
+
+
+async def all_events(request: web.Request) -> web.StreamResponse:
+    """Each change of any job's status that the caller may see, from now, or from `Last-Event-ID`; `reset` where some of
+    them are not kept any more."""
+    desk, principal = desk_of(request), principal_of(request)
+    follower = desk.follower
+    await follower.ready()
+    place, resets = last_event_id_of(request) or follower.last, follower.resets
+    async with open_stream(request) as stream:
+        while stream.is_connected():
+            if resets != follower.resets:
+                place, resets = follower.last, follower.resets
+                await tell_reset(stream, place)
+            events = follower.kept_after(place)
+            if events is None:
+                place = await _catch_up(desk, principal, stream, place)
+            elif events:
+                for event in events:
+                    if principal.sees(event.owner):
+                        await tell(stream, event)
+                place = events[-1].id
+            else:
+                await follower.more()
+    return stream
+
+
+async def _catch_up(desk: Desk, principal: Principal, stream: EventSourceResponse, place: str) -> str:
+    """Tell what Redis still keeps behind a place; the place of the last of it."""
+    first = await desk.call(desk.transport.ask, first_event_id)
+    if order(place) < order(first):
+        place = desk.follower.last
+        await tell_reset(stream, place)
+        return place
+    until = desk.follower.last
+    async for event in replay(desk, place, until):
+        if principal.sees(event.owner):
+            await tell(stream, event)
+    return until
+
+
+async def replay(desk: Desk, after: str, until: str) -> AsyncIterator[Event]:
+    """The events behind one id, up to another."""
+    while True:
+        page = desk.follower.kept_after(after)
+        if page is None:
+            page = await desk.call(desk.transport.ask, read_events, after, PAGE)
+        for event in page:
+            if order(event.id) > order(until):
+                return
+            yield event
+        if not page:
+            return
+        after = page[-1].id
+
+
+def open_stream(request: web.Request) -> AbstractAsyncContextManager[EventSourceResponse]:
+    """An event stream, which shows that it lives and gives up clients that read nothing."""
+    return sse_response(request, sep="\n")
+
+
+async def tell(stream: EventSourceResponse, event: Event) -> None:
+    """Send an event. Raises ConnectionResetError where nobody reads any more."""
+    data = json.dumps({"id": event.job_id, "status": event.status.value})
+    await stream.send(data, id=event.id, event="status")
+
+
+async def tell_reset(stream: EventSourceResponse, place: str) -> None:
+    """Send that events may have been missed: who follows looks at its jobs anew."""
+    await stream.send("{}", id=place, event="reset")
+
+
+def last_event_id_of(request: web.Request) -> str | None:
+    """The id of the last event that the client saw; None where it says none. Raises InvalidOption."""
+    seen = request.headers.get("Last-Event-ID", "").strip()
+    if not seen:
+        return None
+    with suppress(ValueError):
+        order(seen)
+        return seen
+    raise InvalidOption(f"Last-Event-ID {seen[:40]!r} is none of this farm; expected the id of an event")

@@ -1,0 +1,144 @@
+"""From a request to a job on its queue."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, cast
+
+import numpy as np
+from aiohttp import web
+from multidict import MultiMapping
+
+from vaefarm_shared import latents
+from vaefarm_shared.checks import MAX_LATENT_BYTES
+from vaefarm_shared.errors import InvalidLatents, InvalidOption
+from vaefarm_shared.images import Images
+from vaefarm_shared.job import JobStatus
+from vaefarm_shared.latents import Latents
+
+from ..encoding import EncodeOptions, prepare_encode
+from ..submission import PreparedJob, SubmitOptions, prepare
+from .access import Principal
+from .desk import Desk
+from .models import Options, TensorOptions
+from .problems import validated
+
+#: What a safetensors file is called, and the pictures that an encode takes.
+SAFETENSORS: Final[str] = "application/safetensors"
+PICTURES: Final[frozenset[str]] = frozenset({"image/png", "image/jpeg", "image/webp"})
+
+#: Parameters that may be given more than once.
+REPEATED: Final[frozenset[str]] = frozenset({"shape"})
+
+
+def options_from_query(query: MultiMapping[str], headers: Mapping[str, str]) -> TensorOptions:
+    """The options in a query; `metadata` as JSON. Raises InvalidOption for the first that is not known or allowed."""
+    raw: dict[str, Any] = {}
+    for name in query:
+        values = query.getall(name)
+        if name in REPEATED:
+            raw[name] = [part for value in values for part in value.split(",")]
+        elif len(values) > 1:
+            raise InvalidOption(f"{name} was given {len(values)} times; expected once")
+        else:
+            raw[name] = values[0]
+    if "metadata" in raw:
+        raw["metadata"] = read_json(raw["metadata"].encode(), "metadata")
+    return options_from(raw, headers)
+
+
+def options_from(raw: Any, headers: Mapping[str, str]) -> TensorOptions:
+    """The options in a JSON object. Raises InvalidOption."""
+    if not isinstance(raw, dict):
+        raise InvalidOption(f"the options are a {type(raw).__name__}; expected a JSON object")
+    if "traceparent" not in raw and "traceparent" in headers:
+        raw = raw | {"traceparent": headers["traceparent"]}
+    return validated(TensorOptions, raw)
+
+
+def read_json(body: bytes, what: str) -> Any:
+    """A JSON text's value. Raises InvalidOption for what is none, or is nested too deep to be read."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise InvalidOption(f"{what} is no JSON that can be read: {error}") from error
+
+
+def given(options: Options) -> dict[str, Any]:
+    """What was said, for the Python client's functions."""
+    return options.model_dump(exclude_none=True, exclude={"vae", "task", "shape", "dtype"})
+
+
+def body_limit(options: TensorOptions) -> int:
+    """Bytes that the body may have: of a raw tensor just its own. Raises InvalidLatents for a shape that no tensor has."""
+    if options.shape is None and options.dtype is None:
+        return MAX_LATENT_BYTES
+    return tensor_bytes(options.shape, options.dtype)
+
+
+def tensor_bytes(shape: tuple[int, ...] | None, dtype: str | None) -> int:
+    """Bytes of a raw tensor. Raises InvalidLatents where one of both is missing, or is none that is taken."""
+    if shape is None or dtype is None:
+        missing = "shape" if shape is None else "dtype"
+        raise InvalidLatents(f"{missing} is missing; a raw tensor needs `shape` and `dtype`")
+    count = 1
+    for size in shape:
+        if size < 1:
+            raise InvalidLatents(f"shape {list(shape)} has a side of {size}; expected 1 or more")
+        count *= size
+    if not 3 <= len(shape) <= 5:
+        raise InvalidLatents(f"shape {list(shape)} has {len(shape)} dimensions; expected 3, 4 or 5")
+    size = count * (1 if dtype == "uint8" else np.dtype(latents.STORAGE[dtype]).itemsize)
+    if size > MAX_LATENT_BYTES:
+        raise InvalidLatents(f"shape {list(shape)} in {dtype} takes {size} bytes; at most {MAX_LATENT_BYTES} are taken")
+    return size
+
+
+def read_array(body: bytes, shape: tuple[int, ...], dtype: str) -> Any:
+    """A raw tensor as an array in the storage of its dtype. Raises InvalidLatents unless the body is just as long."""
+    wanted = tensor_bytes(shape, dtype)
+    if len(body) != wanted:
+        raise InvalidLatents(f"the body has {len(body)} bytes; shape {list(shape)} in {dtype} takes {wanted}")
+    storage = np.uint8 if dtype == "uint8" else latents.STORAGE[dtype]
+    return np.frombuffer(body, dtype=np.dtype(storage).newbyteorder("<")).reshape(shape)
+
+
+def prepare_body(
+    desk: Desk, principal: Principal, body: bytes, options: TensorOptions, job_id: str | None
+) -> PreparedJob:
+    """Check a body and its options, and pack them; blocks. Raises what `Farm.submit` and `Farm.encode` do."""
+    contract = desk.transport.contract(options.vae)
+    more = given(options)
+    prepared: PreparedJob
+    if options.task == "encode":
+        image = body if options.shape is None else _images(body, options)
+        prepared = prepare_encode(image, options.vae, contract, job_id, cast("EncodeOptions", more))
+    else:
+        prepared = prepare(_latents(body, options), options.vae, contract, job_id, cast("SubmitOptions", more))
+    return PreparedJob(prepared.spec.model_copy(update={"owner": principal.owner}), prepared.packed)
+
+
+def _latents(body: bytes, options: TensorOptions) -> Latents:
+    if options.shape is None and options.dtype is None:
+        return latents.unpack(body)
+    tensor_bytes(options.shape, options.dtype)
+    assert options.shape is not None
+    assert options.dtype is not None
+    latents.check_dtype(options.dtype)
+    return Latents(read_array(body, options.shape, options.dtype), options.dtype)
+
+
+def _images(body: bytes, options: TensorOptions) -> Any:
+    """An image tensor, as `Farm.encode` takes it."""
+    assert options.shape is not None
+    array = read_array(body, options.shape, options.dtype or "uint8")
+    return Images(array, options.dtype or "uint8")
+
+
+async def send(desk: Desk, principal: Principal, jobs: Iterable[PreparedJob]) -> list[JobStatus]:
+    """Put checked jobs on their queues. Raises JobConflict, JobNotFound for another's id, QueueFull, QuotaExceeded."""
+    return await desk.call(desk.transport.submit, list(jobs))
+
+
+def content_type(request: web.Request) -> str:
+    """The body's type, '' where none was said (aiohttp says octet-stream then)."""
+    return request.content_type if "Content-Type" in request.headers else ""
