@@ -6,7 +6,7 @@ from aiohttp import web
 
 from vaefarm_shared.settings import Settings
 
-from . import jobs, pictures, streams
+from . import jobs, openapi, pictures, streams
 from .access import ADMIN, PRINCIPAL
 from .bodies import ROOM, Room
 from .desk import DESK, Desk
@@ -24,24 +24,32 @@ BODIES = ("application/octet-stream", SAFETENSORS, *sorted(PICTURES))
 RESULTS = (*sorted(PICTURES), SAFETENSORS)
 
 ROUTES = [
-    Route("POST", "/v1/jobs", jobs.post_job, "Queue a job.", query=TensorOptions, bodies=BODIES, status=202, answer=JobAnswer),
+    Route("POST", "/v1/jobs", jobs.post_job, "Queue a job.", query=TensorOptions, bodies=BODIES, status=202,
+          answer=JobAnswer),
     Route("PUT", "/v1/jobs/{job_id}", jobs.put_job, "Queue a job under an id of your own.", query=TensorOptions,
           bodies=BODIES, status=202, answer=JobAnswer),
     Route("GET", "/v1/jobs/{job_id}", jobs.get_job, "How a job stands.", answer=JobAnswer),
-    Route("DELETE", "/v1/jobs/{job_id}", jobs.delete_job, "Cancel a job, or remove one that has ended.", answer=JobAnswer,
-          also={204: "It had ended, and is removed."}),
+    Route("DELETE", "/v1/jobs/{job_id}", jobs.delete_job, "Cancel a job, or remove one that has ended.",
+          answer=JobAnswer, also={204: "It had ended, and is removed."}),
     Route("POST", "/v1/jobs/{job_id}/cancel", jobs.cancel_job, "Cancel a job.", answer=JobAnswer),
-    Route("POST", "/v1/jobs/{job_id}/retry", jobs.retry_job, "Queue a failed job again.", answer=JobAnswer, status=202),
-    Route("GET", "/v1/jobs/{job_id}/image", pictures.get_image, "A job's picture.", access="signed", content_types=RESULTS),
-    Route("GET", "/v1/jobs/{job_id}/image/{index}", pictures.get_image, "A job's picture by its index.", access="signed",
+    Route("POST", "/v1/jobs/{job_id}/retry", jobs.retry_job, "Queue a failed job again.", status=202,
+          answer=JobAnswer),
+    Route("GET", "/v1/jobs/{job_id}/image", pictures.get_image, "A job's picture.", access="signed",
           content_types=RESULTS),
+    Route("GET", "/v1/jobs/{job_id}/image/{index}", pictures.get_image, "A job's picture by its index.",
+          access="signed", content_types=RESULTS),
     Route("GET", "/v1/jobs/{job_id}/events", streams.job_events, "Server-sent events of a job.", access="signed",
           content_types=("text/event-stream",), also={204: "It has ended, and nothing happened since."}),
-    Route("GET", "/v1/events", streams.all_events, "Server-sent events of all jobs.", content_types=("text/event-stream",)),
+    Route("GET", "/v1/events", streams.all_events, "Server-sent events of all jobs.",
+          content_types=("text/event-stream",)),
     Route("POST", "/v1/statuses", jobs.post_statuses, "The status of many jobs.", bodies=("application/json",),
           body=StatusQuery, answer=StatusAnswer),
     Route("POST", "/v1/cancels", jobs.post_cancels, "Cancel many jobs.", bodies=("application/json",), body=StatusQuery,
           answer=StatusAnswer),
+    Route("GET", "/openapi.json", openapi.get_document, "This document.", access="open"),
+    Route("GET", "/docs", openapi.get_page, "This document as a page.", access="open", content_types=("text/html",)),
+    Route("GET", "/docs/{file}", openapi.get_page_file, "A file of the page.", access="open",
+          content_types=("text/css", "text/javascript", "image/png")),
 ]  # fmt: skip
 
 
@@ -50,6 +58,7 @@ def create_app(farm: Settings, settings: GatewaySettings) -> web.Application:
     app = web.Application(middlewares=[answer_problems, admit_all], client_max_size=settings.max_body_bytes)
     app[DESK] = Desk(farm, settings)
     app[ROOM] = Room(settings.bodies_bytes)
+    app[openapi.DOCUMENT] = {}
     app[SIGNER] = Signer(b"not yet", settings.url_seconds)
     app.on_response_prepare.append(add_safe_headers)
     app.cleanup_ctx.append(open_desk)

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
+from vaefarm_shared.events import Event, Reset, follow_events, last_event_id
+
 from vaefarm_shared.connection import AWAY, connect_async
 from vaefarm_shared.errors import FarmUnavailable
-from vaefarm_shared.events import Event, Reset, follow_events, last_event_id
 
 logger = logging.getLogger(__name__)
 

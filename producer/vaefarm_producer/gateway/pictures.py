@@ -22,7 +22,7 @@ CACHE_CONTROL: Final[str] = "private, max-age=3600, immutable"
 
 
 async def get_image(request: web.Request) -> web.StreamResponse:
-    """A job's picture by its index, from 0 (0 unless given), or its latents; with `Prefer: wait=N` once there is one."""
+    """A job's picture by its index (0 unless given), or its latents; with `Prefer: wait=N` once there is one."""
     desk, job_id, index = desk_of(request), job_id_of(request), index_of(request)
     record = (await standing_for(request, job_id)).record
     wait = wait_of(request)

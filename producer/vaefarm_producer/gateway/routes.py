@@ -1,4 +1,4 @@
-"""The table of routes: what is called how, who may, and what it takes and gives. The OpenAPI document is made from it."""
+"""The table of routes: what is called how, who may, what it takes and gives. The OpenAPI document is made from it."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field

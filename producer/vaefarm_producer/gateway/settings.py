@@ -30,7 +30,7 @@ class GatewaySettings(BaseSettings):
     secret: SecretStr | None = None
     """What signs URLs and webhooks, the same for every gateway of a farm; kept in Redis unless given."""
     public_url: str | None = None
-    """The gateway's address as clients see it, such as https://farm.example; theirs, as they called it, unless given."""
+    """The gateway's address as clients see it, such as https://farm.example; as they called it unless given."""
     wait_seconds: Annotated[float, Field(gt=0, le=3600)] = 300.0
     """Seconds for which one request waits at most for its job."""
     url_seconds: Annotated[int, Field(ge=1, le=7 * 24 * 3600)] = 3600

@@ -7,9 +7,9 @@ from typing import Final
 
 from aiohttp import web
 from aiohttp_sse import EventSourceResponse, sse_response
+from vaefarm_shared.events import Event, first_event_id, read_events
 
 from vaefarm_shared.errors import InvalidOption
-from vaefarm_shared.events import Event, first_event_id, read_events
 from vaefarm_shared.job import TERMINAL_STATUSES, JobStatus
 
 from .access import Principal, principal_of

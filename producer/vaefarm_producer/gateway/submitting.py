@@ -69,7 +69,7 @@ def given(options: Options) -> dict[str, Any]:
 
 
 def body_limit(options: TensorOptions) -> int:
-    """Bytes that the body may have: of a raw tensor just its own. Raises InvalidLatents for a shape that no tensor has."""
+    """Bytes that the body may have: of a raw tensor just its own. Raises InvalidLatents for what is no shape."""
     if options.shape is None and options.dtype is None:
         return MAX_LATENT_BYTES
     return tensor_bytes(options.shape, options.dtype)
