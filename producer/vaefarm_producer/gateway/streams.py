@@ -3,11 +3,10 @@
 import json
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, suppress
-from typing import Final
 
 from aiohttp import web
 from aiohttp_sse import EventSourceResponse, sse_response
-from vaefarm_shared.events import Event, first_event_id, read_events
+from vaefarm_shared.events import PAGE, Event, Reset, read_events
 
 from vaefarm_shared.errors import InvalidOption
 from vaefarm_shared.job import TERMINAL_STATUSES, JobStatus
@@ -17,9 +16,6 @@ from .desk import Desk, desk_of
 from .follower import order
 from .standing import job_id_of, standing_for
 
-#: Events that one step of a replay reads.
-PAGE: Final[int] = 1000
-
 
 async def job_events(request: web.Request) -> web.StreamResponse:
     """Each change of a job's status; first how it stands now, or all since `Last-Event-ID`. Ends with the job."""
@@ -28,7 +24,7 @@ async def job_events(request: web.Request) -> web.StreamResponse:
     with desk.follower.waiting(job_id) as news:
         since = desk.follower.last
         status = (await standing_for(request, job_id)).record.status
-        missed = [event async for event in replay(desk, seen, since) if event.job_id == job_id] if seen else []
+        missed = await missed_by(desk, job_id, seen, since)
         if seen and not missed and status in TERMINAL_STATUSES:
             # An EventSource that is told so does not come again.
             return web.Response(status=204)
@@ -77,20 +73,28 @@ async def all_events(request: web.Request) -> web.StreamResponse:
 
 async def _catch_up(desk: Desk, principal: Principal, stream: EventSourceResponse, place: str) -> str:
     """Tell what Redis still keeps behind a place; the place of the last of it."""
-    first = await desk.call(desk.transport.ask, first_event_id)
-    if order(place) < order(first):
-        place = desk.follower.last
-        await tell_reset(stream, place)
-        return place
     until = desk.follower.last
-    async for event in replay(desk, place, until):
-        if principal.sees(event.owner):
-            await tell(stream, event)
+    try:
+        async for event in replay(desk, place, until):
+            if principal.sees(event.owner):
+                await tell(stream, event)
+    except Reset:
+        await tell_reset(stream, until)
     return until
 
 
+async def missed_by(desk: Desk, job_id: str, seen: str | None, until: str) -> list[Event]:
+    """A job's events behind the last that a client saw; none where they are not kept any more."""
+    if seen is None:
+        return []
+    try:
+        return [event async for event in replay(desk, seen, until) if event.job_id == job_id]
+    except Reset:
+        return []
+
+
 async def replay(desk: Desk, after: str, until: str) -> AsyncIterator[Event]:
-    """The events behind one id, up to another."""
+    """The events behind one id, up to another. Raises Reset where some of them are not kept any more."""
     while True:
         page = desk.follower.kept_after(after)
         if page is None:
