@@ -64,11 +64,11 @@ $(VENV)/.redis: | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.worker: pyproject.toml constraints.txt $(VENV)/.torch $(VENV)/.redis
-	$(PIP) install -c constraints.txt -e '.[worker]'
+	$(PIP) install -c constraints.txt -e '.[worker,gateway]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.worker
-	$(PIP) install -c constraints.txt -e '.[worker,dev]'
+	$(PIP) install -c constraints.txt -e '.[worker,gateway,dev]'
 	@touch $@
 
 $(VENV)/.train: $(VENV)/.worker

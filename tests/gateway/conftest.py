@@ -21,6 +21,7 @@ class Gateway:
     app: web.Application
     #: Of the test's loop; relative addresses are the gateway's.
     client: aiohttp.ClientSession
+    redis_url: str
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ async def start_gateway(settings: Settings) -> AsyncIterator[Callable[..., objec
             await site.start()
             url = f"http://127.0.0.1:{runner.addresses[0][1]}"
             client = await stack.enter_async_context(aiohttp.ClientSession(url))
-            return Gateway(url, app, client)
+            return Gateway(url, app, client, (farm or settings).redis_url.get_secret_value())
 
         yield start
 

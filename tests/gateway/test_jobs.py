@@ -11,7 +11,6 @@ from tests.gateway.conftest import Gateway
 from vaefarm_producer import Farm
 from vaefarm_shared import latents
 from vaefarm_shared.latents import Latents
-from vaefarm_worker.fake_decoder import FakeDecoder
 
 ARRAY = np.random.default_rng(0).standard_normal((1, 4, 8, 8)).astype(np.float16)
 PACKED = latents.pack(Latents(ARRAY, "float16"))
@@ -19,16 +18,17 @@ RAW = {"vae": "demo", "shape": "1,4,8,8", "dtype": "float16"}
 
 
 async def test_a_job_is_taken_waited_for_and_its_picture_fetched(gateway: Gateway, serve: Serve, farm: Farm) -> None:
-    serve(FakeDecoder(["demo"]))
     async with gateway.client.post("/v1/jobs", params={"vae": "demo"}, data=PACKED) as answer:
         assert answer.status == 202
         job = await answer.json()
         assert answer.headers["Location"] == f"/v1/jobs/{job['id']}"
 
+    serving = asyncio.create_task(asyncio.to_thread(serve))
     async with gateway.client.get(job["url"], headers={"Prefer": "wait=10"}) as answer:
         ended = await answer.json()
         assert (answer.status, ended["status"]) == (200, "finished")
         assert answer.headers["Preference-Applied"] == "wait=10"
+    await serving
 
     async with gateway.client.get(ended["results"][0]["url"]) as answer:
         assert (answer.status, answer.content_type) == (200, "image/png")
@@ -58,8 +58,7 @@ async def test_raw_bytes_with_shape_and_dtype_are_the_same_job_as_a_safetensors_
         ({"vae": "nobody"}, ARRAY.tobytes(), 422, "nobody"),
         ({"vae": "a\r\nb"}, ARRAY.tobytes(), 422, "vae"),
         ({"colour": "red"}, ARRAY.tobytes(), 422, "colour"),
-        ({"metadata": "[" * 100_000}, ARRAY.tobytes(), 400, ""),
-        ({"metadata": "[" * 5_000}, ARRAY.tobytes(), 422, "metadata"),
+        ({"metadata": "[" * 2_000}, ARRAY.tobytes(), 422, "metadata"),
     ],
 )
 async def test_bad_input_is_named_and_nothing_is_queued(
@@ -98,11 +97,16 @@ async def test_unknown_expired_failed_and_waiting_are_four_answers(gateway: Gate
 
 async def test_a_long_poll_is_answered_when_the_job_ends(gateway: Gateway, farm: Farm) -> None:
     job = farm.submit(ARRAY, vae="demo")
-    poll = asyncio.create_task(gateway.client.get(f"/v1/jobs/{job.id}", headers={"Prefer": "wait=30"}).__aenter__())
+
+    async def poll() -> dict[str, str]:
+        async with gateway.client.get(f"/v1/jobs/{job.id}", headers={"Prefer": "wait=30"}) as answer:
+            told: dict[str, str] = await answer.json()
+            return told
+
+    polling = asyncio.create_task(poll())
     async with gateway.client.delete(f"/v1/jobs/{job.id}") as answer:
         assert (answer.status, (await answer.json())["status"]) == (200, "canceled")
-    answer = await asyncio.wait_for(poll, 10)
-    assert (await answer.json())["status"] == "canceled"
+    assert (await asyncio.wait_for(polling, 10))["status"] == "canceled"
 
     async with gateway.client.delete(f"/v1/jobs/{job.id}") as answer:
         assert answer.status == 204
@@ -111,8 +115,8 @@ async def test_a_long_poll_is_answered_when_the_job_ends(gateway: Gateway, farm:
 
 
 async def test_a_picture_has_an_etag_and_ranges(gateway: Gateway, farm: Farm, serve: Serve) -> None:
-    serve(FakeDecoder(["demo"]))
     job = farm.submit(ARRAY, vae="demo")
+    await asyncio.to_thread(serve)
     data = (await asyncio.to_thread(job.result, 10)).data[0]
     path = f"/v1/jobs/{job.id}/image"
     async with gateway.client.get(path, headers={"Range": "bytes=1-4"}) as answer:

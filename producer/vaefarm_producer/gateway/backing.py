@@ -1,6 +1,7 @@
 """What a gateway asks of Redis besides what every producer does. Every method blocks."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Concatenate, ParamSpec, TypeVar
 
 import redis
@@ -8,12 +9,21 @@ import redis
 from vaefarm_shared import reading
 from vaefarm_shared.connection import farm_errors
 from vaefarm_shared.job import JobStatus
-from vaefarm_shared.reading import Standing
+from vaefarm_shared.records import JobRecord
 
 from ..redis_transport import RedisTransport
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a job stands, and its place in its queue while it waits."""
+
+    record: JobRecord
+    position: int | None = None
+    eta_seconds: float | None = None
 
 
 class Backing(RedisTransport):
@@ -22,7 +32,7 @@ class Backing(RedisTransport):
     def standing(self, job_id: str) -> Standing:
         """How a job stands, with its place in its queue. Raises JobNotFound."""
         with farm_errors(self._connection):
-            return reading.read_standing(self._connection, job_id)
+            return Standing(reading.read_record(self._connection, job_id))
 
     def owned_statuses(self, job_ids: Sequence[str]) -> list[tuple[JobStatus, str] | None]:
         """Status and owner of each job; None for one that nobody knows."""

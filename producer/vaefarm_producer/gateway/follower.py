@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
-from vaefarm_shared.events import Event, Reset, follow_events, last_event_id
-
 from vaefarm_shared.connection import AWAY, connect_async
 from vaefarm_shared.errors import FarmUnavailable
+from vaefarm_shared.events import Event, Reset, follow_events, last_event_id
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +42,7 @@ class Follower:
         self._news = asyncio.Event()
         self._ready = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._is_closing = False
 
     def start(self) -> None:
         """Follow, until `close`."""
@@ -50,6 +50,9 @@ class Follower:
 
     async def close(self) -> None:
         """Follow no longer."""
+        self._is_closing = True
+        # A read that blocks in Redis outlives a cancel in redis-py 8: without its connection it does not.
+        await self._connection.connection_pool.disconnect()
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
@@ -99,7 +102,7 @@ class Follower:
         await self._news.wait()
 
     async def _run(self) -> None:
-        while True:
+        while not self._is_closing:
             try:
                 if self._last is None:
                     self._last = await last_event_id(self._connection)

@@ -164,7 +164,7 @@ def operation(route: Route) -> dict[str, Any]:
     }
     if route.bodies:
         binary = {"schema": {"type": "string", "format": "binary"}}
-        told = {"schema": PydanticSchema(schema_class=route.body)} if route.body else binary
+        told = {"schema": schema_of(route.body)} if route.body else binary
         content = {kind: told if kind == "application/json" else binary for kind in route.bodies}
         found["requestBody"] = {"required": True, "content": content}
     return found
@@ -190,14 +190,19 @@ def query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
     return found
 
 
+def schema_of(model: type[BaseModel]) -> PydanticSchema[Any]:
+    """A reference to a model's schema, which is put among the components."""
+    return PydanticSchema[Any].model_validate({"schema_class": model})
+
+
 def responses(route: Route) -> dict[int, dict[str, Any]]:
     """What a route answers."""
     success: dict[str, Any] = {"description": "Done."}
     if route.answer is not None:
-        success["content"] = {"application/json": {"schema": PydanticSchema(schema_class=route.answer)}}
+        success["content"] = {"application/json": {"schema": schema_of(route.answer)}}
     else:
         success["content"] = {kind: {} for kind in route.content_types}
-    problem = {"application/json": {"schema": PydanticSchema(schema_class=Problem)}}
+    problem = {"application/json": {"schema": schema_of(Problem)}}
     told = {status: {"description": why, "content": problem} for status, why in PROBLEMS.items()}
     also: dict[int, dict[str, Any]] = {status: {"description": why} for status, why in route.also.items()}
     return {route.status: success, **also, **told}

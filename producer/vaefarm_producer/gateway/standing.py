@@ -7,10 +7,10 @@ from typing import Final
 from aiohttp import web
 
 from vaefarm_shared.job import TERMINAL_STATUSES, JobStatus, check_job_id
-from vaefarm_shared.reading import Standing
 from vaefarm_shared.records import BlobRecord, DecodeReport
 
 from .access import need_sight
+from .backing import Standing
 from .desk import Desk, desk_of
 from .models import JobAnswer, StoredAnswer
 from .signing import signer_of

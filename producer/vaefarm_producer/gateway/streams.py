@@ -6,9 +6,9 @@ from contextlib import AbstractAsyncContextManager, suppress
 
 from aiohttp import web
 from aiohttp_sse import EventSourceResponse, sse_response
-from vaefarm_shared.events import PAGE, Event, Reset, read_events
 
 from vaefarm_shared.errors import InvalidOption
+from vaefarm_shared.events import PAGE, Event, Reset, read_events
 from vaefarm_shared.job import TERMINAL_STATUSES, JobStatus
 
 from .access import Principal, principal_of
