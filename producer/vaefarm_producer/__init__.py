@@ -21,9 +21,9 @@ from vaefarm_shared.errors import (
 )
 from vaefarm_shared.failures import FailedJob
 from vaefarm_shared.job import JobStatus
-from vaefarm_shared.latents import Latents
+from vaefarm_shared.latents import HostTensor, Latents
 from vaefarm_shared.quarantine import Device
-from vaefarm_shared.records import DecodeReport, ImageRecord, JobRecord, LatentsRecord
+from vaefarm_shared.records import DecodeReport, ImageRecord, JobRecord, LatentsRecord, TensorRecord
 
 from .async_farm import AsyncFarm, AsyncJob
 from .encoding import EncodeOptions
@@ -39,6 +39,7 @@ __all__ = [
     "EncodeOptions",
     "Farm",
     "Flushed",
+    "HostTensor",
     "Job",
     "Latents",
     "Result",
@@ -51,6 +52,7 @@ __all__ = [
     "JobRecord",
     "JobStatus",
     "LatentsRecord",
+    "TensorRecord",
     # Errors
     "ConfigurationError",
     "DecodeError",

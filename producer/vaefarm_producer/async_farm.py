@@ -10,7 +10,7 @@ from PIL import Image
 from vaefarm_shared.errors import QueueFull, WaitTimeout
 from vaefarm_shared.failures import FailedJob
 from vaefarm_shared.job import JobStatus
-from vaefarm_shared.latents import Latents
+from vaefarm_shared.latents import HostTensor, Latents
 from vaefarm_shared.reading import QueueDepth
 from vaefarm_shared.records import JobRecord
 from vaefarm_shared.settings import Settings
@@ -71,6 +71,10 @@ class AsyncJob:
     async def latents(self, timeout: float | None = None) -> Latents:
         """As `Job.latents`."""
         return (await self.result(timeout)).latents
+
+    async def tensor(self, timeout: float | None = None) -> HostTensor:
+        """As `Job.tensor`."""
+        return (await self.result(timeout)).tensor
 
     async def cancel(self) -> bool:
         """As `Job.cancel`."""

@@ -1,4 +1,4 @@
-"""Pictures and latents into a folder, as their jobs end."""
+"""Pictures, latents and raw tensors into a folder, as their jobs end."""
 
 import json
 import sys
@@ -60,7 +60,7 @@ def collect(farm: Farm, names: dict[Job, str], out: Path, timeout: float | None,
 
 
 def save(result: Result, out: Path, stem: str) -> list[Path]:
-    """Write a job's pictures: STEM.png, or STEM-0.png, STEM-1.png, ... when there are several; else its latents."""
+    """Write a job's pictures: STEM.png, or STEM-0.png, STEM-1.png, ... when there are several; else its tensor."""
     paths = []
     suffixes = [SUFFIXES[image.image_format] for image in result.report.images] or [LATENTS_SUFFIX]
     for index, (data, suffix) in enumerate(zip(result.data, suffixes, strict=True)):

@@ -36,7 +36,10 @@ def submit(
     width: Annotated[
         int | None, typer.Option(help="Pixels; for packed latents. Otherwise the file's metadata.")
     ] = None,
-    image_format: Annotated[str, typer.Option("--format", help="png, jpeg or webp.")] = "png",
+    output_type: Annotated[str, typer.Option(help="pil for pictures, pt for the decoder's raw tensor.")] = "pil",
+    image_format: Annotated[
+        str | None, typer.Option("--format", help="png, jpeg or webp, of pictures. Otherwise png.")
+    ] = None,
     quality: Annotated[int | None, typer.Option(help="1 to 100, for jpeg and webp. Otherwise 90.")] = None,
     reproducible: Annotated[bool, typer.Option("--reproducible", help="The pipeline's picture, bit for bit.")] = False,
     priority: Annotated[str, typer.Option(help="high, normal or low.")] = "normal",
@@ -50,7 +53,7 @@ def submit(
     redis: RedisOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Queue latents for decoding, wait, and save the pictures as FILE.png.
+    """Queue latents for decoding, wait, and save the pictures as FILE.png, raw tensors as FILE.safetensors.
 
     Exits 1 when a job fails, and names it. On Ctrl-C the jobs go on: `vaefarm fetch` collects them.
 
@@ -61,15 +64,15 @@ def submit(
         return
     if vae is None:
         raise InvalidOption("--vae is missing; expected a VAE id such as sdxl")
-    if image_format not in SUFFIXES:
+    if image_format is not None and image_format not in SUFFIXES:
         raise InvalidOption(f"--format {image_format!r}: expected one of {', '.join(SUFFIXES)}")
     if wait:
         make_folder(out)
-    options: SubmitOptions = {
-        "image_format": image_format,
-        "reproducible": reproducible,
-        "priority": priority,
-    }
+    if output_type not in ("pil", "pt"):
+        raise InvalidOption(f"--output-type {output_type!r}: expected pil or pt")
+    options: SubmitOptions = {"output_type": output_type, "reproducible": reproducible, "priority": priority}
+    if image_format is not None:
+        options["image_format"] = image_format
     if quality is not None:
         options["quality"] = quality
     with open_farm(redis, spool) as farm:
@@ -90,7 +93,7 @@ def fetch(
     redis: RedisOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Wait for jobs by their ids and save their pictures as ID.png."""
+    """Wait for jobs by their ids and save their pictures as ID.png, latents and raw tensors as ID.safetensors."""
     make_folder(out)
     with open_farm(redis) as farm:
         collect(farm, {farm.job(job_id): job_id for job_id in jobs}, out, timeout, as_json)

@@ -15,6 +15,12 @@ class EncodeOptions(JobOptions, total=False):
 
     seed: int | None
     """Sample the posterior with this seed, as a pipeline with a CPU generator does; its mode unless given."""
+    normalised: bool
+    """False for latents as the encoder gives them, unscaled; as an img2img pipeline holds them unless given."""
+    scaling_factor: float | None
+    """Multiply the latents by it, in place of what the VAE's own constants do; not zero."""
+    shift_factor: float | None
+    """Subtract it before that; only with scaling_factor."""
 
 
 def prepare_encode(image: Any, vae: str, contract: Contract, job_id: str | None, options: EncodeOptions) -> PreparedJob:
@@ -28,6 +34,8 @@ def prepare_encode(image: Any, vae: str, contract: Contract, job_id: str | None,
     given: dict[str, Any] = dict(options)
     job_id = new_job_id() if job_id is None else check_job_id(job_id)
     check_options(given, EncodeOptions)
+    if given.get("normalised") is True:
+        del given["normalised"]
     images = from_image(image, contract.max_pixels)
     count, (height, width) = images.shape[0], images.size
     from_file = isinstance(image, bytes | bytearray | memoryview)

@@ -1,4 +1,4 @@
-"""A job in a producer's hands: ask how it stands, wait for it, take its pictures or latents."""
+"""A job in a producer's hands: ask how it stands, wait for it, take its pictures, latents or raw tensor."""
 
 import io
 from collections.abc import Sequence
@@ -12,19 +12,20 @@ from PIL import Image
 
 from vaefarm_shared.errors import InvalidOption, JobCanceled, JobFailed, WaitTimeout
 from vaefarm_shared.job import JobStatus
-from vaefarm_shared.latents import Latents, unpack
+from vaefarm_shared.latents import STORAGE, HostTensor, Latents, read_tensor, unpack
 from vaefarm_shared.reading import expired
 from vaefarm_shared.records import DecodeReport, JobRecord
 
 from .transport import Transport
 
-#: File name ending of latents.
+#: File name ending of latents and raw tensors.
 LATENTS_SUFFIX: Final[str] = ".safetensors"
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a finished job: the bytes of each picture, or of its latents, as stored, and how they were made."""
+    """What came of a finished job: the bytes of each picture, of its latents or of its raw tensor, as stored, and how
+    they were made."""
 
     record: JobRecord
     report: DecodeReport
@@ -32,9 +33,8 @@ class Result:
 
     @cached_property
     def images(self) -> tuple[Image.Image, ...]:
-        """The pictures, opened. Raises InvalidOption for an encode, which has none."""
-        if self.report.latents is not None:
-            raise InvalidOption(f"job {self.record.id!r} is an encode and has latents, no pictures; use latents()")
+        """The pictures, opened. Raises InvalidOption for an encode, or output_type='pt', which have none."""
+        check_kind(self.record.id, self.report, "pictures")
         return tuple(
             open_image(data, image.image_format) for data, image in zip(self.data, self.report.images, strict=True)
         )
@@ -42,9 +42,14 @@ class Result:
     @cached_property
     def latents(self) -> Latents:
         """The latents, unpacked. Raises InvalidOption for a decode, which has none."""
-        if self.report.latents is None:
-            raise InvalidOption(f"job {self.record.id!r} is a decode and has pictures, no latents; use images()")
+        check_kind(self.record.id, self.report, "latents")
         return unpack(self.data[0])
+
+    @cached_property
+    def tensor(self) -> HostTensor:
+        """The raw tensor, unpacked. Raises InvalidOption for jobs of another kind than output_type='pt'."""
+        check_kind(self.record.id, self.report, "a raw tensor")
+        return HostTensor(*read_tensor(self.data[0], STORAGE))
 
 
 def open_image(data: bytes, image_format: str) -> Image.Image:
@@ -115,14 +120,14 @@ class Job:
         return Result(record, report, tuple(self._transport.stored(self.id, one) for one in report.stored))
 
     def images(self, timeout: float | None = None) -> list[Image.Image]:
-        """Wait for the job; all its pictures. Raises as `result`, and InvalidOption for an encode."""
+        """Wait for the job; all its pictures. Raises as `result`, and InvalidOption for what has none."""
         return list(self.result(timeout).images)
 
     def image(self, timeout: float | None = None, *, index: int | None = None) -> Image.Image:
         """Wait for the job; its one picture, or of several the one at `index`, from 0: no other is fetched.
 
         Raises:
-            InvalidOption: it has several, and no `index` is given; it has none at that index; or it is an encode.
+            InvalidOption: it has several, and no `index` is given; it has none at that index; or none at all.
         """
         if index is None:
             return only(self.id, self.result(timeout).images)
@@ -131,7 +136,9 @@ class Job:
 
     def fetch_image(self, index: int) -> Image.Image:
         """The picture at `index` of a job that has ended. Raises as `image`, and WaitTimeout while it has not ended."""
-        images = report_of(self.record()).images
+        report = report_of(self.record())
+        check_kind(self.id, report, "pictures")
+        images = report.images
         if not 0 <= index < len(images):
             raise InvalidOption(f"job {self.id!r} has no picture {index}; it has {len(images)}, counted from 0")
         return open_image(self._transport.stored(self.id, images[index]), images[index].image_format)
@@ -143,6 +150,14 @@ class Job:
         values; `Farm.submit` takes them as they are. Raises as `result`, and InvalidOption for a decode.
         """
         return self.result(timeout).latents
+
+    def tensor(self, timeout: float | None = None) -> HostTensor:
+        """Wait for a decode with output_type='pt'; float16 (n, channels, height, width), about [-1, 1], not clamped.
+
+        `.numpy()` is float32 of the same values, `.array` float16, `.torch()` a torch tensor;
+        `vaefarm_shared.unit.to_pixels` makes pixels of `.array`. Raises as `result`, and InvalidOption for other jobs.
+        """
+        return self.result(timeout).tensor
 
     def cancel(self) -> bool:
         """End the job unless it has ended; True when it is canceled now. Raises JobNotFound."""
@@ -172,6 +187,18 @@ def report_of(record: JobRecord) -> DecodeReport:
         case JobStatus.EXPIRED:
             raise expired(record.id, record.reason)
     raise WaitTimeout(f"job {record.id!r} is {record.status.value}; it has no result yet")
+
+
+def check_kind(job_id: str, report: DecodeReport, wanted: str) -> None:
+    """Raise InvalidOption unless a job has what is wanted: 'pictures', 'latents' or 'a raw tensor'."""
+    if report.latents is not None:
+        kind, has, use = "is an encode", "latents", "latents()"
+    elif report.tensor is not None:
+        kind, has, use = "was submitted with output_type='pt'", "a raw tensor", "tensor()"
+    else:
+        kind, has, use = "is a decode", "pictures", "images()"
+    if has != wanted:
+        raise InvalidOption(f"job {job_id!r} {kind} and has {has}, no {wanted.removeprefix('a ')}; use {use}")
 
 
 def only(job_id: str, images: Sequence[Image.Image]) -> Image.Image:

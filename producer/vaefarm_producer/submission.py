@@ -16,6 +16,9 @@ MAX_METADATA_CHARACTERS: Final[int] = 16 * 1024
 #: Pixels of the longest side that a format can hold; PNG has no limit that a picture meets.
 MAX_SIDES: Final[dict[str, int]] = {"webp": 16_383, "jpeg": 65_500}
 
+#: Options that are in a job's digest only where they say something else: jobs from before there were such keep theirs.
+UNSAID: Final[dict[str, Any]] = {"output_type": "pil", "scaling_factor": None, "shift_factor": None}
+
 
 class JobOptions(TypedDict, total=False):
     """What a decode and an encode may both say."""
@@ -47,6 +50,12 @@ class SubmitOptions(JobOptions, total=False):
     """As height."""
     normalised: bool
     """False for latents that were denormalised for the decoder already; pipelines return them normalised."""
+    scaling_factor: float | None
+    """Divide the latents by it, in place of what the VAE's own constants do; not zero."""
+    shift_factor: float | None
+    """Add it after that division; only with scaling_factor."""
+    output_type: str
+    """'pil' (default): pictures. 'pt': what the decoder gives, float16 (n, channels, height, width), about [-1, 1]."""
     image_format: str
     """'png' (default, lossless), 'jpeg' or 'webp'."""
     quality: int | None
@@ -82,6 +91,8 @@ def prepare(tensor: Any, vae: str, contract: Contract, job_id: str | None, optio
             f"latents of shape {held.shape} hold NaN or Inf; expected finite values: the generation went wrong"
         )
     check_options(given, SubmitOptions)
+    if given.get("output_type") == "pt":
+        _check_no_file(given)
     if given.get("lossless") and given.get("image_format") != "webp":
         raise InvalidOption("lossless is for image_format='webp'; PNG always is, JPEG never")
     sides = pictures.crop_height or pictures.height, pictures.crop_width or pictures.width
@@ -102,11 +113,14 @@ def prepare(tensor: Any, vae: str, contract: Contract, job_id: str | None, optio
 
 def prepared_job(job_id: str, packed: bytes, wanted: dict[str, Any]) -> PreparedJob:
     """A job of an id and its blob's bytes, for what is wanted. Raises InvalidOption for what no spec allows."""
+    said = {name: value for name, value in wanted.items() if name not in UNSAID or value != UNSAID[name]}
     try:
-        spec = JobSpec(id=job_id, request_hash=request_hash(packed, wanted), **wanted)
+        spec = JobSpec(id=job_id, request_hash="", **said)
     except ValidationError as error:
         raise _invalid_option(error) from error
-    return PreparedJob(spec, packed)
+    # 1 and 1.0 are the same factor.
+    said |= {name: getattr(spec, name) for name in ("scaling_factor", "shift_factor") if name in said}
+    return PreparedJob(spec.model_copy(update={"request_hash": request_hash(packed, said)}), packed)
 
 
 def check_options(given: dict[str, Any], known: type) -> None:
@@ -127,6 +141,12 @@ def _departures(pictures: checks.Pictures, contract: Contract) -> dict[str, Any]
     return {name: value for name, value in said.items() if value is not None}
 
 
+def _check_no_file(given: dict[str, Any]) -> None:
+    said = [name for name in ("image_format", "quality", "lossless") if given.get(name) not in (None, False)]
+    if said:
+        raise InvalidOption(f"output_type='pt' gives a tensor, which no {said[0]} is for; leave {said[0]} out")
+
+
 def _check_format(image_format: str, side: int, vae: str, contract: Contract) -> None:
     if image_format == "jpeg" and contract.picture_channels == 4:
         raise InvalidOption(f"image_format='jpeg' has no alpha channel, which VAE {vae!r} gives; use 'png' or 'webp'")
@@ -138,4 +158,4 @@ def _check_format(image_format: str, side: int, vae: str, contract: Contract) ->
 def _invalid_option(error: ValidationError) -> InvalidOption:
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
-    return InvalidOption(f"{place}={first['input']!r}: {first['msg']}")
+    return InvalidOption(f"{place}={first['input']!r}: {first['msg']}" if place else first["msg"])

@@ -69,10 +69,12 @@ def read_limits(connection: redis.Redis, budget_bytes: int | None, max_jobs: int
 
 
 def picture_bytes(spec: JobSpec) -> int:
-    """The most bytes that a job's pictures take, or the latents of an encode."""
+    """The most bytes that a job's pictures take, its raw tensor, or the latents of an encode."""
     if spec.task == "encode":
         # In the widest dtype: which one it will be the worker decides.
         return prod(spec.shape) * 4 + FILE_BYTES
+    if spec.output_type == "pt":
+        return spec.tensor_bytes + FILE_BYTES
     lossy = spec.image_format != "png" and not spec.lossless and (spec.quality or 0) <= LOSSY_QUALITY
     height, width = spec.picture_size
     values = spec.count * height * width * spec.picture_channels
@@ -83,7 +85,7 @@ def held_bytes(spec: JobSpec, latent_bytes: int, blobs: BlobStore) -> int:
     """Bytes of Redis that a job holds until it ends: its latent, and room for its pictures, unless they go to files."""
     latent = 0 if blobs.goes_to_files(latent_bytes) else latent_bytes
     pictures = picture_bytes(spec)
-    files = 1 if spec.task == "encode" else spec.count
+    files = 1 if spec.task == "encode" or spec.output_type == "pt" else spec.count
     return latent + (pictures if blobs.files is None else min(pictures, files * blobs.threshold))
 
 

@@ -9,22 +9,26 @@ import hashlib
 import json
 import re
 from enum import StrEnum
-from math import ceil
+from math import ceil, prod
 from typing import Annotated, Any, Final, Literal
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from .errors import InvalidJobId, RefusedJob, UnsupportedVersion
 
 #: The highest version of job that this code writes; it reads every one from 1.
-JOB_VERSION: Final[int] = 2
+JOB_VERSION: Final[int] = 3
 
 #: Characters of a job id: RQ's own, so that the id can be part of keys and file names.
 JOB_ID_PATTERN: Final[re.Pattern[str]] = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 #: The owner of jobs that were made over Redis: it may do anything.
 ADMIN: Final[str] = "admin"
+
+#: Bytes of the largest raw tensor that is given back: Redis holds no value of 512 MiB.
+MAX_TENSOR_BYTES: Final[int] = 256 * 1024 * 1024
 
 #: Seconds that a picture is kept unless the job says otherwise: a day.
 RESULT_SECONDS: Final[int] = 24 * 3600
@@ -60,6 +64,8 @@ Layout = Literal["spatial", "packed", "tokens", "patchified", "frames"]
 #: Layouts that a reader of version 1 knows.
 FIRST_LAYOUTS: Final[tuple[Layout, ...]] = ("spatial", "packed")
 Task = Literal["decode", "encode"]
+OutputType = Literal["pil", "pt"]
+Factor = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 
 class JobSpec(BaseModel):
@@ -86,14 +92,21 @@ class JobSpec(BaseModel):
     crop_width: Annotated[int, Field(ge=1)] | None = None
     #: 3 for RGB, 4 for RGBA.
     picture_channels: Literal[3, 4] = 3
-    #: Whether the latents are as a pipeline returns them; False when they were denormalised for the decoder already.
+    #: Whether the latents are as a pipeline returns them; False when they were denormalised for the decoder already, or
+    #: of an encode when they are to be as the encoder gives them.
     normalised: bool = True
+    #: What takes the place of the VAE's own constants: `z / scaling_factor + shift_factor` of a decode, `(z -
+    #: shift_factor) * scaling_factor` of an encode.
+    scaling_factor: Factor | None = None
+    shift_factor: Factor | None = None
     task: Task = "decode"
     #: Of an encode: whether the blob is a picture's file rather than a tensor.
     from_file: bool = False
     #: Of an encode: the seed with which the posterior is sampled; its mode where there is none.
     seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
     request_hash: str
+    #: 'pil' gives pictures, 'pt' what the decoder gives, as one float16 tensor: neither clamped nor denormalised.
+    output_type: OutputType = "pil"
     image_format: ImageFormat = "png"
     quality: Annotated[int, Field(ge=1, le=100)] | None = None
     lossless: bool = False
@@ -127,6 +140,44 @@ class JobSpec(BaseModel):
         """Height and width of each finished picture, in pixels."""
         return self.crop_height or self.height, self.crop_width or self.width
 
+    @property
+    def tensor_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the raw tensor that the decode gives: (count, channels, height, width)."""
+        return (self.count, self.picture_channels, *self.picture_size)
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Bytes of that tensor in float16."""
+        return 2 * prod(self.tensor_shape)
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "JobSpec":
+        """Refuse fields that contradict each other."""
+        if (why := self._contradiction()) is not None:
+            raise PydanticCustomError("contradiction", "{why}", {"why": why})
+        return self
+
+    def _contradiction(self) -> str | None:
+        given = self.scaling_factor is not None or self.shift_factor is not None
+        if self.scaling_factor == 0:
+            return "scaling_factor is 0; expected the number that the latents are divided by"
+        if self.scaling_factor is None and given:
+            return "shift_factor comes without scaling_factor; expected both: 1.0 scales nothing"
+        if given and not self.normalised:
+            return "scaling_factor and normalised=False contradict each other; expected one of them, or neither"
+        if self.output_type == "pil":
+            return None
+        if self.task == "encode":
+            return "output_type='pt' is for decodes; an encode gives a tensor always"
+        if self.image_format != "png" or self.quality is not None or self.lossless:
+            return "output_type='pt' makes no picture's file; leave image_format, quality and lossless out"
+        if self.tensor_bytes > MAX_TENSOR_BYTES:
+            return (
+                f"output_type='pt' gives a tensor of shape {self.tensor_shape}, {self.tensor_bytes} bytes; at most"
+                f" {MAX_TENSOR_BYTES} are given back: submit several jobs"
+            )
+        return None
+
     def to_json(self) -> str:
         """Write the spec without its defaults: a queued job should cost Redis little."""
         fields = self.model_dump(exclude_defaults=True, mode="json")
@@ -135,6 +186,10 @@ class JobSpec(BaseModel):
 
     def _lowest_version(self) -> int:
         """The first version whose readers do what is asked for."""
+        if self.output_type != "pil" or self.scaling_factor is not None:
+            return 3
+        if self.task == "encode" and not self.normalised:
+            return 3
         first = (
             self.task == "decode"
             and self.layout in FIRST_LAYOUTS
@@ -172,8 +227,8 @@ class JobSpec(BaseModel):
             return cls.model_validate(raw)
         except ValidationError as error:
             first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise RefusedJob(f"the job's spec is not valid: {place}: {first['msg']}") from error
+            place = "".join(f"{part}: " for part in first["loc"])
+            raise RefusedJob(f"the job's spec is not valid: {place}{first['msg']}") from error
 
 
 #: Fields of a spec that say when and for whom, not what: a repeated request may differ in them.

@@ -30,7 +30,7 @@ SAFETENSORS_NAMES: Final[dict[str, str]] = {"F16": "float16", "BF16": "bfloat16"
 #: Bytes that a safetensors header of ours may take; it holds one tensor.
 MAX_HEADER_BYTES: Final[int] = 4096
 
-#: The tensor's name inside the file.
+#: The tensor's name inside a file of latents.
 TENSOR_NAME: Final[str] = "latents"
 
 #: Exponent bits of the 16-bit dtypes' words: all set means Inf or NaN.
@@ -128,8 +128,8 @@ def check_dtype(dtype: str, storage: Mapping[str, type[np.generic]] = STORAGE) -
         )
 
 
-def pack(latents: HostTensor) -> bytes:
-    """Write a tensor as the bytes of a safetensors file; the same tensor gives the same bytes.
+def pack(latents: HostTensor, name: str = TENSOR_NAME) -> bytes:
+    """Write a tensor as the bytes of a safetensors file, under that name; the same tensor gives the same bytes.
 
     Never called "packed latents": that is Flux's 3-d layout.
     """
@@ -139,7 +139,7 @@ def pack(latents: HostTensor) -> bytes:
         data_ptr=latents.array.ctypes.data,
         data_len=latents.nbytes,
     )
-    return bytes(serialize({TENSOR_NAME: spec}))
+    return bytes(serialize({name: spec}))
 
 
 def unpack(data: bytes) -> Latents:

@@ -22,11 +22,15 @@ class ImageRecord(BlobRecord):
     height: int
 
 
-class LatentsRecord(BlobRecord):
-    """Stored latents, as a safetensors file."""
+class TensorRecord(BlobRecord):
+    """A stored tensor, as a safetensors file."""
 
     shape: tuple[int, ...]
     dtype: str
+
+
+class LatentsRecord(TensorRecord):
+    """Stored latents."""
 
 
 class DecodeReport(BaseModel):
@@ -54,16 +58,19 @@ class DecodeReport(BaseModel):
     switches: tuple[str, ...] = ()
     #: Whether anything checked the pictures for safety: latents skip the pipeline's own checker and watermark.
     safety_checked: bool = False
-    #: What the operator had done to the pictures after their decode, by the entry points' names.
+    #: What the operator had done to the pictures after their decode, by the entry points' names. A raw tensor was only
+    #: looked at: what they changed is not in it.
     after_decode: tuple[str, ...] = ()
     images: tuple[ImageRecord, ...] = ()
     #: What an encode made.
     latents: LatentsRecord | None = None
+    #: What a decode with output_type='pt' made.
+    tensor: TensorRecord | None = None
 
     @property
     def stored(self) -> tuple[BlobRecord, ...]:
-        """All that the job's result consists of: pictures, or latents."""
-        return self.images if self.latents is None else (*self.images, self.latents)
+        """All that the job's result consists of: pictures, latents, or a raw tensor."""
+        return (*self.images, *(one for one in (self.latents, self.tensor) if one is not None))
 
     def to_json(self) -> str:
         """Write the report without its defaults."""

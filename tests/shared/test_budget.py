@@ -15,9 +15,11 @@ from vaefarm_producer import Farm, QueueFull
 from vaefarm_shared import budget, keys
 from vaefarm_shared.budget import picture_bytes, read_limits
 from vaefarm_shared.job import JobSpec
+from vaefarm_shared.latents import HostTensor
 from vaefarm_shared.scripts import script
 from vaefarm_shared.settings import Settings
-from vaefarm_worker.encode import encode_image
+from vaefarm_worker.decoder import Decoded
+from vaefarm_worker.encode import encode_image, encoded_files
 
 LATENTS = torch.zeros(1, 4, 8, 8)
 
@@ -51,6 +53,15 @@ def test_no_picture_is_larger_than_the_room_that_is_reserved_for_it(fields: dict
 
     assert Image.open(io.BytesIO(data)).size == (256, 256)
     assert len(data) <= picture_bytes(wanted)
+
+
+def test_no_raw_tensor_is_larger_than_the_room_that_is_reserved_for_it() -> None:
+    wanted = spec(output_type="pt", count=3)
+    tensor = HostTensor(np.zeros(wanted.tensor_shape, np.float16), "float16")
+
+    (data,) = encoded_files(Decoded(None, "float16", tensor=tensor), wanted)
+
+    assert picture_bytes(wanted) - 4096 <= len(data) <= picture_bytes(wanted)
 
 
 def test_the_limit_is_a_share_of_maxmemory_unless_it_is_given(connection: redis.Redis) -> None:

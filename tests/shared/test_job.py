@@ -1,6 +1,7 @@
 """Specs survive their way through Redis, or the other side says why not."""
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -33,10 +34,55 @@ def test_a_spec_says_its_version_even_though_it_is_the_default() -> None:
 
 
 def test_a_job_of_another_version_is_refused_by_both_versions_names() -> None:
-    newer = json.dumps(json.loads(SPEC.to_json()) | {"version": 3})
+    newer = json.dumps(json.loads(SPEC.to_json()) | {"version": 4})
 
-    with pytest.raises(UnsupportedVersion, match=r"version 3.*reads versions up to 2"):
+    with pytest.raises(UnsupportedVersion, match=r"version 4.*reads versions up to 3"):
         JobSpec.from_json(newer)
+
+
+@pytest.mark.parametrize(
+    ("fields", "version"),
+    [
+        ({"image_format": "webp"}, 1),
+        ({"normalised": False}, 2),
+        ({"task": "encode"}, 2),
+        ({"task": "encode", "normalised": False}, 3),
+        ({"task": "encode", "scaling_factor": 0.5}, 3),
+        ({"scaling_factor": 0.5, "shift_factor": 0.1}, 3),
+        ({"output_type": "pt"}, 3),
+    ],
+    ids=str,
+)
+def test_a_job_is_written_in_the_first_version_whose_readers_do_it(fields: dict[str, Any], version: int) -> None:
+    spec = SPEC.model_copy(update=fields)
+
+    assert json.loads(spec.to_json())["version"] == version
+    assert JobSpec.from_json(spec.to_json()) == spec.model_copy(update={"version": version})
+
+
+CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
+    ({"scaling_factor": 0.0}, "scaling_factor is 0"),
+    ({"scaling_factor": -0.0, "shift_factor": 1.0}, "scaling_factor is 0"),
+    ({"shift_factor": 0.1}, "shift_factor comes without scaling_factor"),
+    ({"scaling_factor": 0.5, "normalised": False}, "normalised=False contradict"),
+    ({"scaling_factor": float("nan")}, "scaling_factor: Input should be a finite number"),
+    ({"scaling_factor": 0.5, "shift_factor": float("inf")}, "shift_factor: Input should be a finite number"),
+    ({"scaling_factor": "0.5"}, "scaling_factor: Input should be a valid number"),
+    ({"scaling_factor": True}, "scaling_factor: Input should be a valid number"),
+    ({"output_type": "np"}, "output_type: Input should be 'pil' or 'pt'"),
+    ({"output_type": "pt", "image_format": "jpeg"}, "makes no picture's file"),
+    ({"output_type": "pt", "quality": 90}, "makes no picture's file"),
+    ({"output_type": "pt", "task": "encode"}, "output_type='pt' is for decodes"),
+    ({"output_type": "pt", "count": 43, "height": 1024, "width": 1024}, "270532608 bytes; at most 268435456"),
+]
+
+
+@pytest.mark.parametrize(("fields", "named"), CONTRADICTIONS, ids=str)
+def test_fields_that_contradict_each_other_are_refused_by_name(fields: dict[str, Any], named: str) -> None:
+    text = json.dumps(json.loads(SPEC.to_json()) | fields)
+
+    with pytest.raises(RefusedJob, match=f"^the job's spec is not valid: .*{named}"):
+        JobSpec.from_json(text)
 
 
 def test_a_field_that_this_version_does_not_know_is_no_obstacle() -> None:

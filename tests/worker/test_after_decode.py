@@ -10,6 +10,7 @@ from vaefarm_producer import Farm
 from vaefarm_shared.errors import ConfigurationError, JobFailed, RefusedPicture
 from vaefarm_shared.job import JobSpec
 from vaefarm_shared.settings import Settings
+from vaefarm_shared.unit import to_pixels
 from vaefarm_worker.after_decode import GROUP, AfterDecodes
 from vaefarm_worker.decoder import Pixels
 
@@ -37,9 +38,28 @@ def cropped(pixels: Pixels, _: JobSpec) -> Pixels:
 @pytest.fixture(autouse=True)
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The functions above, as if a package had brought them."""
-    names = ("inverted", "refuses", "cropped", "LATENTS", "missing")
+    names = ("inverted", "refuses", "cropped", "blackened", "looks", "LATENTS", "missing")
     points = [EntryPoint(name, f"{__name__}:{name}", GROUP) for name in names]
     monkeypatch.setattr("vaefarm_worker.after_decode.entry_points", lambda group: points if group == GROUP else [])
+
+
+def blackened(pixels: Pixels, _: JobSpec) -> Pixels:
+    pixels[:] = 0
+    return pixels
+
+
+blackened.safety_check = True  # type: ignore[attr-defined]
+
+
+def looks(pixels: Pixels, _: JobSpec) -> Pixels:
+    SEEN.append(pixels.copy())
+    return pixels
+
+
+looks.safety_check = True  # type: ignore[attr-defined]
+
+#: What `looks` was shown.
+SEEN: list[Pixels] = []
 
 
 def test_without_any_the_record_says_that_nobody_checked(
@@ -73,6 +93,35 @@ def test_a_refused_picture_fails_its_job_at_once_and_leaves_nothing(
 
     with pytest.raises(JobFailed, match="shows what it must not"):
         job.images(PATIENCE)
+    assert job.record().attempts == 1
+
+
+def test_a_raw_tensor_is_looked_at_as_pixels_and_comes_unchanged(
+    farm: Farm, serve: Callable[..., None], settings: Settings
+) -> None:
+    plain = farm.submit(LATENTS, vae="demo", output_type="pt")
+    serve()
+    checked = farm.submit(LATENTS, vae="demo", output_type="pt")
+    SEEN.clear()
+    serve(settings=settings.model_copy(update={"after_decode": "inverted,looks"}))
+
+    assert np.array_equal(plain.tensor(PATIENCE).array, checked.tensor(PATIENCE).array)
+    assert np.array_equal(SEEN, [255 - to_pixels(plain.tensor(PATIENCE).array)])
+    report = checked.result(PATIENCE).report
+    assert (report.after_decode, report.safety_checked) == (("inverted", "looks"), True)
+
+
+@pytest.mark.parametrize(
+    ("step", "said"), [("refuses", "shows what it must not"), ("blackened", "blackened changed what the picture shows")]
+)
+def test_a_raw_tensor_that_a_check_refuses_or_would_cover_fails_its_job_at_once(
+    farm: Farm, serve: Callable[..., None], settings: Settings, step: str, said: str
+) -> None:
+    job = farm.submit(LATENTS, vae="demo", output_type="pt")
+    serve(settings=settings.model_copy(update={"after_decode": step}))
+
+    with pytest.raises(JobFailed, match=said):
+        job.tensor(PATIENCE)
     assert job.record().attempts == 1
 
 

@@ -1,5 +1,7 @@
 """Which jobs share a batch, and which go first: the policy alone, without Redis and without torch."""
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -99,6 +101,20 @@ def test_packed_latents_of_one_shape_and_other_pictures_do_not_share_a_batch() -
     tall = spec(shape=(1, 8, 64), layout="packed", height=64, width=32)
 
     assert batch_key(wide) != batch_key(tall)
+
+
+def test_jobs_of_other_factors_or_output_do_not_share_a_batch() -> None:
+    kinds: list[dict[str, Any]] = [
+        {},
+        {"normalised": False},
+        {"scaling_factor": 0.5},
+        {"scaling_factor": 0.5, "shift_factor": 0.0},
+        {"scaling_factor": 0.25},
+        {"output_type": "pt"},
+    ]
+
+    assert len({batch_key(spec(**kind)) for kind in kinds}) == len(kinds)
+    assert batch_key(spec("a", **kinds[3])) == batch_key(spec("b", **kinds[3]))
 
 
 def test_a_reproducible_job_and_one_that_must_be_alone_share_with_nobody() -> None:

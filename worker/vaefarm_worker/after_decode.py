@@ -9,8 +9,11 @@ from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
+import numpy as np
+
 from vaefarm_shared.errors import ConfigurationError, DecodeError, RefusedPicture
 from vaefarm_shared.job import JobSpec
+from vaefarm_shared.unit import to_pixels
 
 from .decoder import Decoded, Pixels
 
@@ -60,28 +63,40 @@ class AfterDecodes:
         return any(step.is_safety_check for step in self.steps)
 
     def apply(self, decoded: Decoded, spec: JobSpec) -> Decoded:
-        """Pictures after every step.
+        """Pictures after every step. Of a raw tensor the steps see the pixels, and what they change is left aside.
 
         Raises:
-            RefusedPicture: a step lets no picture of this job through.
+            RefusedPicture: a step lets no picture of this job through; or a safety check changed the pixels of a raw
+                tensor, which would go out as it was.
             DecodeError: a step failed, or gave no pixels of the pictures' shape, or the decoder made files already.
         """
         if not self.steps:
             return decoded
-        if decoded.pixels is None:
+        raw = decoded.tensor
+        pixels = decoded.pixels if raw is None else to_pixels(raw.array)
+        if pixels is None:
             raise DecodeError(f"the decoder made files, which {', '.join(self.names)} cannot see; expected pixels")
-        pixels = decoded.pixels
         for step in self.steps:
-            try:
-                changed = step.run(pixels, spec)
-            except RefusedPicture:
-                raise
-            except Exception as error:
-                raise DecodeError(f"{step.name} failed: {type(error).__name__}: {error}") from error
-            if getattr(changed, "shape", None) != pixels.shape or changed.dtype != pixels.dtype:
-                raise DecodeError(f"{step.name} gave no uint8 pixels of shape {pixels.shape}, as it got")
-            pixels = changed
-        return replace(decoded, pixels=pixels)
+            before = pixels.copy() if raw is not None and step.is_safety_check else None
+            pixels = _run(step, pixels, spec)
+            if before is not None and not np.array_equal(before, pixels):
+                raise RefusedPicture(
+                    f"{step.name} changed what the picture shows, which a raw tensor would not; submit the job with"
+                    " output_type='pil'"
+                )
+        return decoded if raw is not None else replace(decoded, pixels=pixels)
+
+
+def _run(step: Step, pixels: Pixels, spec: JobSpec) -> Pixels:
+    try:
+        changed = step.run(pixels, spec)
+    except RefusedPicture:
+        raise
+    except Exception as error:
+        raise DecodeError(f"{step.name} failed: {type(error).__name__}: {error}") from error
+    if getattr(changed, "shape", None) != pixels.shape or changed.dtype != pixels.dtype:
+        raise DecodeError(f"{step.name} gave no uint8 pixels of shape {pixels.shape}, as it got")
+    return changed
 
 
 def _load(name: str, installed: dict[str, EntryPoint]) -> Step:

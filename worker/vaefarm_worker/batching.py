@@ -25,7 +25,9 @@ class BatchKey:
     picture_pixels: int
     layout: str
     normalised: bool
+    factors: tuple[float | None, float | None]
     task: str
+    output_type: str
     #: Set for a job that shares the device with no other.
     alone: str = ""
 
@@ -42,7 +44,9 @@ def batch_key(spec: JobSpec, alone: bool = False) -> BatchKey:
         spec.picture_pixels,
         spec.layout,
         spec.normalised,
+        (spec.scaling_factor, spec.shift_factor),
         spec.task,
+        spec.output_type,
         single,
     )
 

@@ -11,7 +11,7 @@ from vaefarm_shared.catalogue import Contract
 from vaefarm_shared.errors import VaeUnavailable
 from vaefarm_shared.images import Images
 from vaefarm_shared.job import JobSpec, Task
-from vaefarm_shared.latents import Latents
+from vaefarm_shared.latents import HostTensor, Latents
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -67,15 +67,17 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """One item's pictures and how they were made: pixels, or files that are encoded already."""
+    """One item's pictures and how they were made: pixels, files that are encoded already, or a raw tensor."""
 
-    #: (count, height, width, 3 or 4) uint8; None where `files` holds the pictures.
+    #: (count, height, width, 3 or 4) uint8; None where `files` or `tensor` holds the pictures.
     pixels: Pixels | None
     dtype: str
     widened_from: str | None = None
     switches: tuple[str, ...] = ()
     #: Each picture's file in the format that the job wants, where the decoder made files.
     files: tuple[bytes, ...] = ()
+    #: Of a job that wants output_type='pt': (count, 3 or 4, height, width) float16, as the decoder gave it.
+    tensor: HostTensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What a job made to the bytes of a file: pixels to a PNG, JPEG or WebP, latents to safetensors."""
+"""What a job made to the bytes of a file: pixels to a PNG, JPEG or WebP, latents and raw tensors to safetensors."""
 
 import io
 from typing import Any, Final
@@ -16,11 +16,16 @@ QUALITY: Final[int] = 90
 #: zlib level of PNG: 1 costs a third of Pillow's default for a tenth more bytes (docs/decisions.md).
 PNG_LEVEL: Final[int] = 1
 
+#: A raw tensor's name inside its file: no one shall take it for latents.
+RAW_NAME: Final[str] = "images"
+
 
 def encoded_files(made: Decoded | Encoded, spec: JobSpec) -> list[bytes]:
-    """Each picture's file, as the decoder made it, else encoded now; of an encode the one file of its latents."""
+    """Each picture's file, as the decoder made it, else encoded now; of latents or a raw tensor the one of it."""
     if isinstance(made, Encoded):
         return [latents.pack(made.latents)]
+    if made.tensor is not None:
+        return [latents.pack(made.tensor, RAW_NAME)]
     if made.pixels is None:
         return list(made.files)
     return [encode_image(pixels, spec) for pixels in made.pixels]

@@ -4,6 +4,7 @@ import logging
 import time
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import redis
 
@@ -11,9 +12,10 @@ from vaefarm_shared import keys
 from vaefarm_shared.blobs import BlobStore, image_name
 from vaefarm_shared.errors import DecodeError, FarmError, NonFiniteImage, OutOfMemory, VaeUnavailable
 from vaefarm_shared.job import JobSpec, JobStatus
+from vaefarm_shared.latents import HostTensor
 from vaefarm_shared.leases import Claim, How
 from vaefarm_shared.queues import size_of
-from vaefarm_shared.records import ImageRecord, LatentsRecord
+from vaefarm_shared.records import ImageRecord, LatentsRecord, TensorRecord
 from vaefarm_shared.transitions import Outcome
 from vaefarm_shared.workers import holders, read_workers
 
@@ -105,8 +107,11 @@ class Endings:
             references.append(reference)
         sizes = [len(data) for data in files]
         if isinstance(made, Encoded):
-            latents = latents_record(made, references[0], sizes[0])
+            latents = LatentsRecord.model_validate(tensor_fields(made.latents, references[0], sizes[0]))
             report = self._reporter.report(done, made, seconds_encode, latents=latents)
+        elif made.tensor is not None:
+            tensor = TensorRecord.model_validate(tensor_fields(made.tensor, references[0], sizes[0]))
+            report = self._reporter.report(done, made, seconds_encode, tensor=tensor)
         else:
             images = tuple(image_record(spec, *stored) for stored in zip(references, sizes, strict=True))
             report = self._reporter.report(done, made, seconds_encode, images)
@@ -161,9 +166,9 @@ def image_record(spec: JobSpec, blob: str, size_bytes: int) -> ImageRecord:
     return ImageRecord(blob=blob, image_format=spec.image_format, size_bytes=size_bytes, width=width, height=height)
 
 
-def latents_record(made: Encoded, blob: str, size_bytes: int) -> LatentsRecord:
-    """The record of an encode's latents."""
-    return LatentsRecord(blob=blob, size_bytes=size_bytes, shape=made.latents.shape, dtype=made.latents.dtype)
+def tensor_fields(tensor: HostTensor, blob: str, size_bytes: int) -> dict[str, Any]:
+    """The fields of a stored tensor's record."""
+    return {"blob": blob, "size_bytes": size_bytes, "shape": tensor.shape, "dtype": tensor.dtype}
 
 
 def describe(error: Exception) -> str:

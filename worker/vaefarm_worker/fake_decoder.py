@@ -10,7 +10,7 @@ import numpy as np
 
 from vaefarm_shared.catalogue import VaeEntry
 from vaefarm_shared.errors import ConfigurationError, OutOfMemory
-from vaefarm_shared.latents import Latents
+from vaefarm_shared.latents import HostTensor, Latents
 
 from .decoder import AlwaysHot, Batch, BatchItem, Decoded, Encoded, ServedVae
 from .fake_files import fake_png
@@ -125,6 +125,8 @@ class FakeDecoder(AlwaysHot):
 
     def _decoded(self, item: BatchItem, switches: tuple[str, ...]) -> Decoded:
         spec = item.spec
+        if spec.output_type == "pt":
+            return Decoded(None, "fake", switches=switches, tensor=raw_stripes(item))
         if self._image_bytes is None or spec.image_format != "png":
             return Decoded(stripes(item), "fake", switches=switches)
         size = self._image_bytes
@@ -151,3 +153,9 @@ def stripes(item: BatchItem) -> np.ndarray[Any, np.dtype[np.uint8]]:
         digest = np.frombuffer(hashlib.sha256(latent.tobytes()).digest(), np.uint8)
         pixels[index] = np.resize(digest, (width, spec.picture_channels))
     return pixels
+
+
+def raw_stripes(item: BatchItem) -> HostTensor:
+    """(count, 3 or 4, height, width) float16 in [-1, 1]: the same stripes, before they are pixels."""
+    raw = stripes(item).transpose(0, 3, 1, 2) / np.float32(127.5) - 1
+    return HostTensor(np.ascontiguousarray(raw, np.float16), "float16")

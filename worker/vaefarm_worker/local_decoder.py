@@ -22,7 +22,7 @@ from .device_errors import fault_of
 from .families.switches import switched_on
 from .local_encoder import encode_items
 from .memory import MemoryEstimate
-from .pixels import finished
+from .pixels import decoded, finished
 from .self_test import SelfTest
 from .shelf import Shelf
 from .vaes import LoadedVae
@@ -254,19 +254,20 @@ class LocalDecoder:
         raise fault
 
     def _decode(self, loaded: LoadedVae, items: Sequence[BatchItem], switches: tuple[str, ...]) -> list[Decoded]:
+        spec = items[0].spec
         images = self._run(loaded, items, loaded.dtype, switches)
         finite = torch.isfinite(images).flatten(1).all(1).tolist()
-        pixels = finished(images, *items[0].spec.picture_size)
+        pixels = finished(images, spec)
         del images
-        decoded, start = [], 0
+        made, start = [], 0
         for item in items:
             part = slice(start, start + item.spec.count)
             start = part.stop
             if all(finite[part]):
-                decoded.append(Decoded(pixels[part], dtype_name(loaded.dtype), switches=switches))
+                made.append(decoded(pixels[part], spec, dtype_name(loaded.dtype), switches))
             else:
-                decoded.append(self._widened(loaded, item, switches))
-        return decoded
+                made.append(self._widened(loaded, item, switches))
+        return made
 
     def _encode(self, loaded: LoadedVae, items: Sequence[BatchItem], switches: tuple[str, ...]) -> list[Encoded]:
         return encode_items(loaded, items, self._device, switches)
@@ -274,8 +275,8 @@ class LocalDecoder:
     def _widened(self, loaded: LoadedVae, item: BatchItem, switches: tuple[str, ...]) -> Decoded:
         """Decode a job alone in the widest dtype."""
         images = run_widest(loaded, item.spec, lambda dtype: self._run(loaded, [item], dtype, switches))
-        pixels = finished(images, *item.spec.picture_size)
-        return Decoded(pixels, dtype_name(WIDEST), widened_from=dtype_name(loaded.dtype), switches=switches)
+        pixels = finished(images, item.spec)
+        return decoded(pixels, item.spec, dtype_name(WIDEST), switches, widened_from=dtype_name(loaded.dtype))
 
     def _run(
         self, loaded: LoadedVae, items: Sequence[BatchItem], dtype: torch.dtype, switches: tuple[str, ...]

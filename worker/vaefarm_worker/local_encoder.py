@@ -62,7 +62,7 @@ def _run(
     held = [to_input(item.images, device, dtype) for item in items]
     images = held[0] if len(held) == 1 else torch.cat(held)
     with torch.inference_mode(), switched_on(loaded.module, switches):
-        latents = loaded.family.encode(loaded.module, images, [(item.spec.count, item.spec.seed) for item in items])
+        latents = loaded.family.encode(loaded.module, images, [item.spec for item in items])
     wanted = (sum(item.spec.count for item in items), *items[0].spec.shape[1:])
     if latents.shape != wanted:
         raise BatchMismatch(f"VAE {items[0].spec.vae!r} gave latents of shape {tuple(latents.shape)}, not {wanted}")

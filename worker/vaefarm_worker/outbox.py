@@ -16,7 +16,7 @@ import redis
 
 from vaefarm_shared import leases, transitions
 from vaefarm_shared.blobs import BlobStore
-from vaefarm_shared.job import JobStatus
+from vaefarm_shared.job import JobSpec, JobStatus
 from vaefarm_shared.leases import Claim, How
 from vaefarm_shared.transitions import Outcome
 
@@ -84,7 +84,7 @@ class Outbox:
         ready = []
         with self._changed:
             for one in done:
-                self._hold(one.job.claim, one.job.spec.pixels)
+                self._hold(one.job.claim, weight(one.job.spec))
         for one in done:
             if isinstance(one.outcome, Decoded) and one.outcome.files and self._blobs.files is None:
                 ready.append(self._endings.of(one))
@@ -191,3 +191,8 @@ class Outbox:
             self._pixels -= sum(self._held.pop(claim.token, 0) for claim in claims)
             self._changed.notify_all()
         self._notify()
+
+
+def weight(spec: JobSpec) -> int:
+    """Output pixels of a job by the memory that they take: a value of a raw tensor has two bytes."""
+    return spec.pixels * 2 if spec.output_type == "pt" else spec.pixels

@@ -1,9 +1,16 @@
-"""From what a VAE decodes to pixels, by diffusers' own steps."""
+"""From what a VAE decodes to pixels, by diffusers' own steps, or to a raw tensor."""
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from .decoder import Pixels
+from vaefarm_shared.job import JobSpec
+from vaefarm_shared.latents import HostTensor
+
+from .decoder import Decoded, Pixels
 
 
 def fit(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
@@ -20,11 +27,31 @@ def fit(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return resized[:, :, top : top + height, left : left + width]
 
 
-def finished(images: torch.Tensor, height: int, width: int) -> Pixels:
-    """(n, c, h, w) in [-1, 1] -> (n, height, width, c) uint8; what must be resized, picture by picture."""
+def finished(images: torch.Tensor, spec: JobSpec) -> npt.NDArray[Any]:
+    """(n, c, h, w) in [-1, 1] -> what `to_pixels` or, for 'pt', `to_raw` makes of them, in the size that is wanted.
+
+    What must be resized is resized picture by picture.
+    """
+    height, width = spec.picture_size
+    convert: Callable[[torch.Tensor], npt.NDArray[Any]] = to_raw if spec.output_type == "pt" else to_pixels
     if images.shape[2:] == (height, width):
-        return to_pixels(images)
-    return np.concatenate([to_pixels(fit(one, height, width)) for one in torch.split(images, 1)])
+        return convert(images)
+    return np.concatenate([convert(fit(one, height, width)) for one in torch.split(images, 1)])
+
+
+def decoded(
+    made: npt.NDArray[Any], spec: JobSpec, dtype: str, switches: tuple[str, ...], widened_from: str | None = None
+) -> Decoded:
+    """One job's part of what `finished` made, and how it was made."""
+    if spec.output_type == "pt":
+        return Decoded(None, dtype, widened_from, switches, tensor=HostTensor(made, "float16"))
+    return Decoded(made, dtype, widened_from, switches)
+
+
+def to_raw(images: torch.Tensor) -> npt.NDArray[np.float16]:
+    """(n, c, height, width) -> the same in float16, neither clamped nor denormalised, cast on the device."""
+    raw: npt.NDArray[np.float16] = images.to(torch.float16).contiguous().cpu().numpy()
+    return raw
 
 
 def to_pixels(images: torch.Tensor) -> Pixels:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vaefarm_shared.records import DecodeReport, ImageRecord, LatentsRecord
+from vaefarm_shared.records import DecodeReport, ImageRecord, LatentsRecord, TensorRecord
 
 from .after_decode import AfterDecodes
 from .decoder import Decoded, Decoder, Encoded
@@ -27,6 +27,7 @@ class Reporter:
         seconds_encode: float,
         images: tuple[ImageRecord, ...] = (),
         latents: LatentsRecord | None = None,
+        tensor: TensorRecord | None = None,
     ) -> DecodeReport:
         """The report of one finished job; seconds are rounded to microseconds."""
         spec = done.job.spec
@@ -48,4 +49,5 @@ class Reporter:
             after_decode=self.after_decode.names if isinstance(made, Decoded) else (),
             images=images,
             latents=latents,
+            tensor=tensor,
         )

@@ -47,31 +47,38 @@ class Family:
         """Latents in the job's layout, in the VAE's dtype -> (n, 3 or 4, height, width) in [-1, 1]."""
         scale = self.scale(vae.config)
         grid = packing.to_spatial(latents, spec.layout, spec.height, spec.width, scale)
-        if spec.normalised:
+        if spec.scaling_factor is not None:
+            grid = scale_shift.divide(grid, spec.scaling_factor, spec.shift_factor)
+        elif spec.normalised:
             grid = self.denormalise(grid, vae)
         if self.has_frames:
             return vae.decode(grid.unsqueeze(2), return_dict=False)[0][:, :, 0]  # type: ignore[no-any-return]
         return vae.decode(grid, return_dict=False)[0]  # type: ignore[no-any-return]
 
-    def encode(self, vae: Any, images: torch.Tensor, seeds: Sequence[tuple[int, int | None]]) -> torch.Tensor:
+    def encode(self, vae: Any, images: torch.Tensor, specs: Sequence[JobSpec]) -> torch.Tensor:
         """(n, 3, height, width) in [-1, 1], in the VAE's dtype -> (n, c, h, w) as an img2img pipeline holds them.
 
         Args:
-            seeds: For so many images one behind the other, the seed with which their posterior is sampled, None for
-                its mode. As diffusers' retrieve_latents, with a generator of the CPU; a VAE without a posterior
-                (AutoencoderTiny, AutoencoderDC) leaves seeds aside.
+            specs: The jobs whose images lie one behind the other. Each says the seed with which its posterior is
+                sampled, None for its mode: as diffusers' retrieve_latents, with a generator of the CPU; a VAE without a
+                posterior (AutoencoderTiny, AutoencoderDC) leaves seeds aside. How latents are scaled the first says
+                for all.
         """
         encoded = vae.encode(images.unsqueeze(2) if self.has_frames else images, return_dict=False)[0]
-        latents = encoded if isinstance(encoded, torch.Tensor) else _chosen(encoded, seeds)
-        return self.normalise(latents[:, :, 0] if self.has_frames else latents, vae)
+        latents = encoded if isinstance(encoded, torch.Tensor) else _chosen(encoded, specs)
+        if self.has_frames:
+            latents = latents[:, :, 0]
+        if specs[0].scaling_factor is not None:
+            return scale_shift.multiply(latents, specs[0].scaling_factor, specs[0].shift_factor)
+        return self.normalise(latents, vae) if specs[0].normalised else latents
 
 
-def _chosen(posterior: Any, seeds: Sequence[tuple[int, int | None]]) -> torch.Tensor:
+def _chosen(posterior: Any, specs: Sequence[JobSpec]) -> torch.Tensor:
     parts, start = [], 0
-    for count, seed in seeds:
-        part = DiagonalGaussianDistribution(posterior.parameters[start : start + count])
-        parts.append(part.mode() if seed is None else part.sample(torch.Generator("cpu").manual_seed(seed)))
-        start += count
+    for spec in specs:
+        part = DiagonalGaussianDistribution(posterior.parameters[start : start + spec.count])
+        parts.append(part.mode() if spec.seed is None else part.sample(torch.Generator("cpu").manual_seed(spec.seed)))
+        start += spec.count
     return torch.cat(parts)
 
 

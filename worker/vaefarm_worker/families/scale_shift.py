@@ -33,9 +33,7 @@ def denormalise(latents: torch.Tensor, vae: Any) -> torch.Tensor:
         mean, std = statistics_of(latents, vae)
         whole: torch.Tensor = latents * std / config["scaling_factor"] + mean
         return whole
-    scaled: torch.Tensor = latents / config["scaling_factor"]
-    shift = config.get("shift_factor")
-    return scaled if shift is None else scaled + shift
+    return divide(latents, config["scaling_factor"], config.get("shift_factor"))
 
 
 def normalise(latents: torch.Tensor, vae: Any) -> torch.Tensor:
@@ -49,6 +47,15 @@ def normalise(latents: torch.Tensor, vae: Any) -> torch.Tensor:
         mean, std = statistics_of(latents, vae)
         whole: torch.Tensor = (latents - mean) * config["scaling_factor"] / std
         return whole
-    shift = config.get("shift_factor")
-    scaled: torch.Tensor = (latents if shift is None else latents - shift) * config["scaling_factor"]
-    return scaled
+    return multiply(latents, config["scaling_factor"], config.get("shift_factor"))
+
+
+def divide(latents: torch.Tensor, scaling_factor: float, shift_factor: float | None) -> torch.Tensor:
+    """`latents / scaling_factor`, then `+ shift_factor` where there is one, in the latents' own dtype."""
+    scaled = latents / scaling_factor
+    return scaled if shift_factor is None else scaled + shift_factor
+
+
+def multiply(latents: torch.Tensor, scaling_factor: float, shift_factor: float | None) -> torch.Tensor:
+    """`latents - shift_factor` where there is one, then `* scaling_factor`, in the latents' own dtype."""
+    return (latents if shift_factor is None else latents - shift_factor) * scaling_factor
