@@ -1,5 +1,6 @@
 """What an outsider writes into Redis is refused, fails by name, and is never unpickled; the worker goes on."""
 
+import json
 import pickle
 import zlib
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from tests.conftest import Serve
 
 from vaefarm_producer import Farm, JobFailed
 from vaefarm_shared import rq_bridge
+from vaefarm_shared.job import JOB_VERSION
 from vaefarm_shared.stranded import Stranded
 from vaefarm_shared.workers import publish_worker
 
@@ -213,10 +215,10 @@ def test_a_job_of_a_newer_version_waits_for_a_worker_that_reads_it_and_fails_by_
     job = farm.submit(LATENTS, vae="demo")
     record = f"vaefarm:job:{job.id}"
     spec = connection.hget(record, "spec")
-    connection.hset(record, "spec", '{"version":3}')
+    connection.hset(record, "spec", json.dumps({"version": JOB_VERSION + 1}))
     serve(name="old")
     assert (job.status(), job.record().attempts) == ("queued", 0)
-    assert "version 3; this worker reads versions up to 2" in str(job.record().last_error)
+    assert f"version {JOB_VERSION + 1}; this worker reads versions up to {JOB_VERSION}" in str(job.record().last_error)
 
     connection.sadd("rq:workers", "rq:worker:old")
     publish_worker(connection, "old", {"vaes": {"demo": "r"}, "sizes": {"demo": ["s"]}})
