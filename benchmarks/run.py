@@ -15,7 +15,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from benchmarks import depth, latency, machine, overhead, overlap, real_sizes, start, submit, throughput, tolerance
+from benchmarks import (
+    depth,
+    gateway,
+    latency,
+    machine,
+    overhead,
+    overlap,
+    real_sizes,
+    start,
+    submit,
+    throughput,
+    tolerance,
+)
 from benchmarks.farm_under_test import Options
 from benchmarks.peers.sides import SIDES
 from benchmarks.report import Figure
@@ -31,6 +43,8 @@ FIGURES: Final[dict[str, Callable[[Options], Figure]]] = {
     "real-sizes": real_sizes.real_sizes,
     "overlap": overlap.overlap,
     "depth": depth.depth,
+    "gateway-rate": gateway.gateway_rate,
+    "gateway-waits": gateway.gateway_waits,
     "start": start.start,
     "tolerance": tolerance.tolerance,
 }

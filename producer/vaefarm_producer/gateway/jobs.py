@@ -14,7 +14,7 @@ from .bodies import ROOM, read_body
 from .desk import desk_of
 from .models import StatusAnswer, StatusQuery
 from .problems import farm_problem, validated
-from .standing import answer_of, is_past, job_id_of, read_standing, standing_for, wait_of, wait_until_ended
+from .standing import answer_of, is_past, job_id_of, read_standing, standing_for, wait_of
 from .submitting import body_limit, options_from_query, prepare_body, read_json, send
 
 #: Bytes of a body that is JSON and nothing but.
@@ -52,10 +52,7 @@ async def get_job(request: web.Request) -> web.Response:
 async def _answer_waiting(request: web.Request, job_id: str, *, accepted: bool) -> web.Response:
     """How a job stands, after waiting for its end as long as was wished."""
     wait = wait_of(request)
-    standing = await standing_for(request, job_id)
-    if wait and not is_past(standing.record.status):
-        await wait_until_ended(desk_of(request), job_id, wait)
-        standing = await read_standing(desk_of(request), job_id)
+    standing = await standing_for(request, job_id, wait)
     answer = answer_standing(request, standing, accepted=accepted)
     if wait:
         answer.headers["Preference-Applied"] = f"wait={int(wait)}"

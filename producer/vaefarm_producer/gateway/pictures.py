@@ -11,7 +11,7 @@ from vaefarm_shared.records import BlobRecord, ImageRecord, JobRecord
 from ..handle import report_of
 from .desk import desk_of
 from .problems import farm_problem
-from .standing import is_past, job_id_of, standing_for, wait_of, wait_until_ended
+from .standing import job_id_of, standing_for, wait_of
 from .submitting import SAFETENSORS
 
 #: Seconds after which to ask again for the picture of a job that has not ended.
@@ -24,11 +24,7 @@ CACHE_CONTROL: Final[str] = "private, max-age=3600, immutable"
 async def get_image(request: web.Request) -> web.StreamResponse:
     """A job's picture by its index (0 unless given), or its latents; with `Prefer: wait=N` once there is one."""
     desk, job_id, index = desk_of(request), job_id_of(request), index_of(request)
-    record = (await standing_for(request, job_id)).record
-    wait = wait_of(request)
-    if wait and not is_past(record.status):
-        await wait_until_ended(desk, job_id, wait)
-        record = await desk.call(desk.transport.record, job_id)
+    record = (await standing_for(request, job_id, wait_of(request))).record
     try:
         one = stored_at(record, index)
     except WaitTimeout as error:

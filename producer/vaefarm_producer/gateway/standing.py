@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from contextlib import suppress
 from typing import Final
 
 from aiohttp import web
@@ -35,27 +36,27 @@ async def read_standing(desk: Desk, job_id: str) -> Standing:
     return await desk.call(desk.transport.standing, job_id)
 
 
-async def standing_for(request: web.Request, job_id: str) -> Standing:
-    """How a job stands, for one who may know of it. Raises JobNotFound."""
-    standing = await read_standing(desk_of(request), job_id)
-    need_sight(request, job_id, standing.record.owner)
-    return standing
+async def standing_for(request: web.Request, job_id: str, wait: float = 0.0) -> Standing:
+    """How a job stands, for one who may know of it; once it has ended, or after `wait` seconds.
 
-
-async def wait_until_ended(desk: Desk, job_id: str, seconds: float) -> JobStatus:
-    """The status of a job once it has ended, or what it is after `seconds`. Raises JobNotFound, FarmUnavailable."""
+    Raises JobNotFound, FarmUnavailable.
+    """
+    desk = desk_of(request)
+    if not wait:
+        standing = await read_standing(desk, job_id)
+        need_sight(request, job_id, standing.record.owner)
+        return standing
     await desk.follower.ready()
     with desk.follower.waiting(job_id) as news:
         # Read behind the subscription: what happened before it shows here, what happens after it is told.
-        status = await desk.call(desk.transport.status, job_id)
-        try:
-            async with asyncio.timeout(seconds):
+        standing = await standing_for(request, job_id)
+        status = standing.record.status
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait):
                 while status not in TERMINAL_STATUSES:
                     event = await news.get()
                     status = event.status if event else await desk.call(desk.transport.status, job_id)
-        except TimeoutError:
-            pass
-        return status
+    return standing if status is standing.record.status else await read_standing(desk, job_id)
 
 
 def is_past(status: JobStatus) -> bool:

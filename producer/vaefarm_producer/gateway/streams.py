@@ -1,20 +1,26 @@
 """Server-sent events: of one job until it has ended, and of all that the caller may see."""
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
+from functools import lru_cache
+from typing import Final
 
 from aiohttp import web
 from aiohttp_sse import EventSourceResponse, sse_response
 
 from vaefarm_shared.errors import InvalidOption
 from vaefarm_shared.events import PAGE, Event, Reset, read_events
-from vaefarm_shared.job import TERMINAL_STATUSES, JobStatus
+from vaefarm_shared.job import TERMINAL_STATUSES
 
 from .access import Principal, principal_of
 from .desk import Desk, desk_of
 from .follower import order
 from .standing import job_id_of, standing_for
+
+#: Seconds that a client may take to read what it was sent.
+SEND_SECONDS: Final[float] = 60.0
 
 
 async def job_events(request: web.Request) -> web.StreamResponse:
@@ -29,20 +35,17 @@ async def job_events(request: web.Request) -> web.StreamResponse:
             # An EventSource that is told so does not come again.
             return web.Response(status=204)
         async with open_stream(request) as stream:
-            told: JobStatus | None = None
-            for event in missed:
-                await tell(stream, event)
-                told = event.status
-            if told is not status:
-                await tell(stream, Event(since, job_id, status, ""))
-                told = status
-            while told not in TERMINAL_STATUSES:
-                news_item = await news.get()
-                if news_item is None:
-                    news_item = Event(desk.follower.last, job_id, await desk.call(desk.transport.status, job_id), "")
-                if news_item.status is not told:
-                    await tell(stream, news_item)
-                    told = news_item.status
+            await tell(stream, missed)
+            told = missed[-1].status if missed else None
+            while True:
+                if told is not status:
+                    await tell(stream, [Event(since, job_id, status, "")])
+                    told = status
+                if status in TERMINAL_STATUSES:
+                    break
+                event = await news.get()
+                since = event.id if event else desk.follower.last
+                status = event.status if event else await desk.call(desk.transport.status, job_id)
     return stream
 
 
@@ -62,9 +65,7 @@ async def all_events(request: web.Request) -> web.StreamResponse:
             if events is None:
                 place = await _catch_up(desk, principal, stream, place)
             elif events:
-                for event in events:
-                    if principal.sees(event.owner):
-                        await tell(stream, event)
+                await tell(stream, [event for event in events if principal.sees(event.owner)])
                 place = events[-1].id
             else:
                 await follower.more()
@@ -75,9 +76,8 @@ async def _catch_up(desk: Desk, principal: Principal, stream: EventSourceRespons
     """Tell what Redis still keeps behind a place; the place of the last of it."""
     until = desk.follower.last
     try:
-        async for event in replay(desk, place, until):
-            if principal.sees(event.owner):
-                await tell(stream, event)
+        async for page in replay(desk, place, until):
+            await tell(stream, [event for event in page if principal.sees(event.owner)])
     except Reset:
         await tell_reset(stream, until)
     return until
@@ -88,23 +88,20 @@ async def missed_by(desk: Desk, job_id: str, seen: str | None, until: str) -> li
     if seen is None:
         return []
     try:
-        return [event async for event in replay(desk, seen, until) if event.job_id == job_id]
+        return [event async for page in replay(desk, seen, until) for event in page if event.job_id == job_id]
     except Reset:
         return []
 
 
-async def replay(desk: Desk, after: str, until: str) -> AsyncIterator[Event]:
-    """The events behind one id, up to another. Raises Reset where some of them are not kept any more."""
-    while True:
+async def replay(desk: Desk, after: str, until: str) -> AsyncIterator[list[Event]]:
+    """Pages of the events behind one id, up to another. Raises Reset where some of them are not kept any more."""
+    while order(after) < order(until):
         page = desk.follower.kept_after(after)
         if page is None:
             page = await desk.call(desk.transport.ask, read_events, after, PAGE)
-        for event in page:
-            if order(event.id) > order(until):
-                return
-            yield event
         if not page:
             return
+        yield [event for event in page if order(event.id) <= order(until)]
         after = page[-1].id
 
 
@@ -113,10 +110,22 @@ def open_stream(request: web.Request) -> AbstractAsyncContextManager[EventSource
     return sse_response(request, sep="\n")
 
 
-async def tell(stream: EventSourceResponse, event: Event) -> None:
-    """Send an event. Raises ConnectionResetError where nobody reads any more."""
+async def tell(stream: EventSourceResponse, events: Sequence[Event]) -> None:
+    """Send events, all in one write. Raises ConnectionResetError where nobody reads any more."""
+    if not events:
+        return
+    try:
+        async with asyncio.timeout(SEND_SECONDS):
+            await stream.write(b"".join(map(written, events)))
+    except TimeoutError:
+        raise ConnectionResetError("the client of a stream reads nothing") from None
+
+
+@lru_cache(maxsize=4096)
+def written(event: Event) -> bytes:
+    """An event as the stream has it; made once for all who follow."""
     data = json.dumps({"id": event.job_id, "status": event.status.value})
-    await stream.send(data, id=event.id, event="status")
+    return f"id: {event.id}\nevent: status\ndata: {data}\n\n".encode()
 
 
 async def tell_reset(stream: EventSourceResponse, place: str) -> None:

@@ -1,0 +1,115 @@
+"""Clients of a gateway, in a process of their own: those who wait for jobs, and one who asks how a job stands.
+
+python -m benchmarks.crowd wait URL     ids on standard input as JSON, a line of JSON at the end
+python -m benchmarks.crowd ask URL      asks until its standard input is closed
+"""
+
+import asyncio
+import http.client
+import json
+import random
+import sys
+import threading
+import time
+from collections import Counter
+from contextlib import aclosing
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import aiohttp
+
+#: Clients that wait at a time: one half by long polls, the other by streams of one job.
+WAITING: Final = 500
+
+#: Streams of all jobs.
+OF_ALL: Final = 10
+
+#: Seconds within which the last event comes.
+SECONDS: Final = 300.0
+
+#: Requests of the one who asks, each second.
+ASKED: Final = 50
+
+
+async def wait(url: str) -> dict[str, Any]:
+    """Wait for every job, each by one of the clients, and follow all on a few streams besides."""
+    told: dict[str, Any] = json.loads(sys.stdin.readline())
+    ids, since = list(told["ids"]), str(told["since"])
+    timeout = aiohttp.ClientTimeout(total=SECONDS)
+    async with aiohttp.ClientSession(url, connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as client:
+        following = [asyncio.create_task(follow_all(client, set(ids), since)) for _ in range(OF_ALL)]
+        turn = iter(enumerate(ids))
+        ends: Counter[str] = Counter()
+        waiting = [asyncio.create_task(take_turns(client, turn, ends)) for _ in range(WAITING)]
+        print("ready", flush=True)
+        await asyncio.gather(*waiting)
+        events = await asyncio.gather(*following)
+    return {"ends": ends, "events": events}
+
+
+async def take_turns(client: aiohttp.ClientSession, turn: Any, ends: "Counter[str]") -> None:
+    """Wait for one job after the other."""
+    for place, job_id in turn:
+        how = "poll" if place % 2 else "stream"
+        status = await (poll(client, job_id) if place % 2 else follow(client, job_id))
+        ends[f"{how} {status}"] += 1
+
+
+async def poll(client: aiohttp.ClientSession, job_id: str) -> str:
+    """The status that a long poll ends with."""
+    async with client.get(f"/v1/jobs/{job_id}", headers={"Prefer": "wait=250"}) as answer:
+        return str((await answer.json())["status"])
+
+
+async def follow(client: aiohttp.ClientSession, job_id: str) -> str:
+    """The last status that a job's stream tells."""
+    status = "nothing"
+    async with client.get(f"/v1/jobs/{job_id}/events") as answer:
+        async for line in answer.content:
+            if line.startswith(b"data: "):
+                status = str(json.loads(line[6:])["status"])
+    return status
+
+
+async def follow_all(client: aiohttp.ClientSession, wanted: set[str], since: str) -> dict[str, int]:
+    """How many events of the jobs a stream of all tells, by status; until each has ended."""
+    counts: Counter[str] = Counter()
+    async with client.get("/v1/events", headers={"Last-Event-ID": since}) as answer, aclosing(lines(answer)) as told:
+        async for line in told:
+            if line.startswith(b"event: reset"):
+                counts["reset"] += 1
+            if line.startswith(b"data: ") and len(line) > 10:
+                event = json.loads(line[6:])
+                counts[event["status"]] += event["id"] in wanted
+                if counts["finished"] == len(wanted):
+                    break
+    return dict(counts)
+
+
+async def lines(answer: aiohttp.ClientResponse) -> Any:
+    """The lines of an answer."""
+    async for line in answer.content:
+        yield line
+
+
+def ask(url: str) -> dict[str, Any]:
+    """Seconds of `GET /v1/jobs/{id}`, over one connection, for jobs by chance."""
+    ids = json.loads(sys.stdin.readline())["ids"]
+    parts = urlsplit(url)
+    client = http.client.HTTPConnection(parts.hostname or "", parts.port)
+    chance, seconds, statuses = random.Random(0), list[float](), Counter[int]()
+    closed = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.read(), closed.set()), daemon=True).start()
+    print("ready", flush=True)
+    while not closed.wait(1 / ASKED):
+        began = time.perf_counter()
+        client.request("GET", f"/v1/jobs/{chance.choice(ids)}")
+        answer = client.getresponse()
+        answer.read()
+        seconds.append(time.perf_counter() - began)
+        statuses[answer.status] += 1
+    return {"seconds": seconds, "statuses": statuses}
+
+
+if __name__ == "__main__":
+    print(json.dumps(asyncio.run(wait(sys.argv[2])) if sys.argv[1] == "wait" else ask(sys.argv[2])))
