@@ -1,11 +1,11 @@
 """What is true of a few jobs and their queue: the model that `test_states` compares Redis with."""
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, cast
 
 import numpy as np
 
-from vaefarm_producer.submission import PreparedJob, prepare
+from vaefarm_producer.submission import PreparedJob, SubmitOptions, prepare
 from vaefarm_shared.blobs import latent_name
 from vaefarm_shared.catalogue import Catalogue
 from vaefarm_shared.job import ADMIN
@@ -44,10 +44,11 @@ class Model:
     settled: tuple[str, str] | None = None
 
 
-def submission(job_id: str, content: float, owner: str = ADMIN) -> Submission:
+def submission(job_id: str, content: float, owner: str = ADMIN, **options: Any) -> Submission:
     contract = Catalogue.load()["demo"].contract
     assert contract is not None
-    prepared: PreparedJob = prepare(np.full((1, 4, 8, 8), content, np.float32), "demo", contract, job_id, {})
+    latents = np.full((1, 4, 8, 8), content, np.float32)
+    prepared: PreparedJob = prepare(latents, "demo", contract, job_id, cast("SubmitOptions", options))
     name = latent_name(job_id, prepared.spec.request_hash)
     return Submission(prepared.spec.model_copy(update={"owner": owner}), f"redis:{name}", prepared.packed, HELD)
 
@@ -55,7 +56,10 @@ def submission(job_id: str, content: float, owner: str = ADMIN) -> Submission:
 #: Whose the jobs are; the others' submits of the same ids are refused.
 OWNERS: Final = {"a": ADMIN, "b": "ann", "c": "ann"}
 
-JOBS: Final = {job_id: submission(job_id, 0.0, OWNERS[job_id]) for job_id in IDS}
+#: Who is told of their ends.
+WEBHOOKS: Final = {"c": "https://example.com/told"}
+
+JOBS: Final = {job_id: submission(job_id, 0.0, OWNERS[job_id], webhook=WEBHOOKS.get(job_id)) for job_id in IDS}
 OTHERS: Final = {job_id: submission(job_id, 1.0) for job_id in IDS}
 FOREIGN: Final = [submission(job_id, content, "bob") for job_id in IDS for content in (0.0, 1.0)]
 
@@ -68,8 +72,12 @@ class World:
     queue: list[str] = field(default_factory=list)
     claims: dict[str, list[Claim]] = field(default_factory=lambda: {job_id: [] for job_id in IDS})
     told: int = 0
+    #: Whether a bulk cancel may have left entries in the queue, which a new attempt of the same job takes over.
+    has_stale_entries: bool = False
     #: Every change of status: job id, status, owner.
     events: list[tuple[str, str, str]] = field(default_factory=list)
+    #: The last end of each job with a webhook.
+    webhooks: dict[str, str] = field(default_factory=dict)
 
     def tell(self, job_id: str, status: str) -> None:
         """Note a change of status."""
@@ -112,3 +120,5 @@ class World:
         model.status, model.claim, model.begun = status, None, False
         self.told += 1
         self.tell(job_id, status)
+        if job_id in WEBHOOKS:
+            self.webhooks[job_id] = status

@@ -434,7 +434,8 @@ def test_every_key_of_an_ended_job_has_a_life(farm: Farm, connection: redis.Redi
     serve(BrokenDecoder([Catalogue.load()["demo"]]))
     assert failing.status() == "failed"
 
-    # RQ's set of queues and its registries, the budget and its list, events: their entries have lives of their own.
+    # RQ's set of queues and its registries, the budget and its list, events: their entries have lives of their own. The
+    # pace has a field for each VAE and size.
     eternal = {key.decode() for key in connection.scan_iter("*") if connection.ttl(key) == -1}
 
     assert eternal == {
@@ -442,6 +443,7 @@ def test_every_key_of_an_ended_job_has_a_life(farm: Farm, connection: redis.Redi
         "vaefarm:budget",
         "vaefarm:events",
         "vaefarm:kept",
+        "vaefarm:pace",
         "rq:finished:vaefarm.demo.normal.s.default",
         "rq:failed:vaefarm.demo.normal.s.default",
     }

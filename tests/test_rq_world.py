@@ -13,7 +13,8 @@ from rq.serializers import JSONSerializer
 from tests.conftest import RedisServer, Serve, eventually
 
 from vaefarm_producer import Farm, JobFailed
-from vaefarm_shared import rq_bridge
+from vaefarm_shared import rq_bridge, webhooks
+from vaefarm_shared.events import read_events
 from vaefarm_shared.reaper import Reaper
 
 LATENTS = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -41,6 +42,24 @@ def test_a_plain_enqueue_of_our_job_kind_is_decoded_as_if_it_were_submitted(
     assert (rq_job.get_status(), rq_job.return_value()) == ("finished", {"status": "finished", "images": 1})
     assert connection.hget("vaefarm:budget", "jobs") == b"0"
     assert not connection.exists("vaefarm:leases")
+
+
+@pytest.mark.redis
+def test_a_plain_job_is_the_admins_whatever_it_says_and_its_webhook_is_told(
+    farm: Farm, connection: redis.Redis, serve: Serve
+) -> None:
+    argument = farm.put_latent(LATENTS, vae="demo", webhook="https://example.com/told") | {"owner": "ann"}
+    rq_job = plain_queue(connection).enqueue(rq_bridge.JOB_FUNCTION, argument)
+    serve()
+
+    told = read_events(connection)
+    assert [(one.job_id, one.status, one.owner) for one in told] == [
+        (rq_job.id, status, "admin") for status in ("queued", "started", "finished")
+    ]
+    assert farm.job(rq_job.id).record().owner == "admin"
+    (delivery,) = webhooks.claim_due(connection, 10, 60.0)
+    assert (delivery.job_id, delivery.owner, delivery.status) == (rq_job.id, "admin", "finished")
+    assert not connection.exists("vaefarm:inflight")
 
 
 @pytest.mark.redis

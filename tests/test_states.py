@@ -2,6 +2,7 @@
 model of a few lines. On fakeredis and on the real Redis.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -39,9 +40,10 @@ from tests.job_model import (
 from vaefarm_shared import keys, leases, transitions
 from vaefarm_shared.errors import JobConflict, JobNotFound
 from vaefarm_shared.events import START, Event, read_events
-from vaefarm_shared.job import JobStatus
+from vaefarm_shared.inflight import read_inflight
+from vaefarm_shared.job import ADMIN, JobStatus
 from vaefarm_shared.leases import Claim, How, Source, Wanted
-from vaefarm_shared.reading import read_owned_statuses, read_record, read_statuses
+from vaefarm_shared.reading import read_owned_statuses, read_record, read_standing, read_statuses
 from vaefarm_shared.transitions import LOST, Outcome
 
 any_id = st.sampled_from(IDS)
@@ -213,7 +215,7 @@ class JobStates(RuleBasedStateMachine):
             self.world.queue = [one for one in self.world.queue if one != job_id]
 
     def cancel_many(self, job_id: str) -> None:
-        self.cancels(job_id, transitions.cancel_many(self.connection, [job_id])[0])
+        self.world.has_stale_entries |= self.cancels(job_id, transitions.cancel_many(self.connection, [job_id])[0])
 
     def cancels(self, job_id: str, status: JobStatus | None) -> bool:
         model = self.world.jobs[job_id]
@@ -304,6 +306,25 @@ class JobStates(RuleBasedStateMachine):
         used = [int(raw or 0) for raw in self.connection.hmget(keys.BUDGET, "bytes", "jobs")]
         kept = sum(len(JOBS[one].latent_bytes) for one in failed)
         assert used == [HELD * len(waiting) + kept, len(waiting)]
+
+    @invariant()
+    def each_owner_has_as_many_jobs_as_have_not_ended(self) -> None:
+        owners = [OWNERS[one] for one, model in self.world.jobs.items() if model.status in ("queued", "started")]
+        assert read_inflight(self.connection) == Counter(one for one in owners if one != ADMIN)
+
+    @invariant()
+    def a_job_that_is_listed_once_knows_its_place(self) -> None:
+        for job_id, model in self.world.jobs.items():
+            waits = model.status == "queued" and model.claim is None
+            position = read_standing(self.connection, job_id).position
+            assert (position is not None) == waits
+            if waits and not self.world.has_stale_entries:
+                assert position == self.world.queue.index(job_id) + 1
+
+    @invariant()
+    def the_last_end_waits_for_its_delivery(self) -> None:
+        found = {one: self.connection.hget(keys.webhook(one), "status") for one in self.members(keys.WEBHOOKS)}
+        assert {one: as_text(status or b"") for one, status in found.items()} == self.world.webhooks
 
     @invariant()
     def each_end_is_told_once(self) -> None:

@@ -64,15 +64,19 @@ class RedisTransport(RedisOperations):
 
         Before the first of all, Redis' policy is read: one that evicts raises ConfigurationError.
         """
-        batch = [self._stored(job) for job in jobs]
-        return self._insist(lambda: self._send(batch), self._submit_seconds)
+        return self.submit_within(jobs, None)
 
-    def _send(self, batch: Sequence[transitions.Submission]) -> list[JobStatus]:
+    def submit_within(self, jobs: Sequence[PreparedJob], quota: int | None) -> list[JobStatus]:
+        """As `submit`; raises QuotaExceeded for more than `quota` unended jobs of an owner other than the admin."""
+        batch = [self._stored(job) for job in jobs]
+        return self._insist(lambda: self._send(batch, quota), self._submit_seconds)
+
+    def _send(self, batch: Sequence[transitions.Submission], quota: int | None) -> list[JobStatus]:
         if not self._policy_checked:
             for warning in check_policy(self._connection, self._settings.allow_eviction):
                 logger.warning("%s", warning)
             self._policy_checked = True
-        return transitions.submit(self._connection, batch, self._limits())
+        return transitions.submit(self._connection, batch, self._limits(), quota)
 
     def _stored(self, job: PreparedJob) -> transitions.Submission:
         """Write a latent that goes to files first: a job never names a blob that is not there."""

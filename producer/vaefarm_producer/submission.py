@@ -35,6 +35,8 @@ class JobOptions(TypedDict, total=False):
     """Kept in the record: prompt, seed, whatever belongs to the picture."""
     traceparent: str | None
     """W3C trace context, kept with the job."""
+    webhook: str | None
+    """An http or https URL that a gateway tells of the job's end, if the operator allows its host."""
     result_seconds: int
     """How long the pictures are kept; a day unless given."""
     failure_seconds: int

@@ -13,7 +13,8 @@ import redis
 
 from . import keys
 from .blobs import BlobStore
-from .errors import QueueFull
+from .errors import QueueFull, QuotaExceeded
+from .inflight import OwnerCount
 from .job import JobSpec
 from .scripts import script
 from .workers import read_workers
@@ -101,6 +102,16 @@ def full(connection: redis.Redis, limits: Limits, what: str, used: int) -> Queue
     )
 
 
+def quota_exceeded(connection: redis.Redis, owner: str, inflight: int) -> QuotaExceeded:
+    """The error for a submit of an owner that has as many jobs as it may have."""
+    seconds = suggested_wait(connection)
+    return QuotaExceeded(
+        f"{owner!r} has {inflight} jobs that have not ended, as many as it may have; try again in {seconds:.1f} seconds"
+        " or when one has ended, or raise its quota",
+        seconds,
+    )
+
+
 def suggested_wait(connection: redis.Redis) -> float:
     """Seconds after which a twentieth of the farm's jobs should have ended, by the rate that its workers tell."""
     jobs = int(connection.hget(keys.BUDGET, "jobs") or 0)
@@ -111,22 +122,28 @@ def suggested_wait(connection: redis.Redis) -> float:
 
 
 def repair(connection: redis.Redis) -> int:
-    """Put the counter right where it drifted from what the records hold; return by how many bytes. One at a time.
+    """Put the counters right where they drifted from what the records hold; return by how many bytes. One at a time.
 
     Every transition counts in the step that it takes, so only an outsider's hand, or a key that Redis evicted, makes it
     drift. A walk through the records takes a while: only what lies outside of all that was counted meanwhile is drift.
     """
     if not connection.set(keys.REPAIRING, "", nx=True, ex=REPAIR_SECONDS):
         return 0
+    owners = OwnerCount(connection)
     total, low, high = 0, _counted(connection), _counted(connection)
     records = connection.scan_iter(match=keys.job("*"), count=SCAN_KEYS)
     while page := list(islice(records, SCAN_KEYS)):
         with connection.pipeline(transaction=False) as pipe:
             for key in page:
-                pipe.hget(key, "held")
-            total += sum(int(held) for held in pipe.execute(raise_on_error=False) if _is_number(held))
+                pipe.hmget(key, "held", "status", "owner")
+            # A key that is no hash is nobody's record.
+            read = {key: found for key, found in zip(page, pipe.execute(raise_on_error=False), strict=True)}
+        records_read = {key: found for key, found in read.items() if isinstance(found, list)}
+        total += sum(int(held) for held, _, _ in records_read.values() if _is_number(held))
+        owners.add({key: (status, owner) for key, (_, status, owner) in records_read.items()})
         now = _counted(connection)
         low, high = min(low, now), max(high, now)
+    owners.correct()
     drift = low - total if total < low else min(0, high - total)
     if abs(drift) > DRIFT_BYTES and script("repair").run(connection, _counted(connection), -drift):
         return drift

@@ -19,6 +19,7 @@
      - JobCanceled             somebody canceled it
      - WaitTimeout             the wait gave up; the job lives on
      - QueueFull               the farm takes no more just now; says when to try again
+     - QuotaExceeded           an owner has as many unended jobs as it may have; says when to try again
      - FarmUnavailable         Redis is not reachable
      - ConfigurationError      settings, catalogue or environment
          - EncodesNothing      this worker has no encoder; another may
@@ -150,6 +151,18 @@ class QueueFull(FarmError):
     """The farm takes no more jobs just now."""
 
     http_status = 503
+    retryable = True
+
+    def __init__(self, message: str, retry_after_seconds: float = 1.0) -> None:
+        super().__init__(message)
+        #: When to try again, from now.
+        self.retry_after_seconds = retry_after_seconds
+
+
+class QuotaExceeded(FarmError):
+    """The owner has as many jobs that have not ended as it may have."""
+
+    http_status = 429
     retryable = True
 
     def __init__(self, message: str, retry_after_seconds: float = 1.0) -> None:

@@ -120,6 +120,8 @@ class JobSpec(BaseModel):
     deadline_seconds: Annotated[float, Field(gt=0)] | None = None
     metadata: dict[str, str] = Field(default_factory=dict)
     traceparent: str | None = None
+    #: A URL that is told of the job's end; by gateways, to hosts that the operator allows.
+    webhook: Annotated[str, Field(pattern=r"^https?://[!-~]+$", max_length=2048)] | None = None
     result_seconds: Annotated[int, Field(ge=1)] = RESULT_SECONDS
     failure_seconds: Annotated[int, Field(ge=1)] = FAILURE_SECONDS
 
@@ -241,6 +243,7 @@ CIRCUMSTANCES: Final = frozenset(
         "priority",
         "deadline_seconds",
         "traceparent",
+        "webhook",
         "result_seconds",
     }
     | {"failure_seconds"}

@@ -16,6 +16,17 @@ Redis keys (RQ's own, `rq:*`, are written by RQ's code in `rq_bridge` and by `lu
 |                                  |        | by device seconds that their lane was served |                           |
 | vaefarm:paused                   | set    | VAEs from whose queues nothing is claimed  | until resumed               |
 | vaefarm:budget                   | hash   | bytes and jobs in the farm, its rate       | none                        |
+| vaefarm:inflight                 | hash   | how many jobs of each owner but the admin  | fields: while not 0         |
+|                                  |        | have not ended                             |                             |
+| vaefarm:pushed                   | hash   | how many jobs each queue of ours was given | fields: while non-empty     |
+|                                  |        | since it was last empty                    |                             |
+| vaefarm:gaps:{queue}             | zset   | places of those taken off out of turn, the | while the queue is          |
+|                                  |        | last 1000                                  | non-empty                   |
+| vaefarm:pace                     | hash   | {vae}:{size}: mean device seconds of a job | none                        |
+| vaefarm:webhooks                 | zset   | ids of ended jobs of whose end somebody is | entries: until delivered,   |
+|                                  |        | to be told, by when that is due            | 3 days at most              |
+| vaefarm:webhook:{id}             | hash   | url, owner, status, reason, ended_at,      | until delivered, 3 days at  |
+|                                  |        | attempts, traceparent                      | most                        |
 | vaefarm:repairing                | string | somebody repairs the budget                | 250 s                       |
 | vaefarm:kept                     | zset   | {id}:{bytes} of ended jobs, by their end   | entries: as their blobs     |
 | vaefarm:dependents               | set    | ended jobs that plain RQ jobs wait for     | entries: until queued       |
@@ -34,7 +45,8 @@ Fields of vaefarm:job:{id}: spec, status, queue, request_hash, latent (a blob re
 ended_at, attempts, worker, execution (RQ's), started_with (the token of the claim that began it), token (of the one
 that settled it), reason, last_error, report (JSON), pixels, held and reserve (bytes of the budget, now and at the
 submit), result_seconds, failure_seconds; shared (it is on the device with others), alone (it must not be again),
-avoid (workers that handed it back, between commas); owner, unless that is the admin.
+avoid (workers that handed it back, between commas); owner, unless that is the admin;
+place (in its queue: `position` in `lua/lib.lua`); webhook (a URL).
 """
 
 from typing import Final
@@ -48,6 +60,10 @@ KEPT: Final[str] = f"{PREFIX}kept"
 DEPENDENTS: Final[str] = f"{PREFIX}dependents"
 REPAIRING: Final[str] = f"{PREFIX}repairing"
 EVENTS: Final[str] = f"{PREFIX}events"
+INFLIGHT: Final[str] = f"{PREFIX}inflight"
+PUSHED: Final[str] = f"{PREFIX}pushed"
+PACE: Final[str] = f"{PREFIX}pace"
+WEBHOOKS: Final[str] = f"{PREFIX}webhooks"
 
 #: Seconds that a published contract outlives the last worker that served it: a week.
 CONTRACT_SECONDS: Final[int] = 7 * 24 * 3600
@@ -79,6 +95,11 @@ def blob(name: str) -> str:
 def queue_index(vae: str, priority: str) -> str:
     """The non-empty queues of a VAE and priority."""
     return f"{PREFIX}queues:{vae}:{priority}"
+
+
+def webhook(job_id: str) -> str:
+    """A job's end of which somebody is to be told."""
+    return f"{PREFIX}webhook:{job_id}"
 
 
 def contract(vae: str) -> str:

@@ -27,10 +27,15 @@ def size_classes(max_pixels: int | None, largest: int) -> tuple[str, ...]:
     return tuple(name for name, most in SIZE_CLASSES if max_pixels is None or min(most, largest) <= max_pixels)
 
 
+def parts_of(queue: str) -> tuple[str, str, str, str]:
+    """VAE, priority, size class and lane in a queue's name; '' for what a plain one's does not say."""
+    parts = queue.split(".")
+    return (parts[1], parts[2], parts[3], parts[4]) if len(parts) == 5 else ("".join(parts[1:2]), "", "", "")
+
+
 def size_of(queue: str) -> str:
     """The size class in a queue's name; '' in a plain one's."""
-    parts = queue.split(".")
-    return parts[3] if len(parts) == 5 else ""
+    return parts_of(queue)[2]
 
 
 def queue_name(vae: str, priority: str, pixels: int, lane: str) -> str:

@@ -2,18 +2,25 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import redis
 from pydantic import ValidationError
+from redis.client import Pipeline
 from rq.utils import as_text
+from rq.worker_registration import REDIS_WORKER_KEYS
 
 from . import keys
 from .catalogue import Contract
 from .errors import FarmError, JobExpired, JobNotFound
 from .job import ADMIN, JobSpec, JobStatus
 from .leases import number
+from .pace import Backlog, backlog, eta_seconds, read_pace
+from .queues import parts_of, size_of
 from .records import DecodeReport, JobRecord, Tombstone, blob_references
 from .rq_bridge import QUEUE_PREFIX, QUEUES_KEY
+from .scripts import script
+from .workers import describe_workers, holders
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +29,21 @@ class QueueDepth:
 
     name: str
     queued: int
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A job's record, and of one that waits how long it still will."""
+
+    record: JobRecord
+    #: 1 for the first of its queue; None where it waits on none: a worker holds it, it has ended, or the release before
+    #: queued it.
+    position: int | None = None
+    #: Jobs of that queue, its own too.
+    queued: int | None = None
+    #: Seconds until its decode should be over; None where nothing tells: no worker serves it, none like it was decoded
+    #: yet, or its VAE is paused.
+    eta_seconds: float | None = None
 
 
 def read_statuses(connection: redis.Redis, job_ids: Sequence[str]) -> list[JobStatus | None]:
@@ -84,7 +106,10 @@ def read_record(connection: redis.Redis, job_id: str) -> JobRecord:
     with connection.pipeline(transaction=False) as pipe:
         pipe.hgetall(keys.job(job_id))
         pipe.get(keys.tombstone(job_id))
-        raw, stone = pipe.execute()
+        return _found(job_id, *pipe.execute())
+
+
+def _found(job_id: str, raw: dict[bytes, bytes], stone: bytes | None) -> JobRecord:
     if raw:
         return _record(job_id, text(raw))
     if stone is None:
@@ -92,6 +117,40 @@ def read_record(connection: redis.Redis, job_id: str) -> JobRecord:
     left = Tombstone.model_validate_json(stone)
     reason = left.reason or f"it was {left.status.value}, and what was kept of it is past its life"
     return JobRecord(id=job_id, status=JobStatus.EXPIRED, reason=reason, owner=left.owner)
+
+
+def read_standing(connection: redis.Redis, job_id: str) -> Standing:
+    """How a job stands, in one round trip, or two for one that is queued.
+
+    Raises:
+        JobNotFound: no such job.
+    """
+    asking = script("standing")
+
+    def fill(pipe: Pipeline) -> None:
+        pipe.hgetall(keys.job(job_id))
+        pipe.get(keys.tombstone(job_id))
+        pipe.smembers(REDIS_WORKER_KEYS)
+        asking.queue(pipe, job_id)
+
+    with connection.pipeline(transaction=False) as pipe:
+        raw, stone, workers, waits = asking.execute(pipe, fill)
+    record = _found(job_id, raw, stone)
+    if record.status is not JobStatus.QUEUED or waits is None:
+        return Standing(record)
+    place, queued, paused, flat_queues, flat_paces = waits
+    position = None if place == b"" else int(place)
+    if position is None or paused == b"1":
+        return Standing(record, position, queued)
+    queue = record.queue or ""
+    queues = [(name.decode(), int(depth)) for name, depth in _pairs(flat_queues)]
+    paces = {size.decode(): float(pace) for size, pace in _pairs(flat_paces)}
+    able = holders(describe_workers(connection, workers), parts_of(queue)[0], size_of(queue))
+    return Standing(record, position, queued, eta_seconds(position, queue, queues, paces, len(able)))
+
+
+def _pairs(flat: Sequence[Any]) -> list[tuple[Any, Any]]:
+    return list(zip(flat[::2], flat[1::2], strict=True))
 
 
 def _record(job_id: str, fields: dict[str, str]) -> JobRecord:
@@ -147,6 +206,12 @@ def read_queues(connection: redis.Redis) -> list[QueueDepth]:
         for name in names:
             pipe.llen(f"{QUEUE_PREFIX}{name}")
         return [QueueDepth(name, depth) for name, depth in zip(names, pipe.execute(), strict=True)]
+
+
+def read_backlog(connection: redis.Redis) -> dict[str, Backlog]:
+    """What waits for each VAE that has queues, in three round trips, however many jobs there are."""
+    depths = read_queues(connection)
+    return backlog(((queue.name, queue.queued) for queue in depths), read_pace(connection))
 
 
 def named_blobs(connection: redis.Redis, references: Sequence[str]) -> list[bool]:

@@ -15,8 +15,8 @@ import redis
 from redis.client import Pipeline
 
 from . import keys, rq_bridge
-from .budget import Limits, full
-from .errors import FarmUnavailable, JobConflict
+from .budget import Limits, full, quota_exceeded
+from .errors import FarmError, FarmUnavailable, JobConflict
 from .job import ADMIN, JobSpec, JobStatus
 from .leases import Claim
 from .queues import queue_name
@@ -64,16 +64,25 @@ def queue_of(spec: JobSpec) -> str:
     return queue_name(spec.vae, spec.priority, spec.picture_pixels, spec.producer)
 
 
-def submit(connection: redis.Redis, submissions: Sequence[Submission], limits: Limits | None = None) -> list[JobStatus]:
+def submit(
+    connection: redis.Redis,
+    submissions: Sequence[Submission],
+    limits: Limits | None = None,
+    quota: int | None = None,
+) -> list[JobStatus]:
     """Put jobs on their queues in one round trip; return how each stands now.
 
     Repeating it changes nothing: a job of the same id and content is left as it is, unless it failed, was canceled
     or has expired, which begins a new attempt.
 
+    Args:
+        quota: Jobs that have not ended which each owner but the admin may have; None for any number.
+
     Raises:
         JobConflict: an id was used for other content.
         JobNotFound: an id is another owner's, and the submitter is not the admin: nothing else is told of it.
         QueueFull: the farm takes no more just now; those before the first that was refused are queued.
+        QuotaExceeded: nor of this owner; as with QueueFull.
     """
     limits, submitting = limits or Limits(), script("submit")
 
@@ -82,11 +91,12 @@ def submit(connection: redis.Redis, submissions: Sequence[Submission], limits: L
             if job.latent_bytes:
                 # Never over one that is there: that of a job which waits has no end.
                 pipe.set(keys.blob(job.latent_name), job.latent_bytes, nx=True, ex=UNCLAIMED_SECONDS)
-            submitting.queue(pipe, *_submit_arguments(job, limits))
+            submitting.queue(pipe, *_submit_arguments(job, limits, quota))
 
     with connection.pipeline(transaction=_needs_one_sync(len(job.latent_bytes) for job in submissions)) as pipe:
         replies = [reply for reply in submitting.execute(pipe, fill) if isinstance(reply, list)]
-    statuses, refused = [], None
+    statuses: list[JobStatus] = []
+    refused: FarmError | None = None
     for job, (verdict, status, *more) in zip(submissions, replies, strict=True):
         if verdict == b"gone":
             raise FarmUnavailable(f"the latent of job {job.spec.id!r} is not where it was written; submit it again")
@@ -97,6 +107,9 @@ def submit(connection: redis.Redis, submissions: Sequence[Submission], limits: L
                 f"job id {job.spec.id!r} was used for other latents or options ({status.decode()});"
                 " take another id, or discard that job"
             )
+        if verdict == b"quota":
+            refused = refused or quota_exceeded(connection, job.spec.owner, int(status))
+            continue
         if verdict == b"full":
             refused = refused or full(connection, limits, status.decode(), int(more[0]))
             continue
@@ -106,12 +119,13 @@ def submit(connection: redis.Redis, submissions: Sequence[Submission], limits: L
     return statuses
 
 
-def _submit_arguments(job: Submission, limits: Limits) -> list[Argument]:
+def _submit_arguments(job: Submission, limits: Limits, quota: int | None) -> list[Argument]:
     spec = job.spec
     return [
         *(spec.id, spec.request_hash, spec.to_json(), job.queue, job.latent_reference),
         *(job.held_bytes, spec.pixels, spec.result_seconds, spec.failure_seconds, limits.max_bytes, limits.max_jobs),
         *(rq_bridge.encoded_call(), rq_bridge.date(), "" if spec.owner == ADMIN else spec.owner),
+        *("" if quota is None else quota, spec.webhook or ""),
     ]
 
 
@@ -122,7 +136,7 @@ def adopt(connection: redis.Redis, claim: Claim, job: Submission) -> bool:
         connection,
         *(claim.job_id, claim.token, spec.request_hash, spec.to_json(), job.queue, job.latent_reference),
         *(job.held_bytes, spec.pixels, spec.result_seconds, spec.failure_seconds),
-        rq_bridge.encoded_call(),
+        *(rq_bridge.encoded_call(), spec.webhook or ""),
     )
     return bool(reply == b"adopted")
 
@@ -157,6 +171,8 @@ class Outcome:
     report: DecodeReport | None = None
     #: Device seconds beyond what the claim charged to the job's lane.
     extra_seconds: float = 0.0
+    #: Device seconds of the job, which teach what one like it takes; None where it was not decoded.
+    device_seconds: float | None = None
     #: Pictures to write to Redis first: key, bytes, seconds that they live.
     files: Sequence[tuple[str, bytes, int]] = field(default=())
 
@@ -206,6 +222,7 @@ def _settle_arguments(outcome: Outcome) -> list[Argument]:
         rq_bridge.encoded_reason(outcome.reason) if failed else "",
         rq_bridge.encoded_call() if failed else "",
         rq_bridge.date(claim.queued_at) if failed else "",
+        "" if outcome.device_seconds is None else outcome.device_seconds,
         *(one.blob for one in stored),
     ]
 

@@ -1,6 +1,7 @@
 """What living workers say of themselves: anyone who routes, waits or shows the farm reads it here."""
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import redis
@@ -17,7 +18,12 @@ def publish_worker(connection: redis.Redis, name: str, description: dict[str, An
 
 def read_workers(connection: redis.Redis) -> list[dict[str, Any]]:
     """What each living worker says of itself, by name. RQ's set of workers is the list: no walk through the keys."""
-    names = sorted(as_text(key).rpartition(":")[2] for key in connection.smembers(REDIS_WORKER_KEYS))
+    return describe_workers(connection, connection.smembers(REDIS_WORKER_KEYS))
+
+
+def describe_workers(connection: redis.Redis, members: Iterable[bytes | str]) -> list[dict[str, Any]]:
+    """As `read_workers`, of the members of RQ's set."""
+    names = sorted(as_text(key).rpartition(":")[2] for key in members)
     found = connection.mget([keys.worker(name) for name in names]) if names else []
     return [json.loads(raw) for raw in found if raw is not None]
 

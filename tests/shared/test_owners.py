@@ -9,13 +9,18 @@ from tests.claims import begin, take
 from tests.job_model import submission
 
 from vaefarm_producer import Farm, InvalidOption
-from vaefarm_shared import keys, leases, transitions
-from vaefarm_shared.errors import JobConflict, JobNotFound
+from vaefarm_shared import budget, keys, leases, transitions
+from vaefarm_shared.errors import JobConflict, JobNotFound, QuotaExceeded
+from vaefarm_shared.inflight import OwnerCount, read_inflight
 from vaefarm_shared.job import JobStatus
 from vaefarm_shared.reading import not_found, read_owned_statuses, read_record
 from vaefarm_shared.transitions import Outcome
 
 ANNS = submission("theirs", 0.0, "ann")
+
+#: What the release before did not write.
+LATER_FIELDS = ("owner", "place", "webhook")
+LATER_KEYS = (keys.EVENTS, keys.INFLIGHT, keys.PACE, keys.WEBHOOKS, keys.PUSHED)
 
 
 def finish(connection: redis.Redis, status: JobStatus = JobStatus.FINISHED) -> bool:
@@ -87,6 +92,72 @@ def test_no_option_of_a_client_names_an_owner(farm: Farm) -> None:
 
 
 @pytest.mark.redis
+def test_a_quota_bounds_what_an_owner_has_under_way_and_nobody_else(connection: redis.Redis) -> None:
+    def submit(name: str, owner: str, quota: int | None = 2) -> object:
+        return transitions.submit(connection, [submission(name, 0.0, owner)], quota=quota)
+
+    submit("one", "ann")
+    submit("two", "ann")
+    with pytest.raises(QuotaExceeded, match="'ann' has 2 jobs") as refused:
+        submit("three", "ann")
+    assert refused.value.retry_after_seconds > 0
+    assert not list(connection.scan_iter("*three*")), "nothing of it stays"
+    assert submit("one", "ann") == ["queued"], "a repeated submit is none more"
+    for number in range(3):
+        submit(f"bobs-{number}", "bob", quota=None)
+        submit(f"admins-{number}", "admin")
+    assert read_inflight(connection) == {"ann": 2, "bob": 3}
+
+    assert finish(connection)
+    assert submit("three", "ann") == ["queued"]
+    transitions.cancel_many(connection, ["two", "three", "bobs-0", "bobs-1", "bobs-2"])
+    assert read_inflight(connection) == {}
+
+
+def test_what_a_batch_has_room_for_is_queued(connection: redis.Redis) -> None:
+    jobs = [submission(name, 0.0, "ann") for name in ("one", "two", "three")]
+    with pytest.raises(QuotaExceeded):
+        transitions.submit(connection, jobs, quota=2)
+    assert [status and status[0] for status in read_owned_statuses(connection, ["one", "two", "three"])] == [
+        "queued",
+        "queued",
+        None,
+    ]
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("drift", ["0", "1", "7", "evicted"])
+def test_a_count_that_drifted_is_put_right(drift: str, connection: redis.Redis) -> None:
+    transitions.submit(connection, [submission(f"anns-{n}", 0.0, "ann") for n in range(3)])
+    transitions.submit(connection, [submission(f"bobs-{n}", 0.0, "bob") for n in range(2)])
+    assert finish(connection)
+    if drift == "evicted":
+        connection.delete(keys.INFLIGHT)
+    else:
+        connection.hset(keys.INFLIGHT, "ann", drift)
+    connection.hset(keys.INFLIGHT, "nobody", 5)
+
+    budget.repair(connection)
+
+    assert read_inflight(connection) == {"ann": 2, "bob": 2}
+
+
+def test_of_an_owner_whose_jobs_move_meanwhile_nothing_is_corrected(connection: redis.Redis) -> None:
+    """What was counted of it may be neither what was nor what is."""
+    transitions.submit(connection, [submission("anns", 0.0, "ann"), submission("bobs", 0.0, "bob")])
+    connection.hset(keys.INFLIGHT, mapping={"ann": 4, "bob": 4})
+    count = OwnerCount(connection)
+    records = [keys.job(name).encode() for name in ("anns", "bobs")]
+    count.add({key: tuple(connection.hmget(key, "status", "owner")) for key in records})  # type: ignore[misc]
+    transitions.submit(connection, [submission("more", 0.0, "ann")])
+    transitions.cancel(connection, "more")
+
+    assert count.correct() == 1
+
+    assert read_inflight(connection) == {"ann": 4, "bob": 1}
+
+
+@pytest.mark.redis
 def test_what_the_release_before_wrote_is_the_admins_and_ends_well(connection: redis.Redis) -> None:
     """Its records and tombstones have none of the fields that came later."""
     jobs = [submission(name, 0.0) for name in ("waits", "started", "failed", "gone")]
@@ -98,7 +169,8 @@ def test_what_the_release_before_wrote_is_the_admins_and_ends_well(connection: r
         transitions.settle(connection, [Outcome(claims[name], JobStatus.FAILED, "by-hand", "bad")])
     transitions.discard(connection, "gone")
     for job in jobs:
-        age(connection, job.spec.id)
+        connection.hdel(keys.job(job.spec.id), *LATER_FIELDS)
+    connection.delete(*LATER_KEYS)
 
     assert [found and found[1] for found in read_owned_statuses(connection, list(claims))] == ["admin"] * 4
     assert read_record(connection, "gone").owner == "admin"
@@ -112,8 +184,3 @@ def test_what_the_release_before_wrote_is_the_admins_and_ends_well(connection: r
     with pytest.raises(JobNotFound):
         transitions.submit(connection, [submission("gone", 0.0, "bob")])
     assert transitions.submit(connection, [submission("gone", 0.0)]) == ["queued"]
-
-
-def age(connection: redis.Redis, job_id: str) -> None:
-    """Take from a job what the release before did not write."""
-    connection.hdel(keys.job(job_id), "owner")

@@ -121,6 +121,7 @@ class Endings:
             self._worker_name,
             report=report,
             extra_seconds=done.seconds_decode - done.job.cost_seconds,
+            device_seconds=done.seconds_decode,
             files=to_redis,
         )
         size = sum(len(data) for _, data, _ in to_redis)

@@ -12,7 +12,7 @@ for place = 3, #ARGV do
   if job.status == 'queued' or job.status == 'started' then
     rq_cancel(job)
     if job.execution then rq_end_execution(job) end
-    if ARGV[2] == '1' then redis.call('LREM', 'rq:queue:' .. job.queue, 0, job.id) end
+    if ARGV[2] == '1' then pull(job.queue, job.id, 0) end
     finish_record(job, 'canceled', ARGV[1], job.result_seconds, 0)
     job.status = 'canceled'
   end

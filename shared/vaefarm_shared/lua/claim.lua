@@ -60,17 +60,25 @@ local function take(queue, aside, seconds_per_pixel)
       aside[#aside + 1] = id
       if #aside >= 32 then return nil end
     elseif record then
+      aside.passed = #aside > 0
       local pixels = number(record[2], 1)
       local cost = pixels * seconds_per_pixel
       lease(id, queue, cost, record)
       pixels_left = pixels_left - pixels
       return cost
-    else dropped = dropped + 1 end
+    else
+      aside.passed = #aside > 0
+      dropped = dropped + 1
+    end
   end
 end
 
 local function put_back(queue, aside)
-  for place = #aside, 1, -1 do redis.call('LPUSH', 'rq:queue:' .. queue, aside[place]) end
+  for place = #aside, 1, -1 do
+    -- What was taken from behind them makes their places other ones.
+    if aside.passed then push_front(queue, aside[place])
+    else redis.call('LPUSH', 'rq:queue:' .. queue, aside[place]) end
+  end
 end
 
 local function take_from_index(vae, priority, seconds_per_pixel, sizes)
@@ -99,7 +107,10 @@ local function take_from_index(vae, priority, seconds_per_pixel, sizes)
   end
   for queue, aside in pairs(asides) do
     put_back(queue, aside)
-    if redis.call('EXISTS', 'rq:queue:' .. queue) == 0 then redis.call('ZREM', index, queue) end
+    if redis.call('EXISTS', 'rq:queue:' .. queue) == 0 then
+      redis.call('ZREM', index, queue)
+      forget_places(queue)
+    end
   end
 end
 

@@ -2,6 +2,8 @@
 local JOB, TOMBSTONE, LEASE, BLOB = 'vaefarm:job:', 'vaefarm:tombstone:', 'vaefarm:lease:', 'vaefarm:'
 local LEASES, BUDGET, KEPT, DEPENDENTS = 'vaefarm:leases', 'vaefarm:budget', 'vaefarm:kept', 'vaefarm:dependents'
 local EVENTS, MOST_EVENTS = 'vaefarm:events', 50000
+local INFLIGHT, PUSHED, GAPS, MOST_GAPS = 'vaefarm:inflight', 'vaefarm:pushed', 'vaefarm:gaps:', 1000
+local WEBHOOKS, WEBHOOK, WEBHOOK_SECONDS = 'vaefarm:webhooks', 'vaefarm:webhook:', 259200
 local SIZES = {'s', 'm', 'l', 'xl'}
 local TOMBSTONE_SECONDS = 604800
 
@@ -53,6 +55,64 @@ local function charge(queue, seconds)
   end
 end
 
+-- A job's place counts the pushes on its queue since that was last empty, its own too. Its position is its place less
+-- what left: as many as were pushed and are not in the list, but for the gaps, the places that left from behind it.
+local function forget_places(queue)
+  redis.call('HDEL', PUSHED, queue)
+  redis.call('DEL', GAPS .. queue)
+end
+
+local function first_place(queue)
+  redis.call('HSET', PUSHED, queue, 1)
+  redis.call('DEL', GAPS .. queue)
+  return 1
+end
+
+local function position(queue, place, length)
+  local behind = redis.call('ZCOUNT', GAPS .. queue, '(' .. place, '+inf')
+  return place - number(redis.call('HGET', PUSHED, queue), 0) + length + behind
+end
+
+-- Push a job at the back of its queue; return the list's length and the job's place.
+local function push(queue, id)
+  local length = redis.call('RPUSH', 'rq:queue:' .. queue, id)
+  return length, length == 1 and first_place(queue) or redis.call('HINCRBY', PUSHED, queue, 1)
+end
+
+-- Push a job at the front of its queue, and write its place.
+local function push_front(queue, id)
+  local list = 'rq:queue:' .. queue
+  if not parts(queue) then return redis.call('LPUSH', list, id) end
+  local head = redis.call('LINDEX', list, 0)
+  local length = redis.call('LPUSH', list, id)
+  local place = length == 1 and first_place(queue)
+  if not place then
+    local second = number(redis.call('HGET', JOB .. head, 'place'), nil)
+    -- The head may be the entry of a job that was canceled, and queued anew at the back.
+    if second and position(queue, second, length) == 2 then
+      place = second - 1
+      -- From before the head: they counted for nobody, and must not for this one.
+      redis.call('ZREMRANGEBYSCORE', GAPS .. queue, '-inf', second)
+    else place = number(redis.call('HGET', PUSHED, queue), 0) - length + 1 end
+  end
+  redis.call('HSET', JOB .. id, 'place', place)
+end
+
+-- Take a job off its queue out of its turn, all its entries or one; return how many there were.
+local function pull(queue, id, most)
+  local list = 'rq:queue:' .. queue
+  local pulled = redis.call('LREM', list, most, id)
+  if pulled == 0 then return 0 end
+  if redis.call('EXISTS', list) == 0 then forget_places(queue) return pulled end
+  local place = number(redis.call('HGET', JOB .. id, 'place'), nil)
+  if place then
+    redis.call('ZADD', GAPS .. queue, place, place .. ':' .. STAMP)
+    -- The lowest are those before the head, which count for nobody any more.
+    redis.call('ZREMRANGEBYRANK', GAPS .. queue, 0, -MOST_GAPS - 1)
+  end
+  return pulled
+end
+
 local function ring(queue) redis.call('PUBLISH', 'vaefarm:doorbell:' .. vae_of(queue), queue) end
 
 -- The key of a latent or picture in Redis; nil for what lies elsewhere, and for any other key that somebody names.
@@ -69,11 +129,14 @@ local function size_of(reference)
   return bytes > 0 and bytes or nil
 end
 
--- The budget: bytes held by jobs, and how many jobs have not ended. A job's record says what it holds; what outlives
--- its job is listed in KEPT until it expires.
-local function account(bytes, jobs)
+-- The budget: bytes held by jobs, and how many jobs have not ended, those of an owner other than the admin also by
+-- themselves. A job's record says what it holds; what outlives its job is listed in KEPT until it expires.
+local function account(bytes, jobs, owner)
   if bytes ~= 0 then redis.call('HINCRBY', BUDGET, 'bytes', bytes) end
   if jobs ~= 0 then redis.call('HINCRBY', BUDGET, 'jobs', jobs) end
+  if jobs ~= 0 and owner and redis.call('HINCRBY', INFLIGHT, owner, jobs) <= 0 then
+    redis.call('HDEL', INFLIGHT, owner)
+  end
 end
 
 local function keep(id, bytes, seconds)
@@ -104,6 +167,20 @@ local function bury(v, status, reason, life)
   redis.call('SET', TOMBSTONE .. v.id, cjson.encode(stone), 'EX', life)
 end
 
+-- Put down that somebody is to be told of a job's end. It outlives the job, and replaces what an earlier end left.
+local function put_webhook(v, status, reason)
+  local key = WEBHOOK .. v.id
+  local good, spec = pcall(cjson.decode, redis.call('HGET', JOB .. v.id, 'spec') or '')
+  local trace = good and type(spec) == 'table' and spec.traceparent
+  redis.call('DEL', key)
+  redis.call('HSET', key, 'url', v.webhook, 'owner', v.owner or 'admin', 'status', status, 'reason', reason,
+    'ended_at', STAMP, 'attempts', 0, 'traceparent', type(trace) == 'string' and trace or '')
+  redis.call('EXPIRE', key, WEBHOOK_SECONDS)
+  redis.call('ZADD', WEBHOOKS, TIME, v.id)
+  -- Where nobody delivers.
+  redis.call('ZREMRANGEBYSCORE', WEBHOOKS, '-inf', TIME - WEBHOOK_SECONDS)
+end
+
 -- The ends of a job that RQ's side does not show. `life`: seconds that its record stays.
 local function finish_record(v, status, reason, life, kept)
   local fields = {'status', status, 'ended_at', STAMP, 'held', kept}
@@ -118,23 +195,25 @@ local function finish_record(v, status, reason, life, kept)
   if status ~= 'finished' then forget_pictures(v.id) end
   redis.call('DEL', LEASE .. v.id)
   redis.call('ZREM', LEASES, v.id)
-  account(kept - v.held, -1)
+  account(kept - v.held, -1, v.owner)
   keep(v.id, kept, life)
   if redis.call('EXISTS', 'rq:job:' .. v.id .. ':dependents') == 1 then
     redis.call('SADD', DEPENDENTS, v.id .. ' ' .. v.queue)
   end
   redis.call('PUBLISH', 'vaefarm:done:' .. v.id, status)
   tell(v.id, status, v.owner)
+  if v.webhook then put_webhook(v, status, reason) end
 end
 
 -- What a script needs to know of a job, in one read.
 local function read_job(id)
   local f = redis.call('HMGET', JOB .. id, 'status', 'queue', 'request_hash', 'latent', 'held', 'attempts',
-    'execution', 'worker', 'shared', 'started_with', 'token', 'result_seconds', 'failure_seconds', 'owner')
+    'execution', 'worker', 'shared', 'started_with', 'token', 'result_seconds', 'failure_seconds', 'owner',
+    'webhook')
   return {
     id = id, status = f[1], queue = f[2] or '', request_hash = f[3], latent = f[4], held = number(f[5], 0),
     attempts = number(f[6], 0), execution = f[7], worker = f[8] or '', shared = f[9] == '1', started_with = f[10],
     token = f[11], result_seconds = number(f[12], 86400), failure_seconds = number(f[13], 604800), owner = f[14],
-    time = TIME,
+    webhook = f[15], time = TIME,
   }
 end

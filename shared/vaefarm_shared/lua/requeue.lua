@@ -14,7 +14,7 @@ local function requeue(job, free, alone, reason)
   forget_pictures(job.id)
   redis.call('DEL', LEASE .. job.id)
   redis.call('ZREM', LEASES, job.id)
-  redis.call('LPUSH', 'rq:queue:' .. job.queue, job.id)
+  push_front(job.queue, job.id)
   enter(job.queue)
   ring(job.queue)
   if job.status == 'started' then tell(job.id, 'queued', job.owner) end

@@ -1,7 +1,7 @@
 -- Write one job's outcome, in the name of a claim: its record, RQ's side, its tombstone, the word to those who wait.
 -- ARGV: 1 id, 2 token, 3 status, 4 worker, 5 reason or '', 6 report or '', 7 device seconds beyond those charged at the
 --       claim, 8 RQ's date, 9 RQ's result, 10 RQ's reason, 11 RQ's data, 12 RQ's date of the submit,
---       13... references of the job's pictures
+--       13 device seconds of the job, '' where it was not decoded, 14... references of the job's pictures
 -- Returns 'settled', 'lost', or 'gone' when a picture is not where the report says.
 --@ lib
 --@ rq_finish
@@ -9,19 +9,21 @@
 --@ rq_fail_unstarted
 --@ rq_cancel
 --@ rq_end_execution
+-- How far one job moves the mean.
+local PACE, PACE_WEIGHT = 'vaefarm:pace', 0.1
 local job, token, status = read_job(ARGV[1]), ARGV[2], ARGV[3]
 -- The reply to an earlier try may have been lost after it took effect.
 if not owns(job.id, token) then
   if job.token == token and job.status == status then return 'settled' end
   -- A loser's pictures, which were written just before, go in the same step: it may die before it could remove them.
-  for place = 13, #ARGV do
+  for place = 14, #ARGV do
     local key = blob_key(ARGV[place])
     if key and string.find(key, token, 1, true) then redis.call('DEL', key) end
   end
   return 'lost'
 end
 local kept = 0
-for place = 13, #ARGV do
+for place = 14, #ARGV do
   local bytes = size_of(ARGV[place])
   if not bytes then return 'gone' end
   kept = kept + bytes
@@ -46,4 +48,11 @@ finish_record(job, status, ARGV[5], life, kept)
 -- Less than a millisecond beyond the estimate changes no turn.
 local extra = tonumber(ARGV[7])
 if math.abs(extra) >= 0.001 then charge(job.queue, extra) end
+local vae, _, size = parts(job.queue)
+local fresh = tonumber(ARGV[13])
+if vae and fresh then
+  local field = vae .. ':' .. size
+  local mean = number(redis.call('HGET', PACE, field), fresh)
+  redis.call('HSET', PACE, field, string.format('%.6g', mean + PACE_WEIGHT * (fresh - mean)))
+end
 return 'settled'

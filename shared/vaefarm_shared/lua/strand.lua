@@ -7,7 +7,7 @@ local taken = {}
 for place = 4, #ARGV do
   local id = ARGV[place]
   local waits = redis.call('EXISTS', LEASE .. id) == 0 and redis.call('HGET', JOB .. id, 'status') == 'queued'
-  if waits and redis.call('LREM', 'rq:queue:' .. ARGV[1], 1, id) == 1 then
+  if waits and pull(ARGV[1], id, 1) == 1 then
     local token = ARGV[2] .. '-' .. place
     redis.call('SET', LEASE .. id, token)
     redis.call('ZADD', LEASES, TIME + ARGV[3], id)

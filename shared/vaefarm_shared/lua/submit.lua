@@ -2,10 +2,11 @@
 -- Its latent was written before, with a short life: taking the job makes it last, refusing the job removes it.
 -- ARGV: 1 id, 2 request hash, 3 spec, 4 queue, 5 latent reference, 6 bytes that the job holds until it ends, 7 pixels,
 --       8 result seconds, 9 failure seconds, 10 most bytes, 11 most jobs, 12 RQ's data, 13 RQ's date,
---       14 owner, '' for the admin
+--       14 owner, '' for the admin, 15 most jobs of that owner that have not ended, or '',
+--       16 webhook or ''
 -- Returns {verdict, status}: 'created', 'same', 'conflict', 'foreign' when the id is another owner's, or 'gone' when the
 --          latent is; or {'full', 'bytes' or 'jobs',
---          now held}.
+--          now held}, {'quota', how many the owner has}.
 --@ lib
 --@ rq_create
 local id, hash, queue, held, owner = ARGV[1], ARGV[2], ARGV[4], tonumber(ARGV[6]), ARGV[14]
@@ -33,6 +34,8 @@ if status then
   if request_hash ~= hash then return refuse('conflict', status) end
   if status == 'queued' or status == 'started' or status == 'finished' then return refuse('same', status) end
 end
+local inflight = ARGV[15] ~= '' and owner ~= '' and number(redis.call('HGET', INFLIGHT, owner), 0)
+if inflight and inflight + 1 > tonumber(ARGV[15]) then return refuse('quota', tostring(inflight)) end
 local used = redis.call('HMGET', BUDGET, 'bytes', 'jobs')
 if number(used[1], 0) + held > tonumber(ARGV[10]) then return refuse('full', 'bytes', used[1] or '0') end
 if number(used[2], 0) + 1 > tonumber(ARGV[11]) then return refuse('full', 'jobs', used[2] or '0') end
@@ -44,14 +47,15 @@ if before[3] then redis.call('ZREM', 'rq:failed:' .. before[3], id) end
 release(id, number(before[4], 0))
 redis.call('DEL', JOB .. id, TOMBSTONE .. id, LEASE .. id, 'rq:job:' .. id)
 if latent then redis.call('PERSIST', latent) end
+local length, place = push(queue, id)
 redis.call('HSET', JOB .. id, 'spec', ARGV[3], 'status', 'queued', 'queue', queue, 'request_hash', hash,
   'latent', ARGV[5], 'queued_at', STAMP, 'attempts', 0, 'held', held, 'reserve', held, 'pixels', ARGV[7],
-  'result_seconds', ARGV[8], 'failure_seconds', ARGV[9])
+  'result_seconds', ARGV[8], 'failure_seconds', ARGV[9], 'place', place)
 if owner ~= '' then redis.call('HSET', JOB .. id, 'owner', owner) end
+if ARGV[16] ~= '' then redis.call('HSET', JOB .. id, 'webhook', ARGV[16]) end
 rq_create({id = id, queue = queue, data = ARGV[12], created = ARGV[13], result_seconds = ARGV[8],
   failure_seconds = ARGV[9]})
-account(held, 1)
-local length = redis.call('RPUSH', 'rq:queue:' .. queue, id)
+account(held, 1, owner ~= '' and owner)
 enter(queue)
 -- Behind others nobody idles, and what is rung at a busy worker piles up.
 if length == 1 then ring(queue) end
