@@ -95,7 +95,7 @@ def queued(options: Options, count: int) -> Iterator[Queued]:
     with ExitStack() as stack:
         server = stack.enter_context(local_redis(options))
         connection = stack.enter_context(connect(server.url))
-        settings = Settings.model_construct(budget_bytes=BUDGET_BYTES).with_redis(server.url)
+        settings = Settings.model_construct(budget_bytes=BUDGET_BYTES).at(server.url)
         farm = stack.enter_context(Farm(settings=settings))
         before, jobs = used_bytes(connection), list[Job]()
         (held,) = workload.noise(1, SHAPE)

@@ -103,7 +103,7 @@ def farm_with(options: Options, command: list[str], **settings: Any) -> Iterator
         server = stack.enter_context(local_redis(options))
         log_path = server.folder / "worker.log"
         log = stack.enter_context(log_path.open("wb"))
-        farm = stack.enter_context(Farm(settings=Settings.model_construct(**settings).with_redis(server.url)))
+        farm = stack.enter_context(Farm(settings=Settings.model_construct(**settings).at(server.url)))
         worker = spawn(command, environment | {"VAEFARM_REDIS_URL": server.url}, log)
         stack.callback(end, worker, END_SECONDS)
         wait_for_worker(farm, worker, log_path)

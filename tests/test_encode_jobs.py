@@ -355,7 +355,7 @@ async def test_async_farm_encodes_too(settings: Settings, serve: Serve) -> None:
 
 
 def test_an_encode_waits_in_the_spool_while_redis_is_away(settings: Settings, tmp_path: Path, serve: Serve) -> None:
-    away = settings.with_redis("redis://127.0.0.1:1/0")
+    away = settings.at("redis://127.0.0.1:1/0")
     data = picture()
     with Farm(settings=away, spool=tmp_path / "spool") as farm:
         assert farm.encode(data, vae="demo", job_id="later").status() == "spooled"

@@ -26,7 +26,7 @@ def proxy(server: RedisServer) -> Iterator[CuttingProxy]:
 
 
 def through(settings: Settings, proxy: CuttingProxy) -> Settings:
-    return settings.with_redis(f"redis://127.0.0.1:{proxy.port}/0")
+    return settings.at(f"redis://127.0.0.1:{proxy.port}/0")
 
 
 @pytest.mark.redis

@@ -1,4 +1,4 @@
-"""`AsyncFarm`: the same farm for asyncio. Redis calls run on threads; waiting costs none."""
+"""`AsyncFarm`: the same farm for asyncio. Calls run on threads; waiting costs none."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -96,11 +96,12 @@ class AsyncFarm:
         self,
         url: str | None = None,
         *,
+        key: str | None = None,
         spool: str | PathLike[str] | None = None,
         settings: Settings | None = None,
     ) -> None:
         """As `Farm`."""
-        self._farm = Farm(url, spool=spool, settings=settings)
+        self._farm = Farm(url, key=key, spool=spool, settings=settings)
 
     @classmethod
     def from_env(cls) -> Self:

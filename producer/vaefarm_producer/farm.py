@@ -6,7 +6,6 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager, suppress
 from functools import partial
 from os import PathLike, fspath
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from time import monotonic, sleep
 from types import TracebackType
@@ -19,16 +18,16 @@ from vaefarm_shared.settings import Settings
 from .backpressure import Patience, batches
 from .encoding import EncodeOptions, prepare_encode
 from .handle import Job
+from .opening import open_transport
 from .operating import Operating
-from .redis_transport import RedisTransport
 from .submission import PreparedJob, SubmitOptions, prepare
 from .transport import Flushed, Transport
 
 
 class Farm(Operating, AbstractContextManager["Farm"]):
-    """A farm of VAE workers, reached over Redis. Safe to share between threads; usable after a fork.
+    """A farm of VAE workers, reached over Redis or a gateway. Safe to share between threads; usable after a fork.
 
-    farm = Farm("redis://localhost:6379")
+    farm = Farm("redis://localhost:6379")        # or Farm("https://farm.example", key=...)
     job = farm.submit(latents, vae="sdxl")
     image = job.image(timeout=60)
     """
@@ -37,13 +36,16 @@ class Farm(Operating, AbstractContextManager["Farm"]):
         self,
         url: str | None = None,
         *,
+        key: str | None = None,
         spool: str | PathLike[str] | None = None,
         settings: Settings | None = None,
     ) -> None:
         """Connect lazily: nothing is sent before the first call, but what an earlier process left in the spool.
 
         Args:
-            url: Where the queue is; `settings` or the default (redis://localhost:6379/0) otherwise.
+            url: Where the queue is, or a gateway (https://HOST); `settings` or the default (redis://localhost:6379/0)
+                otherwise.
+            key: The gateway's key, unless the address holds it (https://vaefarm:KEY@HOST).
             spool: A folder of this machine's disk, one for each farm. While Redis is away `submit` writes jobs into
                 it, and they are sent in the background, by this process or by a later one with that spool.
             settings: Everything else; the defaults otherwise. The environment is read by `from_env` only.
@@ -53,7 +55,7 @@ class Farm(Operating, AbstractContextManager["Farm"]):
         """
         chosen = settings if settings is not None else Settings.model_construct()
         if url is not None:
-            chosen = chosen.with_redis(url)
+            chosen = chosen.at(url, key)
         folder = chosen.spool if spool is None else fspath(spool)
         self._transport: Transport = open_transport(chosen, folder)
 
@@ -287,13 +289,3 @@ def together(ended: "SimpleQueue[int]", seconds: float | None) -> list[int]:
         while True:
             places.append(ended.get_nowait())
     return sorted(places)
-
-
-def open_transport(settings: Settings, spool: str | None) -> Transport:
-    """The transport over Redis, with a spool where there is a folder for one. Raises ConfigurationError."""
-    if spool is None:
-        return RedisTransport(settings)
-    # Here and not above: it needs file locks and forks, which Windows has not.
-    from .spooling_transport import SpoolingTransport
-
-    return SpoolingTransport(settings, Path(spool))

@@ -2,15 +2,18 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Final
+from typing import Final, TypeVar
+
+import redis
 
 from vaefarm_shared import reading, transitions
 from vaefarm_shared.blobs import BlobStore, latent_name
 from vaefarm_shared.budget import Limits, held_bytes, read_limits
 from vaefarm_shared.catalogue import Catalogue, Contract, unknown_vae
 from vaefarm_shared.connection import farm_errors
+from vaefarm_shared.errors import FarmError
 from vaefarm_shared.job import JobStatus
 from vaefarm_shared.records import BlobRecord, JobRecord
 from vaefarm_shared.redis_policy import check_policy
@@ -22,6 +25,8 @@ from .transport import Flushed
 from .watcher import Watcher
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: Seconds for which a contract that was read is believed.
 CONTRACT_SECONDS: Final[float] = 60.0
@@ -69,14 +74,24 @@ class RedisTransport(RedisOperations):
     def submit_within(self, jobs: Sequence[PreparedJob], quota: int | None) -> list[JobStatus]:
         """As `submit`; raises QuotaExceeded for more than `quota` unended jobs of an owner other than the admin."""
         batch = [self._stored(job) for job in jobs]
-        return self._insist(lambda: self._send(batch, quota), self._submit_seconds)
+        return self._insist(lambda: self._send(transitions.submit, batch, quota), self._submit_seconds)
 
-    def _send(self, batch: Sequence[transitions.Submission], quota: int | None) -> list[JobStatus]:
+    def submit_each(self, jobs: Sequence[PreparedJob], quota: int | None = None) -> list[JobStatus | FarmError]:
+        """As `submit_within`, whatever becomes of the others: for each job how it stands now, or why it was refused."""
+        batch = [self._stored(job) for job in jobs]
+        return self._insist(lambda: self._send(transitions.submit_each, batch, quota), self._submit_seconds)
+
+    def _send(
+        self,
+        submit: Callable[[redis.Redis, Sequence[transitions.Submission], Limits, int | None], T],
+        batch: Sequence[transitions.Submission],
+        quota: int | None,
+    ) -> T:
         if not self._policy_checked:
             for warning in check_policy(self._connection, self._settings.allow_eviction):
                 logger.warning("%s", warning)
             self._policy_checked = True
-        return transitions.submit(self._connection, batch, self._limits(), quota)
+        return submit(self._connection, batch, self._limits(), quota)
 
     def _stored(self, job: PreparedJob) -> transitions.Submission:
         """Write a latent that goes to files first: a job never names a blob that is not there."""

@@ -16,6 +16,12 @@ class Settings(BaseSettings):
 
     redis_url: SecretStr = SecretStr("redis://localhost:6379/0")
     """Where the queue is: redis://, rediss:// or unix://; its password is never printed."""
+    url: SecretStr | None = None
+    """A gateway's address, https://HOST: producers reach the farm over it, and need no Redis."""
+    key: SecretStr | None = None
+    """The key for that gateway, unless the address holds it; it is never printed."""
+    trust_env: bool = False
+    """Whether a gateway is reached through the proxy that HTTPS_PROXY or HTTP_PROXY names."""
     blobs: str = "redis://"
     """Where latents and pictures lie: `redis://`, or `file:///DIR` for those above `blob_threshold`."""
     blob_threshold: Annotated[int, Field(ge=0)] = 64 * 1024
@@ -65,9 +71,16 @@ class Settings(BaseSettings):
             variable = "VAEFARM_" + "_".join(str(part) for part in first["loc"]).upper()
             raise ConfigurationError(f"{variable}={first['input']!r}: {first['msg']}") from error
 
-    def with_redis(self, url: str) -> "Settings":
-        """These settings with the queue at another place."""
-        return self.model_copy(update={"redis_url": SecretStr(url)})
+    def at(self, url: str, key: str | None = None) -> "Settings":
+        """These settings with the farm at another place: Redis, or with https:// or http:// a gateway.
+
+        Raises ConfigurationError for a key with Redis, whose URL holds its password.
+        """
+        if url.lower().startswith(("https://", "http://")):
+            return self.model_copy(update={"url": SecretStr(url), "key": SecretStr(key) if key else self.key})
+        if key is not None:
+            raise ConfigurationError("a key is for a gateway, https://HOST; Redis' password belongs into its URL")
+        return self.model_copy(update={"redis_url": SecretStr(url), "url": None})
 
 
 def masked(url: str) -> str:

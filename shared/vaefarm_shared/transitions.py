@@ -16,7 +16,7 @@ from redis.client import Pipeline
 
 from . import keys, rq_bridge
 from .budget import Limits, full, quota_exceeded
-from .errors import FarmError, FarmUnavailable, JobConflict
+from .errors import FarmError, FarmUnavailable, JobConflict, QueueFull, QuotaExceeded
 from .job import ADMIN, JobSpec, JobStatus
 from .leases import Claim
 from .queues import queue_name
@@ -84,6 +84,21 @@ def submit(
         QueueFull: the farm takes no more just now; those before the first that was refused are queued.
         QuotaExceeded: nor of this owner; as with QueueFull.
     """
+    verdicts = submit_each(connection, submissions, limits, quota)
+    refusals = [verdict for verdict in verdicts if isinstance(verdict, FarmError)]
+    # A full farm takes the others later; what else is wrong stays so.
+    for refusal in sorted(refusals, key=lambda refusal: isinstance(refusal, QueueFull | QuotaExceeded)):
+        raise refusal
+    return [verdict for verdict in verdicts if isinstance(verdict, JobStatus)]
+
+
+def submit_each(
+    connection: redis.Redis,
+    submissions: Sequence[Submission],
+    limits: Limits | None = None,
+    quota: int | None = None,
+) -> list[JobStatus | FarmError]:
+    """As `submit`, whatever becomes of the others: for each job how it stands now, or why it was not taken."""
     limits, submitting = limits or Limits(), script("submit")
 
     def fill(pipe: Pipeline) -> None:
@@ -95,28 +110,30 @@ def submit(
 
     with connection.pipeline(transaction=_needs_one_sync(len(job.latent_bytes) for job in submissions)) as pipe:
         replies = [reply for reply in submitting.execute(pipe, fill) if isinstance(reply, list)]
-    statuses: list[JobStatus] = []
+    verdicts: list[JobStatus | FarmError] = []
     refused: FarmError | None = None
     for job, (verdict, status, *more) in zip(submissions, replies, strict=True):
-        if verdict == b"gone":
-            raise FarmUnavailable(f"the latent of job {job.spec.id!r} is not where it was written; submit it again")
-        if verdict == b"foreign":
-            raise not_found(job.spec.id)
-        if verdict == b"conflict":
-            raise JobConflict(
-                f"job id {job.spec.id!r} was used for other latents or options ({status.decode()});"
-                " take another id, or discard that job"
-            )
         if verdict == b"quota":
             refused = refused or quota_exceeded(connection, job.spec.owner, int(status))
-            continue
-        if verdict == b"full":
+            verdicts.append(refused)
+        elif verdict == b"full":
             refused = refused or full(connection, limits, status.decode(), int(more[0]))
-            continue
-        statuses.append(JobStatus(status.decode()))
-    if refused is not None:
-        raise refused
-    return statuses
+            verdicts.append(refused)
+        else:
+            verdicts.append(_refusal(job.spec.id, verdict, status.decode()) or JobStatus(status.decode()))
+    return verdicts
+
+
+def _refusal(job_id: str, verdict: bytes, status: str) -> FarmError | None:
+    if verdict == b"gone":
+        return FarmUnavailable(f"the latent of job {job_id!r} is not where it was written; submit it again")
+    if verdict == b"foreign":
+        return not_found(job_id)
+    if verdict == b"conflict":
+        return JobConflict(
+            f"job id {job_id!r} was used for other latents or options ({status}); take another id, or discard that job"
+        )
+    return None
 
 
 def _submit_arguments(job: Submission, limits: Limits, quota: int | None) -> list[Argument]:

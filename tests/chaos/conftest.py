@@ -35,7 +35,7 @@ def make_arena(own_server: RedisServer, tmp_path: Path) -> Iterator[MakeArena]:
         # So many attempts that no fault of the tests' own uses them up.
         settings = Settings.from_env(submit_timeout=30.0, lease_seconds=6.0, max_attempts=20).model_copy(update=changes)
         url = f"redis://127.0.0.1:{own_server.port}/{number}"
-        made.append(Arena(settings.with_redis(url), tmp_path / f"arena-{number}"))
+        made.append(Arena(settings.at(url), tmp_path / f"arena-{number}"))
         return made[-1]
 
     yield make

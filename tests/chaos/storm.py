@@ -178,7 +178,7 @@ def main() -> int:
         options = ("--appendonly", "yes", "--appendfsync", "always")
         server = RedisServer(next(iter(redis_servers().values())), Path(folder), options)
         server.start()
-        settings = Settings.from_env(submit_timeout=30.0, max_attempts=20).with_redis(server.url)
+        settings = Settings.from_env(submit_timeout=30.0, max_attempts=20).at(server.url)
         arena = Arena(settings, Path(folder, "workers"))
         recovery = Recovery(server.url)
         try:

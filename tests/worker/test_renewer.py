@@ -183,7 +183,7 @@ def test_a_renewer_that_dies_is_replaced_and_told_everything(
 
 
 def test_no_password_shows_in_the_process_list(settings: Settings) -> None:
-    lifeline = Lifeline(settings.with_redis("redis://:secret@127.0.0.1:1/0"), "by-hand")
+    lifeline = Lifeline(settings.at("redis://:secret@127.0.0.1:1/0"), "by-hand")
     try:
         assert b"secret" not in Path(f"/proc/{lifeline._process.pid}/cmdline").read_bytes()
     finally:
@@ -191,7 +191,7 @@ def test_no_password_shows_in_the_process_list(settings: Settings) -> None:
 
 
 def test_dropping_a_claim_leaves_a_newer_one_of_the_same_job_held(settings: Settings) -> None:
-    lifeline = Lifeline(settings.with_redis("redis://127.0.0.1:1/0"), "by-hand")
+    lifeline = Lifeline(settings.at("redis://127.0.0.1:1/0"), "by-hand")
     try:
         lifeline.hold([Claim("a", "q", "new", 0.0)])
         lifeline.drop([Claim("a", "q", "old", 0.0)])

@@ -10,6 +10,7 @@ from . import jobs, openapi, pictures, streams
 from .access import ADMIN, PRINCIPAL
 from .bodies import ROOM, Room
 from .desk import DESK, Desk
+from .farm_routes import FARM_ROUTES
 from .models import JobAnswer, StatusAnswer, StatusQuery, TensorOptions
 from .problems import Handler, add_safe_headers, answer_problems
 from .routes import Route, add_routes
@@ -62,7 +63,7 @@ def create_app(farm: Settings, settings: GatewaySettings) -> web.Application:
     app[SIGNER] = Signer(b"not yet", settings.url_seconds)
     app.on_response_prepare.append(add_safe_headers)
     app.cleanup_ctx.append(open_desk)
-    add_routes(app, ROUTES)
+    add_routes(app, ROUTES + FARM_ROUTES)
     return app
 
 

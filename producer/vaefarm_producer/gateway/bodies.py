@@ -56,7 +56,15 @@ ROOM: Final = web.AppKey("room", Room)
 
 
 async def read_body(request: web.Request, share: Share, most: int | None = None) -> bytes:
-    """A request's whole body.
+    """A request's whole body; takes and raises what `read_chunks` does."""
+    body = bytearray()
+    async for chunk in read_chunks(request, share, most):
+        body += chunk
+    return bytes(body)
+
+
+async def read_chunks(request: web.Request, share: Share, most: int | None = None) -> AsyncIterator[bytes]:
+    """A request's body as it arrives.
 
     Args:
         share: Where its bytes count.
@@ -72,26 +80,25 @@ async def read_body(request: web.Request, share: Share, most: int | None = None)
     if request.content_length is not None and request.content_length > limit:
         raise too_large(limit)
     loop = asyncio.get_running_loop()
-    body, began = bytearray(), loop.time()
+    count, began = 0, loop.time()
     try:
         while True:
-            end = began + settings.body_seconds + len(body) / SLOW_BYTES
-            async with asyncio.timeout_at(end):
+            async with asyncio.timeout_at(began + settings.body_seconds + count / SLOW_BYTES):
                 chunk = await request.content.readany()
             if not chunk:
-                break
-            if len(body) + len(chunk) > limit:
+                return
+            count += len(chunk)
+            if count > limit:
                 raise too_large(limit)
             share.take(len(chunk))
-            body += chunk
+            yield chunk
     except TimeoutError:
         raise IncompleteBody(
-            f"the body came too slowly: {len(body)} bytes in {loop.time() - began:.0f} seconds; send it faster, or"
+            f"the body came too slowly: {count} bytes in {loop.time() - began:.0f} seconds; send it faster, or"
             " raise VAEFARM_BODY_SECONDS"
         ) from None
     except (web.RequestPayloadError, ConnectionResetError) as error:
-        raise IncompleteBody(f"the body ended after {len(body)} bytes: {error}") from error
-    return bytes(body)
+        raise IncompleteBody(f"the body ended after {count} bytes: {error}") from error
 
 
 def too_large(limit: int) -> BodyTooLarge:

@@ -91,11 +91,11 @@ async def cancel_job(request: web.Request) -> web.Response:
 
 
 async def retry_job(request: web.Request) -> web.Response:
-    """Put a failed job back on its queue."""
+    """Put a failed job back on its queue; 200 in place of 202 for one that has not failed, which is left as it is."""
     desk, job_id = desk_of(request), job_id_of(request)
     await standing_for(request, job_id)
-    await desk.call(desk.transport.retry, job_id)
-    return answer_standing(request, await read_standing(desk, job_id), accepted=True)
+    retried = await desk.call(desk.transport.retry, job_id)
+    return answer_standing(request, await read_standing(desk, job_id), accepted=retried)
 
 
 async def read_ids(request: web.Request) -> list[str]:

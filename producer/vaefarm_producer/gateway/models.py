@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from vaefarm_shared.job import ImageFormat, JobStatus, Priority, Task
+from vaefarm_shared.quarantine import Device
 from vaefarm_shared.records import DecodeReport
 
 Dtype = Literal["float16", "bfloat16", "float32", "uint8"]
@@ -48,6 +49,12 @@ class TensorOptions(Options):
 
     shape: Annotated[tuple[int, ...] | None, Field(description="Of a raw tensor: its shape.", max_length=8)] = None
     dtype: Annotated[Dtype | None, Field(description="Of a raw tensor: its dtype.")] = None
+
+
+class BatchQuery(TensorOptions):
+    """What holds of each job of a batch that does not say otherwise."""
+
+    vae: Annotated[str | None, Field(description="VAE id, such as sdxl.")] = None  # type: ignore[assignment]
 
 
 class Problem(BaseModel):
@@ -99,6 +106,7 @@ class BatchEntry(BaseModel):
     url: str | None = None
     error: str | None = None
     code: str | None = None
+    retry_after_seconds: Annotated[float | None, Field(description="When to send it again.")] = None
 
 
 class BatchAnswer(BaseModel):
@@ -156,3 +164,38 @@ class VaesAnswer(BaseModel):
     """The VAEs of the farm."""
 
     vaes: list[VaeAnswer]
+
+
+class ListQuery(BaseModel):
+    """Of which jobs a list is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    vae: Annotated[str | None, Field(description="Of this VAE; of all unless given.")] = None
+    limit: Annotated[int | None, Field(ge=1, description="Jobs at most; all unless given.")] = None
+
+
+class QueuedQuery(ListQuery):
+    """Of which waiting jobs a list is."""
+
+    vae: Annotated[str, Field(description="Of this VAE.")]
+
+
+class DevicesQuery(BaseModel):
+    """Which devices are listed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    quarantined: Annotated[bool, Field(description="Those alone that no worker uses: quick.")] = False
+
+
+class DevicesAnswer(BaseModel):
+    """Devices that failed of late, or are quarantined."""
+
+    devices: list[Device]
+
+
+class ChangedAnswer(BaseModel):
+    """Whether anything was changed; false where it was so already."""
+
+    changed: bool

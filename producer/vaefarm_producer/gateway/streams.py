@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence, Set
 from contextlib import AbstractAsyncContextManager, suppress
 from functools import lru_cache
 from typing import Final
@@ -51,8 +51,9 @@ async def job_events(request: web.Request) -> web.StreamResponse:
 
 async def all_events(request: web.Request) -> web.StreamResponse:
     """Each change of any job's status that the caller may see, from now, or from `Last-Event-ID`; `reset` where some of
-    them are not kept any more."""
+    them are not kept any more. With `status=finished,failed` changes to those alone."""
     desk, principal = desk_of(request), principal_of(request)
+    wanted = statuses_of(request)
     follower = desk.follower
     await follower.ready()
     place, resets = last_event_id_of(request) or follower.last, follower.resets
@@ -63,21 +64,23 @@ async def all_events(request: web.Request) -> web.StreamResponse:
                 await tell_reset(stream, place)
             events = follower.kept_after(place)
             if events is None:
-                place = await _catch_up(desk, principal, stream, place)
+                place = await _catch_up(desk, principal, stream, place, wanted)
             elif events:
-                await tell(stream, [event for event in events if principal.sees(event.owner)])
+                await tell(stream, [event for event in events if event.status in wanted and principal.sees(event.owner)])
                 place = events[-1].id
             else:
                 await follower.more()
     return stream
 
 
-async def _catch_up(desk: Desk, principal: Principal, stream: EventSourceResponse, place: str) -> str:
+async def _catch_up(
+    desk: Desk, principal: Principal, stream: EventSourceResponse, place: str, wanted: Set[JobStatus]
+) -> str:
     """Tell what Redis still keeps behind a place; the place of the last of it."""
     until = desk.follower.last
     try:
         async for page in replay(desk, place, until):
-            await tell(stream, [event for event in page if principal.sees(event.owner)])
+            await tell(stream, [event for event in page if event.status in wanted and principal.sees(event.owner)])
     except Reset:
         await tell_reset(stream, until)
     return until
@@ -131,6 +134,15 @@ def written(event: Event) -> bytes:
 async def tell_reset(stream: EventSourceResponse, place: str) -> None:
     """Send that events may have been missed: who follows looks at its jobs anew."""
     await stream.send("{}", id=place, event="reset")
+
+
+def statuses_of(request: web.Request) -> Set[JobStatus]:
+    """The statuses in a query's `status`, between commas; all where there is none. Raises InvalidOption."""
+    names = request.query.get("status", "")
+    try:
+        return frozenset(map(JobStatus, names.split(","))) if names else frozenset(JobStatus)
+    except ValueError:
+        raise InvalidOption(f"status={names[:80]!r}: expected some of {', '.join(JobStatus)}, between commas") from None
 
 
 def last_event_id_of(request: web.Request) -> str | None:

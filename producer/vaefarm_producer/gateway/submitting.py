@@ -11,7 +11,7 @@ from multidict import MultiMapping
 from vaefarm_shared import latents
 from vaefarm_shared.checks import MAX_LATENT_BYTES
 from vaefarm_shared.errors import InvalidLatents, InvalidOption
-from vaefarm_shared.images import Images
+from vaefarm_shared.images import IMAGE_STORAGE, Images
 from vaefarm_shared.job import JobStatus
 from vaefarm_shared.latents import Latents
 
@@ -32,6 +32,11 @@ REPEATED: Final[frozenset[str]] = frozenset({"shape"})
 
 def options_from_query(query: MultiMapping[str], headers: Mapping[str, str]) -> TensorOptions:
     """The options in a query; `metadata` as JSON. Raises InvalidOption for the first that is not known or allowed."""
+    return options_from(raw_options(query), headers)
+
+
+def raw_options(query: MultiMapping[str]) -> dict[str, Any]:
+    """The options in a query, unchecked. Raises InvalidOption for one that was given twice, and for bad JSON."""
     raw: dict[str, Any] = {}
     for name in query:
         values = query.getall(name)
@@ -43,7 +48,7 @@ def options_from_query(query: MultiMapping[str], headers: Mapping[str, str]) -> 
             raw[name] = values[0]
     if "metadata" in raw:
         raw["metadata"] = read_json(raw["metadata"].encode(), "metadata")
-    return options_from(raw, headers)
+    return raw
 
 
 def options_from(raw: Any, headers: Mapping[str, str]) -> TensorOptions:
@@ -110,7 +115,7 @@ def prepare_body(
     more = given(options)
     prepared: PreparedJob
     if options.task == "encode":
-        image = body if options.shape is None else _images(body, options)
+        image = _images(body, options) if options.shape or is_tensor_file(body) else body
         prepared = prepare_encode(image, options.vae, contract, job_id, cast("EncodeOptions", more))
     else:
         prepared = prepare(_latents(body, options), options.vae, contract, job_id, cast("SubmitOptions", more))
@@ -127,11 +132,16 @@ def _latents(body: bytes, options: TensorOptions) -> Latents:
     return Latents(read_array(body, options.shape, options.dtype), options.dtype)
 
 
-def _images(body: bytes, options: TensorOptions) -> Any:
+def is_tensor_file(body: bytes) -> bool:
+    """Whether a body begins as a safetensors file does, and no picture's: with a JSON object behind its length."""
+    return body[8:9] == b"{" and int.from_bytes(body[:8], "little") < len(body)
+
+
+def _images(body: bytes, options: TensorOptions) -> Images:
     """An image tensor, as `Farm.encode` takes it."""
-    assert options.shape is not None
-    array = read_array(body, options.shape, options.dtype or "uint8")
-    return Images(array, options.dtype or "uint8")
+    if options.shape is None:
+        return Images(*latents.read_tensor(body, IMAGE_STORAGE))
+    return Images(read_array(body, options.shape, options.dtype or "uint8"), options.dtype or "uint8")
 
 
 async def send(desk: Desk, principal: Principal, jobs: Iterable[PreparedJob]) -> list[JobStatus]:

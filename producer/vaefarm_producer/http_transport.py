@@ -1,0 +1,143 @@
+"""The transport over HTTP: a gateway's `/v1`, for those who have no Redis credentials."""
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any, Final
+
+from vaefarm_shared.catalogue import Contract
+from vaefarm_shared.errors import ConfigurationError, FarmError, FarmUnavailable, JobExpired, QueueFull
+from vaefarm_shared.job import JobStatus
+from vaefarm_shared.reading import not_found
+from vaefarm_shared.records import BlobRecord, JobRecord
+from vaefarm_shared.settings import Settings
+
+from .http_batch import batch_body
+from .http_client import made_error, part
+from .http_operations import HttpOperations
+from .http_watcher import PAGE, HttpWatcher
+from .submission import PreparedJob
+from .transport import Flushed
+
+#: Seconds for which a contract that was read is believed.
+CONTRACT_SECONDS: Final[float] = 60.0
+
+
+class HttpTransport(HttpOperations):
+    """Jobs and pictures over HTTP, on one background loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Nothing is sent before the first call. Raises ConfigurationError."""
+        super().__init__(settings)
+        self._watcher = HttpWatcher(self._client, self._background)
+        self._contracts: dict[str, tuple[float, Contract]] = {}
+
+    def contract(self, vae: str) -> Contract:
+        """The contract that the gateway knows. Raises UnknownVae."""
+        read_at, contract = self._contracts.get(vae, (-CONTRACT_SECONDS, None))
+        if contract is None or time.monotonic() - read_at >= CONTRACT_SECONDS:
+            contract = Contract.model_validate(self._insist("GET", f"/v1/vaes/{part(vae)}")["contract"])
+            self._contracts[vae] = (time.monotonic(), contract)
+        return contract
+
+    def submit(self, jobs: Sequence[PreparedJob]) -> list[JobStatus]:
+        """Put jobs on their queues in one request, repeated until it is answered or `submit_timeout` is over."""
+        body, content_type = batch_body(jobs)
+        entries = self._insist("POST", "/v1/batches", data=body, headers={"Content-Type": content_type})["jobs"]
+        found = [
+            JobStatus(entry["status"])
+            if "status" in entry
+            else made_error(entry["code"], entry["error"], entry.get("retry_after_seconds"))
+            for entry in entries
+        ]
+        errors = [one for one in found if isinstance(one, FarmError)]
+        # A full farm takes the others later; what else is wrong stays so.
+        for error in sorted(errors, key=lambda error: isinstance(error, QueueFull)):
+            raise error
+        return [one for one in found if isinstance(one, JobStatus)]
+
+    def put_latent(self, job: PreparedJob) -> str:
+        """Raises ConfigurationError: plain RQ jobs are for those who reach Redis."""
+        raise ConfigurationError("put_latent is for plain RQ jobs, which need Redis; over HTTP use submit")
+
+    def spooled(self) -> int:
+        """Nothing is ever spooled here."""
+        return 0
+
+    def flush(self, timeout: float | None = None) -> Flushed:
+        """As there is nothing, nothing is sent."""
+        return Flushed(0, 0)
+
+    def status(self, job_id: str) -> JobStatus:
+        """A job's status, in one request."""
+        answer = self._background.run(self._client.call("POST", "/v1/statuses", json={"ids": [job_id]}))
+        status = answer.json()["statuses"][0]
+        if status is None:
+            raise not_found(job_id)
+        return JobStatus(status)
+
+    def record(self, job_id: str) -> JobRecord:
+        """A job's record, in one request; its blobs are paths of the gateway's."""
+        answer = self._background.run(self._client.send("GET", f"/v1/jobs/{part(job_id)}"))
+        if answer.status == JobExpired.http_status:
+            raw: dict[str, Any] = answer.json()
+            return JobRecord(id=job_id, status=JobStatus.EXPIRED, reason=raw.get("reason"))
+        self._client.check(answer)
+        return JobRecord.model_validate(answer.json())
+
+    def stored(self, job_id: str, one: BlobRecord) -> bytes:
+        """The bytes of a stored picture, or latents."""
+        data = self._background.run(self._client.call("GET", f"/v1/jobs/{part(job_id)}/image/{_index(one)}")).body
+        if len(data) != one.size_bytes:
+            raise FarmUnavailable(f"{one.blob} came with {len(data)} bytes in place of {one.size_bytes}; try again")
+        return data
+
+    def ended(self, job_id: str) -> "Future[JobStatus]":
+        """A future of the job's final status."""
+        return self._watcher.ended(job_id)
+
+    def cancel(self, job_id: str) -> bool:
+        """End a job that has not ended."""
+        try:
+            answer = self._insist("POST", f"/v1/jobs/{part(job_id)}/cancel")
+        except JobExpired:
+            return False
+        return bool(answer["status"] == JobStatus.CANCELED)
+
+    def cancel_many(self, job_ids: Sequence[str]) -> list[JobStatus | None]:
+        """End those that have not ended; how each stands now, None where nobody knows it."""
+        statuses: list[str | None] = []
+        for start in range(0, len(job_ids), PAGE):
+            page = list(job_ids[start : start + PAGE])
+            statuses += self._insist("POST", "/v1/cancels", json={"ids": page})["statuses"]
+        return [None if status is None else JobStatus(status) for status in statuses]
+
+    def retry(self, job_id: str) -> bool:
+        """Put a failed job back on its queue."""
+        answer = self._background.run(self._client.insist("POST", f"/v1/jobs/{part(job_id)}/retry"))
+        # Queued also where the reply to an earlier try was lost.
+        return answer.status == 202 or answer.json()["status"] == JobStatus.QUEUED
+
+    def discard(self, job_id: str) -> None:
+        """Remove a job's pictures and record."""
+        path = f"/v1/jobs/{part(job_id)}"
+        # The first ends a job that has not ended, the second removes it.
+        while self._background.run(self._client.insist("DELETE", path)).status != 204:
+            pass
+
+    def close(self) -> None:
+        """Cancel what waits, and close the connections."""
+        self._background.run(self._close())
+        self._background.close()
+
+    async def _close(self) -> None:
+        await self._watcher.close()
+        await self._client.close()
+
+
+def _index(one: BlobRecord) -> int:
+    """The place of a stored blob among those of its job. Raises FarmUnavailable for what names none."""
+    try:
+        return int(one.blob.rpartition("/image/")[2])
+    except ValueError:
+        raise FarmUnavailable(f"the gateway names {one.blob[:80]!r} as a picture's place; is it another's?") from None
