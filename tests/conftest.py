@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import redis
@@ -29,6 +30,9 @@ from vaefarm_worker.decoder import Decoder
 from vaefarm_worker.fake_decoder import FakeDecoder
 from vaefarm_worker.lifeline import Lifeline
 from vaefarm_worker.worker import Worker
+
+if TYPE_CHECKING:
+    from tests.served_gateway import ServedGateway
 
 #: Seconds for anything that a test waits for.
 DEADLINE_SECONDS = 60.0
@@ -143,6 +147,37 @@ def connection(server: RedisServer) -> Iterator[redis.Redis]:
 def settings(server: RedisServer, catalogue: Path) -> Settings:
     """Settings of a farm on `server`: short patience, quick leases, the tiny VAEs."""
     return Settings.from_env(redis_url=server.url, submit_timeout=10.0, lease_seconds=2.0, catalogue=str(catalogue))
+
+
+@pytest.fixture(scope="session")
+def running_gateways() -> "Iterator[Callable[[Settings], ServedGateway]]":
+    from tests.served_gateway import ServedGateway
+
+    gateways: dict[str, ServedGateway] = {}
+
+    def of(settings: Settings) -> ServedGateway:
+        url = settings.redis_url.get_secret_value()
+        if url not in gateways:
+            gateways[url] = ServedGateway(settings)
+            gateways[url].start()
+        return gateways[url]
+
+    yield of
+    for gateway in gateways.values():
+        gateway.stop()
+
+
+@pytest.fixture
+def http_settings(settings: Settings, running_gateways: "Callable[[Settings], ServedGateway]") -> Settings:
+    """Settings of a producer that reaches the farm of `settings` over a gateway, and no Redis."""
+    return settings.at("redis://127.0.0.1:1/0").at(running_gateways(settings).url)
+
+
+@pytest.fixture(params=["redis", "http"])
+def farm_settings(request: pytest.FixtureRequest, settings: Settings) -> Settings:
+    """Settings of a producer, once for each transport."""
+    found: Settings = settings if request.param == "redis" else request.getfixturevalue("http_settings")
+    return found
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
-"""A job's life through `Farm`, on a real redis-server, with a worker that runs our real loop."""
+"""A job's life through `Farm`, over each transport, on a real redis-server, with a worker that runs our real loop."""
 
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
 
@@ -37,15 +38,22 @@ from vaefarm_worker.local_decoder import LocalDecoder
 LATENTS = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.fixture
+def farm(farm_settings: Settings) -> Iterator[Farm]:
+    """A farm over Redis, and over a gateway."""
+    with Farm(settings=farm_settings) as one:
+        yield one
+
+
 @pytest.mark.redis
-def test_latents_become_pictures_under_their_job_id(farm: Farm, settings: Settings, serve: Serve) -> None:
+def test_latents_become_pictures_under_their_job_id(farm: Farm, farm_settings: Settings, serve: Serve) -> None:
     latents = torch.cat([LATENTS, -LATENTS])
 
     job = farm.submit(latents, vae="sd-v1", metadata={"prompt": "a cat"})
     assert job.status() == "queued"
-    serve(LocalDecoder([Catalogue.load(settings.catalogue)["sd-v1"]], "cpu"))
+    serve(LocalDecoder([Catalogue.load(farm_settings.catalogue)["sd-v1"]], "cpu"))
 
-    with Farm(settings=settings) as elsewhere:
+    with Farm(settings=farm_settings) as elsewhere:
         result = elsewhere.job(job.id).result(timeout=10)
     assert [image.size for image in result.images] == [(64, 64), (64, 64)]
     assert not np.array_equal(np.asarray(result.images[0]), np.asarray(result.images[1]))
@@ -338,14 +346,15 @@ def test_as_completed_gives_each_job_once_whatever_its_end(farm: Farm, serve: Se
 
 
 def test_of_several_pictures_each_is_fetched_by_its_index_alone(
-    farm: Farm, connection: redis.Redis, serve: Serve
+    farm: Farm, settings: Settings, connection: redis.Redis, serve: Serve
 ) -> None:
     job = farm.submit(np.stack([LATENTS[0] * n for n in (1, 2, 3)]), vae="demo")
     serve()
     all_of_them = job.images(timeout=10)
     with pytest.raises(InvalidOption, match=r"has 3 pictures; use images\(\), or image\(index=0\)"):
         job.image()
-    references = [one.blob for one in job.record().report.images]  # type: ignore[union-attr]
+    with Farm(settings=settings) as direct:
+        references = [one.blob for one in direct.job(job.id).record().report.images]  # type: ignore[union-attr]
     connection.delete(keys.blob(references[0].partition(":")[2]))
 
     assert np.array_equal(np.asarray(job.image(index=2)), np.asarray(all_of_them[2]))
@@ -376,7 +385,8 @@ def test_as_completed_discards_what_it_delivered(farm: Farm, serve: Serve) -> No
     assert {job.status().value for job in jobs} == {"expired"}
 
 
-def test_waiting_costs_redis_next_to_nothing(farm: Farm, connection: redis.Redis, serve: Serve) -> None:
+def test_waiting_costs_redis_next_to_nothing(settings: Settings, connection: redis.Redis, serve: Serve) -> None:
+    farm = Farm(settings=settings)
     jobs = farm.submit_many([LATENTS * n for n in range(1, 101)], vae="demo")
     futures = [job.ended() for job in jobs]
     eventually("all are subscribed", lambda: len(connection.pubsub_channels("vaefarm:done:*")) == 100)
@@ -393,8 +403,8 @@ def test_waiting_costs_redis_next_to_nothing(farm: Farm, connection: redis.Redis
     assert {future.result(timeout=20).value for future in futures} == {"finished"}
 
 
-def test_closing_a_farm_cancels_its_waits(settings: Settings, server: object) -> None:
-    farm = Farm(settings=settings)
+def test_closing_a_farm_cancels_its_waits(farm_settings: Settings) -> None:
+    farm = Farm(settings=farm_settings)
     future = farm.submit(LATENTS, vae="demo").ended()
 
     farm.close()
@@ -449,8 +459,8 @@ def test_every_key_of_an_ended_job_has_a_life(farm: Farm, connection: redis.Redi
     }
 
 
-async def test_the_async_farm_does_the_same(settings: Settings, serve: Serve, server: object) -> None:
-    async with AsyncFarm(settings=settings) as farm:
+async def test_the_async_farm_does_the_same(farm_settings: Settings, serve: Serve) -> None:
+    async with AsyncFarm(settings=farm_settings) as farm:
         job = await farm.submit(LATENTS, vae="demo")
         many = await farm.submit_many([LATENTS, LATENTS + 1], vae="demo")
         canceled = await farm.submit(LATENTS, vae="demo")

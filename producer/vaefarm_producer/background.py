@@ -3,10 +3,13 @@
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
+
+#: Seconds that closing may take.
+CLOSE_SECONDS: Final[float] = 5.0
 
 
 class Background:
@@ -15,6 +18,7 @@ class Background:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
         self._pid = 0
         #: Loops of the parents of a forked process: were one collected here, the parent's would lose its sockets.
         self._inherited: list[asyncio.AbstractEventLoop] = []
@@ -28,7 +32,8 @@ class Background:
             if self._loop is not None:
                 self._inherited.append(self._loop)
             self._loop, self._pid = asyncio.new_event_loop(), os.getpid()
-            threading.Thread(target=self._loop.run_forever, name="vaefarm-http", daemon=True).start()
+            self._thread = threading.Thread(target=_run, args=(self._loop,), name="vaefarm-http", daemon=True)
+            self._thread.start()
             return self._loop
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -41,9 +46,20 @@ class Background:
             future.cancel()
             raise
 
-    def close(self) -> None:
-        """Stop the loop, if this process began it."""
+    def close(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a last coroutine and stop the loop, where this process began it. May be repeated."""
         with self._lock:
-            loop, self._loop = self._loop, None
-        if loop is not None and self._pid == os.getpid():
-            loop.call_soon_threadsafe(loop.stop)
+            (loop, self._loop), thread = (self._loop, None), self._thread
+        if loop is None or thread is None or self._pid != os.getpid():
+            return
+        asyncio.run_coroutine_threadsafe(last(), loop).add_done_callback(lambda _: loop.call_soon_threadsafe(loop.stop))
+        # A farm that nobody holds any more may be collected on any thread, this one too.
+        if thread is not threading.current_thread():
+            thread.join(CLOSE_SECONDS)
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()

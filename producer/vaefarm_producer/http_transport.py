@@ -1,6 +1,7 @@
 """The transport over HTTP: a gateway's `/v1`, for those who have no Redis credentials."""
 
 import time
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any, Final
@@ -12,8 +13,9 @@ from vaefarm_shared.reading import not_found
 from vaefarm_shared.records import BlobRecord, JobRecord
 from vaefarm_shared.settings import Settings
 
+from .background import Background
 from .http_batch import batch_body
-from .http_client import made_error, part
+from .http_client import HttpClient, made_error, part
 from .http_operations import HttpOperations
 from .http_watcher import PAGE, HttpWatcher
 from .submission import PreparedJob
@@ -31,6 +33,8 @@ class HttpTransport(HttpOperations):
         super().__init__(settings)
         self._watcher = HttpWatcher(self._client, self._background)
         self._contracts: dict[str, tuple[float, Contract]] = {}
+        # A farm that nobody closes is closed with the process.
+        self._finalizer = weakref.finalize(self, _close, self._watcher, self._client, self._background)
 
     def contract(self, vae: str) -> Contract:
         """The contract that the gateway knows. Raises UnknownVae."""
@@ -127,12 +131,15 @@ class HttpTransport(HttpOperations):
 
     def close(self) -> None:
         """Cancel what waits, and close the connections."""
-        self._background.run(self._close())
-        self._background.close()
+        self._finalizer()
 
-    async def _close(self) -> None:
-        await self._watcher.close()
-        await self._client.close()
+
+def _close(watcher: HttpWatcher, client: HttpClient, background: Background) -> None:
+    async def last() -> None:
+        await watcher.close()
+        await client.close()
+
+    background.close(last)
 
 
 def _index(one: BlobRecord) -> int:
