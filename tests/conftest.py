@@ -181,6 +181,17 @@ def farm_settings(request: pytest.FixtureRequest, settings: Settings) -> Setting
 
 
 @pytest.fixture
+def farm_url(farm_settings: Settings) -> str:
+    """Where a producer finds the farm, once for each transport."""
+    return (farm_settings.url or farm_settings.redis_url).get_secret_value()
+
+
+def url_variable(url: str) -> str:
+    """The variable by which commands are told of a farm at `url`."""
+    return "VAEFARM_URL" if url.startswith("http") else "VAEFARM_REDIS_URL"
+
+
+@pytest.fixture
 def farm(settings: Settings) -> Iterator[Farm]:
     with Farm(settings=settings) as one:
         yield one

@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,13 @@ from vaefarm_worker.local_decoder import LocalDecoder
 
 DEMO = Path(str(files("vaefarm_worker"))) / "demo"
 LATENTS = torch.zeros(1, 4, 8, 8)
+
+
+@pytest.fixture
+def farm(farm_settings: Settings) -> Iterator[Farm]:
+    """A farm over Redis, and over a gateway."""
+    with Farm(settings=farm_settings) as one:
+        yield one
 
 
 def picture(height: int = 64, width: int = 64, seed: int = 0, image_format: str = "PNG") -> bytes:
@@ -345,8 +353,8 @@ def test_latents_go_to_files_too_and_discard_removes_them(settings: Settings, tm
     assert not [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()]
 
 
-async def test_async_farm_encodes_too(settings: Settings, serve: Serve) -> None:
-    async with AsyncFarm(settings=settings) as farm:
+async def test_async_farm_encodes_too(farm_settings: Settings, serve: Serve) -> None:
+    async with AsyncFarm(settings=farm_settings) as farm:
         job = await farm.encode(picture(), vae="demo", seed=1)
         serve()
         assert (await job.latents(timeout=10)).shape == (1, 4, 8, 8)

@@ -20,6 +20,16 @@ from .handle import Job
 from .submission import SubmitOptions
 
 RedisOption = Annotated[str | None, typer.Option(help="Redis URL. Otherwise VAEFARM_REDIS_URL.")]
+# No option takes the key: whoever lists the machine's processes would read it.
+FarmOption = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        "--redis",
+        help="Redis, redis://HOST, or a gateway, https://HOST, whose key VAEFARM_KEY holds. Otherwise VAEFARM_URL, or"
+        " VAEFARM_REDIS_URL.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 TimeoutOption = Annotated[float | None, typer.Option(help="Seconds to wait for all; otherwise no limit.")]
 
@@ -50,7 +60,7 @@ def submit(
         typer.Option(help="Folder in which jobs wait while Redis is away. Otherwise VAEFARM_SPOOL."),
     ] = None,
     timeout: TimeoutOption = None,
-    redis: RedisOption = None,
+    url: FarmOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Queue latents for decoding, wait, and save the pictures as FILE.png, raw tensors as FILE.safetensors.
@@ -60,7 +70,7 @@ def submit(
     With --spool and no files: send what an earlier submit left there, and say how many jobs that were.
     """
     if not files:
-        send_spooled(redis, spool, timeout, as_json)
+        send_spooled(url, spool, timeout, as_json)
         return
     if vae is None:
         raise InvalidOption("--vae is missing; expected a VAE id such as sdxl")
@@ -75,7 +85,7 @@ def submit(
         options["image_format"] = image_format
     if quality is not None:
         options["quality"] = quality
-    with open_farm(redis, spool) as farm:
+    with open_farm(url, spool) as farm:
         names = submit_files(farm, files, vae, height, width, options, block)
         if left := farm.spooled():
             print(f"vaefarm: Redis is away, {left} jobs are spooled: a later submit sends them", file=sys.stderr)
@@ -90,12 +100,12 @@ def fetch(
     jobs: Annotated[list[str], typer.Argument(help="Job ids.")],
     out: Annotated[Path, typer.Option(help="Folder for the pictures; made if missing.")] = Path(),
     timeout: TimeoutOption = None,
-    redis: RedisOption = None,
+    url: FarmOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Wait for jobs by their ids and save their pictures as ID.png, latents and raw tensors as ID.safetensors."""
     make_folder(out)
-    with open_farm(redis) as farm:
+    with open_farm(url) as farm:
         collect(farm, {farm.job(job_id): job_id for job_id in jobs}, out, timeout, as_json)
 
 
@@ -103,7 +113,7 @@ def cancel(
     jobs: Annotated[list[str] | None, typer.Argument(help="Job ids.")] = None,
     all_queued: Annotated[bool, typer.Option("--all-queued", help="Every waiting job of --vae.")] = False,
     vae: Annotated[str | None, typer.Option(help="VAE id; for --all-queued.")] = None,
-    redis: RedisOption = None,
+    url: FarmOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """End jobs that have not ended, by their ids or all that wait for a VAE.
@@ -112,7 +122,7 @@ def cancel(
     """
     if bool(jobs) == all_queued or all_queued != (vae is not None):
         raise InvalidOption("expected either job ids, or --all-queued with --vae VAE")
-    with open_farm(redis) as farm:
+    with open_farm(url) as farm:
         found = [farm.job(job_id) for job_id in jobs or ()]
         chosen = found or list(dict.fromkeys(farm.queued(vae or "")))
         # A job that is past its life has no record to cancel, but is not unknown.
@@ -136,18 +146,24 @@ def status_of(job: Job) -> str:
         return "not known"
 
 
-def open_farm(redis: str | None, spool: Path | None = None) -> Farm:
+def farm_settings(url: str | None, spool: Path | None) -> Settings:
+    """Settings as environment and flags say. Raises ConfigurationError."""
+    settings = Settings.from_env(spool=None if spool is None else str(spool))
+    return settings if url is None else settings.at(url)
+
+
+def open_farm(url: str | None, spool: Path | None = None) -> Farm:
     """A farm as environment and flags say; without a spool, known to be reachable. Raises FarmUnavailable."""
-    settings = Settings.from_env(redis_url=redis, spool=None if spool is None else str(spool))
+    settings = farm_settings(url, spool)
     farm = Farm(settings=settings)
     if settings.spool is None:
         farm.ping()
     return farm
 
 
-def send_spooled(redis: str | None, spool: Path | None, timeout: float | None, as_json: bool) -> None:
+def send_spooled(url: str | None, spool: Path | None, timeout: float | None, as_json: bool) -> None:
     """Send what is in the spool, and say how many jobs that were; exit 1 when some were refused."""
-    settings = Settings.from_env(redis_url=redis, spool=None if spool is None else str(spool))
+    settings = farm_settings(url, spool)
     if settings.spool is None:
         raise InvalidOption("no files were given; expected safetensors files, or --spool DIR to send what is in it")
     with Farm(settings=settings) as farm, Console(stderr=True).status(f"sending {farm.spooled()} jobs ..."):

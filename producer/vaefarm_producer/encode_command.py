@@ -11,7 +11,7 @@ from vaefarm_shared.errors import InvalidInput, InvalidOption, InvalidPicture
 from vaefarm_shared.pictures import MAX_PICTURE_BYTES
 
 from .collecting import write_file
-from .commands import JsonOption, RedisOption, open_farm
+from .commands import FarmOption, JsonOption, open_farm
 from .encoding import EncodeOptions
 from .handle import LATENTS_SUFFIX
 
@@ -27,7 +27,7 @@ def encode(
     priority: Annotated[str, typer.Option(help="high, normal or low.")] = "normal",
     block: Annotated[bool, typer.Option("--block", help="Wait while the farm is full.")] = False,
     timeout: Annotated[float | None, typer.Option(help="Seconds to wait; otherwise no limit.")] = None,
-    redis: RedisOption = None,
+    url: FarmOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Encode a picture to the latents that an img2img pipeline begins with, wait, and save them.
@@ -39,7 +39,7 @@ def encode(
     if not path.parent.is_dir():
         raise InvalidOption(f"--out {path}: {path.parent} is no folder; expected a file in one that there is")
     options: EncodeOptions = {"seed": seed, "reproducible": reproducible, "priority": priority}
-    with open_farm(redis) as farm:
+    with open_farm(url) as farm:
         try:
             job = farm.encode(data, vae=vae, block=block, timeout=timeout, **options)
         except InvalidInput as error:

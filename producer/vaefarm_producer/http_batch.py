@@ -12,7 +12,7 @@ from .encoding import EncodeOptions
 from .submission import PreparedJob, SubmitOptions
 
 #: What of a spec a gateway is told; the rest it finds out from the bytes.
-TOLD: Final = frozenset({"vae", "task", *SubmitOptions.__annotations__, *EncodeOptions.__annotations__})
+TOLD: Final = {"vae", "task", *SubmitOptions.__annotations__, *EncodeOptions.__annotations__} - {"height", "width"}
 
 OPTIONS_HEAD: Final = b'\r\nContent-Disposition: form-data; name="options"\r\nContent-Type: application/json\r\n\r\n'
 LATENTS_HEAD: Final = b'\r\nContent-Disposition: form-data; name="latents"\r\nContent-Type: %s\r\n\r\n'
@@ -32,7 +32,7 @@ def batch_body(jobs: Sequence[PreparedJob]) -> tuple[bytes, str]:
 
 def options_of(spec: JobSpec) -> dict[str, Any]:
     """The options from which a gateway makes the same spec of the same bytes."""
-    options = spec.model_dump(include=TOLD - {"height", "width"}, exclude_defaults=True)
+    options = spec.model_dump(include=TOLD, exclude_defaults=True)
     if spec.task == "decode":
         # What a pipeline got: the size of the finished picture.
         options["height"], options["width"] = spec.picture_size

@@ -1,10 +1,9 @@
 """Requests to a gateway, whose errors come back as the classes that the gateway raised."""
 
-import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Final
@@ -115,7 +114,9 @@ class HttpClient:
                     raise ConfigurationError(f"{self.url} redirects to {target!r}; use the address that it leads to")
                 yield response
         except aiohttp.ClientConnectorCertificateError as error:
-            raise ConfigurationError(f"the certificate of {self.url} is not trusted: {error.certificate_error}") from error
+            raise ConfigurationError(
+                f"the certificate of {self.url} is not trusted: {error.certificate_error}"
+            ) from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise FarmUnavailable(
                 f"the gateway at {self.url} is not reachable: {error or type(error).__name__}; is it running, and is"
@@ -176,11 +177,9 @@ def made_error(code: str, message: str, retry_after: object = None, status: int 
         kind = OF_STATUS.get(status, FarmError)
     error: FarmError = kind(message)
     if retry_after is not None and hasattr(error, "retry_after_seconds"):
-        try:
+        # Of a date its own default is as good.
+        with suppress(ValueError):
             error.retry_after_seconds = max(0.0, float(str(retry_after)))
-        except ValueError:
-            # A date: its own default is as good.
-            pass
     return error
 
 

@@ -1,6 +1,5 @@
 """What an operator asks of a farm over HTTP; the key must be an admin's for most of it."""
 
-import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import AsyncExitStack

@@ -15,17 +15,17 @@ from vaefarm_shared.errors import InvalidOption, JobExpired, JobNotFound
 from vaefarm_shared.failures import FailedJob
 from vaefarm_shared.records import JobRecord
 
-from .commands import JsonOption, RedisOption, open_farm
+from .commands import FarmOption, JsonOption, open_farm
 from .farm import Farm
 
 
 def status(
     jobs: Annotated[list[str] | None, typer.Argument(help="Job ids; none for the whole farm.")] = None,
-    redis: RedisOption = None,
+    url: FarmOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show jobs by their ids, or the farm: its queues and workers, and what is held back."""
-    with open_farm(redis) as farm:
+    with open_farm(url) as farm:
         if not jobs:
             show_farm(farm, as_json)
         for job_id in jobs or ():
@@ -35,11 +35,11 @@ def status(
 
 def pause(
     vaes: Annotated[list[str], typer.Argument(help="VAE ids.")],
-    redis: RedisOption = None,
+    url: FarmOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Let no worker take jobs of these VAEs; submits go on, and so do jobs in hand."""
-    with open_farm(redis) as farm:
+    with open_farm(url) as farm:
         for vae in vaes:
             changed = farm.pause(vae)
             say_paused(vae, "paused" if changed else "was paused already", changed, as_json)
@@ -48,13 +48,13 @@ def pause(
 def resume(
     vaes: Annotated[list[str] | None, typer.Argument(help="VAE ids.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every paused VAE.")] = False,
-    redis: RedisOption = None,
+    url: FarmOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Let workers take jobs of paused VAEs again."""
     if bool(vaes) == everything:
         raise InvalidOption("expected either VAE ids or --all")
-    with open_farm(redis) as farm:
+    with open_farm(url) as farm:
         for vae in vaes or farm.paused():
             changed = farm.resume(vae)
             say_paused(vae, "resumed" if changed else "was not paused", changed, as_json)
@@ -70,7 +70,7 @@ def failed(
     retry_all: Annotated[bool, typer.Option("--retry-all", help="Put every one back, of --vae if given.")] = False,
     vae: Annotated[str | None, typer.Option(help="Only jobs of this VAE.")] = None,
     limit: Annotated[int, typer.Option(help="Jobs shown at most, the newest first; 0 for all.", min=0)] = 100,
-    redis: RedisOption = None,
+    url: FarmOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show failed jobs and why they failed, or put them back on their queues.
@@ -79,7 +79,7 @@ def failed(
     """
     if retry and (retry_all or vae is not None):
         raise InvalidOption("--retry names jobs; expected it without --retry-all and --vae")
-    with open_farm(redis) as farm:
+    with open_farm(url) as farm:
         if retry or retry_all:
             retry_jobs(farm, retry or [job.id for job in farm.failed(vae)], as_json)
             return
@@ -127,7 +127,7 @@ def show_failed(jobs: list[FailedJob], total: int) -> None:
 def devices(
     release: Annotated[list[str] | None, typer.Option(help="Device to use again; may be repeated.")] = None,
     release_all: Annotated[bool, typer.Option("--release-all", help="Use every quarantined device again.")] = False,
-    redis: RedisOption = None,
+    url: FarmOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show devices that failed within ten minutes, and those that are quarantined since they failed three times.
@@ -136,7 +136,7 @@ def devices(
     """
     if release and release_all:
         raise InvalidOption("expected either --release DEVICE or --release-all")
-    with open_farm(redis) as farm:
+    with open_farm(url) as farm:
         if release or release_all:
             release_devices(farm, release or [device.id for device in farm.quarantined()], as_json)
             return

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.conftest import RedisServer, Serve, StartWorker, eventually
+from tests.conftest import RedisServer, Serve, StartWorker, eventually, url_variable
 
 from vaefarm_producer import Farm
 from vaefarm_producer.cli import COMMANDS, app
@@ -23,7 +23,7 @@ def vaefarm(
     *arguments: object, url: str | None = None, env: dict[str, str] | None = None
 ) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-c", "from vaefarm_producer.cli import main; main()", *map(str, arguments)]
-    environment = os.environ | ({"VAEFARM_REDIS_URL": url} if url else {}) | (env or {})
+    environment = os.environ | ({url_variable(url): url} if url else {}) | (env or {})
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
 
 
@@ -51,14 +51,14 @@ def test_submit_waits_and_saves_each_picture_under_its_files_name(
 
 
 def test_submit_without_waiting_prints_ids_and_fetch_collects_them(
-    server: RedisServer, farm: Farm, serve: Serve, files: list[Path], tmp_path: Path
+    farm_url: str, farm: Farm, serve: Serve, files: list[Path], tmp_path: Path
 ) -> None:
-    submitted = vaefarm("submit", *files, "--vae", "demo", "--no-wait", "--format", "jpeg", url=server.url)
+    submitted = vaefarm("submit", *files, "--vae", "demo", "--no-wait", "--format", "jpeg", url=farm_url)
     ids = submitted.stdout.split()
     assert [farm.job(job_id).status().value for job_id in ids] == ["queued", "queued"], submitted.stderr
     serve()
 
-    fetched = vaefarm("fetch", *ids, "--out", tmp_path / "out", "--json", url=server.url)
+    fetched = vaefarm("fetch", *ids, "--out", tmp_path / "out", "--json", url=farm_url)
 
     saved = {record["id"]: record["files"] for record in map(json.loads, fetched.stdout.splitlines())}
     assert [len(saved[job_id]) for job_id in ids] == [1, 2]
@@ -74,13 +74,13 @@ def test_packed_latents_take_their_size_from_metadata(server: RedisServer, farm:
     assert farm.job(done.stdout.strip()).record().vae == "flux", done.stderr
 
 
-def test_status_shows_the_farm_and_a_job(server: RedisServer, farm: Farm, serve: Serve) -> None:
+def test_status_shows_the_farm_and_a_job(farm_url: str, farm: Farm, serve: Serve) -> None:
     job = farm.submit(LATENTS, vae="demo", metadata={"prompt": "a cat"})
     serve()
 
-    whole = json.loads(vaefarm("status", "--json", url=server.url).stdout)
-    one = json.loads(vaefarm("status", job.id, "--json", url=server.url).stdout)
-    table = vaefarm("status", job.id, url=server.url).stdout
+    whole = json.loads(vaefarm("status", "--json", url=farm_url).stdout)
+    one = json.loads(vaefarm("status", job.id, "--json", url=farm_url).stdout)
+    table = vaefarm("status", job.id, url=farm_url).stdout
 
     assert whole == {
         "queues": {"vaefarm.demo.normal.s.default": 0},

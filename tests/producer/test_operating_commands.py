@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import redis
 from safetensors.numpy import save_file
-from tests.conftest import RedisServer, Serve, redis_servers
+from tests.conftest import RedisServer, Serve, redis_servers, url_variable
 
 from vaefarm_producer import Farm, doctor
 from vaefarm_producer.cli import app
@@ -40,7 +40,7 @@ def vaefarm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
     def call(*arguments: object, url: str, env: dict[str, str] | None = None) -> Done:
         with monkeypatch.context() as patch:
-            for name, value in {"VAEFARM_REDIS_URL": url, **(env or {})}.items():
+            for name, value in {url_variable(url): url, **(env or {})}.items():
                 patch.setenv(name, value)
             patch.setattr("sys.argv", ["vaefarm", *map(str, arguments)])
             capsys.readouterr()
@@ -64,93 +64,89 @@ def fail(farm: Farm, connection: redis.Redis, job_id: str, vae: str = "demo", en
 
 
 def test_failed_shows_the_newest_jobs_first_with_their_reasons(
-    vaefarm: Call, server: RedisServer, farm: Farm, connection: redis.Redis
+    vaefarm: Call, farm_url: str, farm: Farm, connection: redis.Redis
 ) -> None:
     for n, job_id in enumerate(["a", "b", "c"]):
         fail(farm, connection, job_id, ended_at=1.7e9 + n)
     fail(farm, connection, "d", vae="sdxl", ended_at=1)
 
-    shown = vaefarm("failed", url=server.url).stdout
-    newest = [
-        json.loads(line) for line in vaefarm("failed", "--limit", 2, "--json", url=server.url).stdout.splitlines()
-    ]
-    of_sdxl = vaefarm("failed", "--vae", "sdxl", "--json", url=server.url).stdout
+    shown = vaefarm("failed", url=farm_url).stdout
+    newest = [json.loads(line) for line in vaefarm("failed", "--limit", 2, "--json", url=farm_url).stdout.splitlines()]
+    of_sdxl = vaefarm("failed", "--vae", "sdxl", "--json", url=farm_url).stdout
 
     assert [shown.index(f"[{job_id}] went") for job_id in "cbad"] == sorted(shown.index(f"[{j}] went") for j in "abcd")
-    assert "the newest 2 of 4; --limit 0 shows all" in vaefarm("failed", "--limit", 2, url=server.url).stdout
+    assert "the newest 2 of 4; --limit 0 shows all" in vaefarm("failed", "--limit", 2, url=farm_url).stdout
     assert [(job["id"], job["vae"], job["attempts"]) for job in newest] == [("c", "demo", 3), ("b", "demo", 3)]
     assert json.loads(of_sdxl)["reason"] == "[d] went wrong"
-    assert vaefarm("failed", "--vae", "flux", url=server.url).stdout.strip() == "no failed job"
+    assert vaefarm("failed", "--vae", "flux", url=farm_url).stdout.strip() == "no failed job"
 
 
 def test_failed_jobs_are_retried_by_id_or_all_of_a_vae(
-    vaefarm: Call, server: RedisServer, farm: Farm, connection: redis.Redis
+    vaefarm: Call, farm_url: str, farm: Farm, connection: redis.Redis
 ) -> None:
     for job_id in ("a", "b", "c"):
         fail(farm, connection, job_id)
     fail(farm, connection, "d", vae="sdxl")
 
-    one = vaefarm("failed", "--retry", "a", "--retry", "nobody", url=server.url)
+    one = vaefarm("failed", "--retry", "a", "--retry", "nobody", url=farm_url)
     assert (one.returncode, one.stdout.splitlines()[0]) == (1, "a: queued again")
     assert "'nobody' is not known" in one.stdout
-    rest = vaefarm("failed", "--retry-all", "--vae", "demo", "--json", url=server.url)
+    rest = vaefarm("failed", "--retry-all", "--vae", "demo", "--json", url=farm_url)
 
     assert rest.returncode == 0, rest.stderr
     assert {json.loads(line)["id"] for line in rest.stdout.splitlines()} == {"b", "c"}
     assert [farm.job(job_id).status().value for job_id in "abcd"] == ["queued"] * 3 + ["failed"]
 
 
-def test_a_paused_vae_is_shown_until_it_is_resumed(vaefarm: Call, server: RedisServer, farm: Farm) -> None:
-    assert vaefarm("pause", "demo", "sdxl", url=server.url).stdout.splitlines() == ["demo: paused", "sdxl: paused"]
-    assert vaefarm("pause", "demo", url=server.url).stdout.strip() == "demo: was paused already"
-    assert "paused: demo, sdxl" in vaefarm("status", url=server.url).stdout
+def test_a_paused_vae_is_shown_until_it_is_resumed(vaefarm: Call, farm_url: str, farm: Farm) -> None:
+    assert vaefarm("pause", "demo", "sdxl", url=farm_url).stdout.splitlines() == ["demo: paused", "sdxl: paused"]
+    assert vaefarm("pause", "demo", url=farm_url).stdout.strip() == "demo: was paused already"
+    assert "paused: demo, sdxl" in vaefarm("status", url=farm_url).stdout
     assert farm.paused() == ["demo", "sdxl"]
 
-    resumed = vaefarm("resume", "demo", "--json", url=server.url).stdout
+    resumed = vaefarm("resume", "demo", "--json", url=farm_url).stdout
     assert json.loads(resumed) == {"vae": "demo", "changed": True}
-    assert vaefarm("resume", "demo", url=server.url).stdout.strip() == "demo: was not paused"
-    assert vaefarm("resume", "--all", url=server.url).stdout.strip() == "sdxl: resumed"
-    assert json.loads(vaefarm("status", "--json", url=server.url).stdout)["paused"] == []
+    assert vaefarm("resume", "demo", url=farm_url).stdout.strip() == "demo: was not paused"
+    assert vaefarm("resume", "--all", url=farm_url).stdout.strip() == "sdxl: resumed"
+    assert json.loads(vaefarm("status", "--json", url=farm_url).stdout)["paused"] == []
 
 
 def test_a_quarantined_device_is_shown_until_it_is_released(
-    vaefarm: Call, server: RedisServer, farm: Farm, connection: redis.Redis
+    vaefarm: Call, farm_url: str, farm: Farm, connection: redis.Redis
 ) -> None:
     for _ in range(3):
         note_exit(connection, "host[0]:GPU-1", "ECC error")
     note_exit(connection, "host:GPU-2", "x")
 
-    assert "quarantined: host[0]:GPU-1: ECC error" in vaefarm("status", url=server.url).stdout
-    (quarantined,) = json.loads(vaefarm("status", "--json", url=server.url).stdout)["quarantined"]
+    assert "quarantined: host[0]:GPU-1: ECC error" in vaefarm("status", url=farm_url).stdout
+    (quarantined,) = json.loads(vaefarm("status", "--json", url=farm_url).stdout)["quarantined"]
     assert (quarantined["id"], quarantined["exits"]) == ("host[0]:GPU-1", 3)
-    table = vaefarm("devices", url=server.url).stdout
+    table = vaefarm("devices", url=farm_url).stdout
     assert "host[0]:GPU-1" in table
     assert "host:GPU-2" in table
 
-    assert vaefarm("devices", "--release", "host:GPU-2", url=server.url).returncode == 1
-    assert vaefarm("devices", "--release-all", url=server.url).stdout.strip() == "host[0]:GPU-1: released"
+    assert vaefarm("devices", "--release", "host:GPU-2", url=farm_url).returncode == 1
+    assert vaefarm("devices", "--release-all", url=farm_url).stdout.strip() == "host[0]:GPU-1: released"
     assert farm.quarantined() == []
 
 
-def test_every_waiting_job_of_a_vae_is_canceled_at_once(vaefarm: Call, server: RedisServer, farm: Farm) -> None:
+def test_every_waiting_job_of_a_vae_is_canceled_at_once(vaefarm: Call, farm_url: str, farm: Farm) -> None:
     jobs = farm.submit_many([LATENTS] * 3, vae="demo")
     other = farm.submit(LATENTS, vae="sdxl")
 
-    done = vaefarm("cancel", "--all-queued", "--vae", "demo", "--json", url=server.url)
+    done = vaefarm("cancel", "--all-queued", "--vae", "demo", "--json", url=farm_url)
 
     assert {json.loads(line)["id"]: json.loads(line)["status"] for line in done.stdout.splitlines()} == {
         job.id: "canceled" for job in jobs
     }
     assert other.status() == "queued"
-    assert "no job waits for flux" in vaefarm("cancel", "--all-queued", "--vae", "flux", url=server.url).stderr
+    assert "no job waits for flux" in vaefarm("cancel", "--all-queued", "--vae", "flux", url=farm_url).stderr
 
 
-def test_canceling_an_unknown_job_exits_1_and_the_others_are_canceled(
-    vaefarm: Call, server: RedisServer, farm: Farm
-) -> None:
+def test_canceling_an_unknown_job_exits_1_and_the_others_are_canceled(vaefarm: Call, farm_url: str, farm: Farm) -> None:
     job = farm.submit(LATENTS, vae="demo")
 
-    done = vaefarm("cancel", "nobody", job.id, url=server.url)
+    done = vaefarm("cancel", "nobody", job.id, url=farm_url)
 
     assert (done.returncode, done.stdout.splitlines()) == (
         1,

@@ -12,7 +12,7 @@ from aiohttp import web
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
 from vaefarm_shared.checks import MAX_LATENT_BYTES
-from vaefarm_shared.errors import FarmError, InvalidOption
+from vaefarm_shared.errors import FarmError, FarmUnavailable, InvalidOption
 from vaefarm_shared.job import JobStatus, check_job_id, new_job_id
 
 from ..backpressure import ROUND_TRIP_JOBS
@@ -62,6 +62,9 @@ def submit_parts(
         try:
             options = options_from(defaults | raw, headers)
             prepared[place] = prepare_body(desk, principal, body, options, check_job_id(job_id))
+        except FarmUnavailable:
+            # Of all jobs the same, and of none in particular.
+            raise
         except FarmError as error:
             verdicts[place] = job_id, error
     found = desk.transport.submit_each(list(prepared.values())) if prepared else []
@@ -95,7 +98,7 @@ class BatchParser:
         """Raises InvalidOption for a boundary that is none."""
         with _refusals():
             self._parser = PushMultipartParser(
-                boundary, max_segment_count=2 * MAX_JOBS, max_segment_size=MAX_PART_BYTES, strict=True
+                boundary, max_segment_count=2 * MAX_JOBS + 2, max_segment_size=MAX_PART_BYTES, strict=True
             )
         self._parts: list[Part] = []
         self._options: dict[str, Any] | None = None

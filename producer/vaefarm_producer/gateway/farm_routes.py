@@ -18,7 +18,7 @@ from .routes import Route
 
 #: Many jobs at once, the farm's state, and what operators do.
 FARM_ROUTES = [
-    Route("POST", "/v1/batches", batches.post_batch, "Queue many jobs; each has a verdict of its own.", query=BatchQuery,
+    Route("POST", "/v1/batches", batches.post_batch, "Queue many jobs; each has its own verdict.", query=BatchQuery,
           bodies=("multipart/form-data",), status=202, answer=BatchAnswer),
     Route("GET", "/v1/queues", overview.get_queues, "How many jobs wait.", answer=QueuesAnswer),
     Route("GET", "/v1/workers", overview.get_workers, "The living workers.", answer=WorkersAnswer),
@@ -26,7 +26,7 @@ FARM_ROUTES = [
     Route("GET", "/v1/vaes/{vae}", overview.get_vae, "One VAE.", answer=VaeAnswer),
     Route("PUT", "/v1/vaes/{vae}/pause", operating.pause_vae, "Let no worker take a VAE's jobs.", access="admin",
           answer=ChangedAnswer),
-    Route("DELETE", "/v1/vaes/{vae}/pause", operating.resume_vae, "Let workers take a VAE's jobs again.", access="admin",
+    Route("DELETE", "/v1/vaes/{vae}/pause", operating.resume_vae, "Let workers take a VAE's jobs.", access="admin",
           answer=ChangedAnswer),
     Route("GET", "/v1/failed", operating.get_failed, "The failed jobs, one a line.", access="admin", query=ListQuery,
           content_types=(operating.LINES,)),

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence, Set
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import asynccontextmanager, suppress
 from functools import lru_cache
 from typing import Final
 
@@ -108,9 +108,12 @@ async def replay(desk: Desk, after: str, until: str) -> AsyncIterator[list[Event
         after = page[-1].id
 
 
-def open_stream(request: web.Request) -> AbstractAsyncContextManager[EventSourceResponse]:
-    """An event stream, which shows that it lives and gives up clients that read nothing."""
-    return sse_response(request, sep="\n")
+@asynccontextmanager
+async def open_stream(request: web.Request) -> AsyncIterator[EventSourceResponse]:
+    """An event stream, which shows that it lives and gives up clients that read nothing. Ends when nobody reads it."""
+    with suppress(ConnectionResetError):
+        async with sse_response(request, sep="\n") as stream:
+            yield stream
 
 
 async def tell(stream: EventSourceResponse, events: Sequence[Event]) -> None:
