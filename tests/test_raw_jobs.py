@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,13 @@ PIXELS = np.zeros((64, 64, 3), np.uint8)
 
 #: Seconds that a job may take.
 PATIENCE = 10
+
+
+@pytest.fixture
+def farm(farm_settings: Settings) -> Iterator[Farm]:
+    """A farm over Redis, and over a gateway."""
+    with Farm(settings=farm_settings) as one:
+        yield one
 
 
 @pytest.mark.redis
@@ -178,6 +185,7 @@ def test_in_files_one_tensor_reserves_one_blobs_worth(farm: Farm, connection: re
     assert held_bytes(spec, 0, BlobStore(connection, f"file://{tmp_path}", 4096)) == 4096
 
 
+@pytest.mark.parametrize("farm_settings", ["redis"], indirect=True)
 def test_a_plain_rq_job_may_want_a_tensor(farm: Farm, connection: redis.Redis, serve: Serve) -> None:
     import rq
 
