@@ -41,7 +41,7 @@ def gateway_waits(options: Options) -> Figure:
     passes: list[dict[str, Any]] = []
     with ExitStack() as stack:
         server = stack.enter_context(local_redis(options))
-        settings = Settings.model_construct(budget_bytes=BUDGET_BYTES).with_redis(server.url)
+        settings = Settings.model_construct(budget_bytes=BUDGET_BYTES).at(server.url)
         farm = stack.enter_context(Farm(settings=settings))
         (held,) = workload.noise(1, SHAPE)
         deep: list[str] = []

@@ -172,7 +172,7 @@ class ListQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     vae: Annotated[str | None, Field(description="Of this VAE; of all unless given.")] = None
-    limit: Annotated[int | None, Field(ge=1, description="Jobs at most; all unless given.")] = None
+    limit: Annotated[int | None, Field(ge=1, le=10**9, description="Jobs at most; all unless given.")] = None
 
 
 class QueuedQuery(ListQuery):

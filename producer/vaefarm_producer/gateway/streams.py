@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence, Set
+from collections.abc import AsyncIterator, Callable, Sequence, Set
 from contextlib import asynccontextmanager, suppress
 from functools import lru_cache
 from typing import Final
@@ -12,9 +12,9 @@ from aiohttp_sse import EventSourceResponse, sse_response
 
 from vaefarm_shared.errors import InvalidOption
 from vaefarm_shared.events import PAGE, Event, Reset, read_events
-from vaefarm_shared.job import TERMINAL_STATUSES
+from vaefarm_shared.job import TERMINAL_STATUSES, JobStatus
 
-from .access import Principal, principal_of
+from .access import principal_of
 from .desk import Desk, desk_of
 from .follower import order
 from .standing import job_id_of, standing_for
@@ -52,9 +52,12 @@ async def job_events(request: web.Request) -> web.StreamResponse:
 async def all_events(request: web.Request) -> web.StreamResponse:
     """Each change of any job's status that the caller may see, from now, or from `Last-Event-ID`; `reset` where some of
     them are not kept any more. With `status=finished,failed` changes to those alone."""
-    desk, principal = desk_of(request), principal_of(request)
-    wanted = statuses_of(request)
+    desk, principal, wanted = desk_of(request), principal_of(request), statuses_of(request)
     follower = desk.follower
+
+    def is_told(event: Event) -> bool:
+        return event.status in wanted and principal.sees(event.owner)
+
     await follower.ready()
     place, resets = last_event_id_of(request) or follower.last, follower.resets
     async with open_stream(request) as stream:
@@ -64,23 +67,21 @@ async def all_events(request: web.Request) -> web.StreamResponse:
                 await tell_reset(stream, place)
             events = follower.kept_after(place)
             if events is None:
-                place = await _catch_up(desk, principal, stream, place, wanted)
+                place = await _catch_up(desk, is_told, stream, place)
             elif events:
-                await tell(stream, [event for event in events if event.status in wanted and principal.sees(event.owner)])
+                await tell(stream, list(filter(is_told, events)))
                 place = events[-1].id
             else:
                 await follower.more()
     return stream
 
 
-async def _catch_up(
-    desk: Desk, principal: Principal, stream: EventSourceResponse, place: str, wanted: Set[JobStatus]
-) -> str:
+async def _catch_up(desk: Desk, is_told: Callable[[Event], bool], stream: EventSourceResponse, place: str) -> str:
     """Tell what Redis still keeps behind a place; the place of the last of it."""
     until = desk.follower.last
     try:
         async for page in replay(desk, place, until):
-            await tell(stream, [event for event in page if event.status in wanted and principal.sees(event.owner)])
+            await tell(stream, list(filter(is_told, page)))
     except Reset:
         await tell_reset(stream, until)
     return until
