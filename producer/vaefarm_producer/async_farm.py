@@ -7,7 +7,7 @@ from typing import Any, Self, Unpack
 
 from PIL import Image
 
-from vaefarm_shared.errors import QueueFull, WaitTimeout
+from vaefarm_shared.errors import QueueFull, QuotaExceeded, WaitTimeout
 from vaefarm_shared.failures import FailedJob
 from vaefarm_shared.job import JobStatus
 from vaefarm_shared.latents import HostTensor, Latents
@@ -167,7 +167,7 @@ class AsyncFarm:
                 try:
                     jobs += await asyncio.to_thread(self._farm.submit_prepared, batch)
                     break
-                except QueueFull as refusal:
+                except (QueueFull, QuotaExceeded) as refusal:
                     await asyncio.sleep(patience.after(refusal))
         return [AsyncJob(job) for job in jobs]
 

@@ -11,7 +11,7 @@ from time import monotonic, sleep
 from types import TracebackType
 from typing import Any, Unpack
 
-from vaefarm_shared.errors import InvalidInput, InvalidOption, QueueFull, WaitTimeout
+from vaefarm_shared.errors import InvalidInput, InvalidOption, QueueFull, QuotaExceeded, WaitTimeout
 from vaefarm_shared.job import JobStatus, check_job_id
 from vaefarm_shared.settings import Settings
 
@@ -82,7 +82,7 @@ class Farm(Operating, AbstractContextManager["Farm"]):
             vae: A VAE id of the catalogue, such as 'sdxl'.
             job_id: An id of your own. The same id with the same latents and options is one job, however often it
                 is submitted; a failed, canceled or expired one starts anew.
-            block: Wait while the farm is full.
+            block: Wait while the farm is full, or over HTTP the key's quota of unended jobs is used up.
             timeout: Seconds for which `block` waits; without limit unless given.
             options: See SubmitOptions.
 
@@ -92,7 +92,7 @@ class Farm(Operating, AbstractContextManager["Farm"]):
         Raises:
             InvalidLatents, InvalidJobId, InvalidOption, UnknownVae: nothing was queued.
             JobConflict: the id was used for other content.
-            FarmUnavailable, QueueFull: the farm takes it not now.
+            FarmUnavailable, QueueFull, QuotaExceeded: the farm takes it not now.
             ConfigurationError: Redis evicts what it was given, or is too old.
         """
         prepared = self.prepare(latents, vae=vae, job_id=job_id, **options)
@@ -188,7 +188,7 @@ class Farm(Operating, AbstractContextManager["Farm"]):
                 try:
                     self._transport.submit(batch)
                     break
-                except QueueFull as refusal:
+                except (QueueFull, QuotaExceeded) as refusal:
                     # What was taken before the refusal is not queued twice when all is sent again.
                     sleep(patience.after(refusal))
         return [Job(one.spec.id, self._transport) for one in prepared]

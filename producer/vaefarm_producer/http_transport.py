@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from typing import Any, Final
 
 from vaefarm_shared.catalogue import Contract
-from vaefarm_shared.errors import ConfigurationError, FarmError, FarmUnavailable, JobExpired, QueueFull
+from vaefarm_shared.errors import ConfigurationError, FarmError, FarmUnavailable, JobExpired, QueueFull, QuotaExceeded
 from vaefarm_shared.job import JobStatus
 from vaefarm_shared.reading import not_found
 from vaefarm_shared.records import BlobRecord, JobRecord
@@ -56,7 +56,7 @@ class HttpTransport(HttpOperations):
         ]
         errors = [one for one in found if isinstance(one, FarmError)]
         # A full farm takes the others later; what else is wrong stays so.
-        for error in sorted(errors, key=lambda error: isinstance(error, QueueFull)):
+        for error in sorted(errors, key=lambda error: isinstance(error, QueueFull | QuotaExceeded)):
             raise error
         return [one for one in found if isinstance(one, JobStatus)]
 

@@ -179,7 +179,7 @@ async def as_bob(settings: Settings) -> AsyncIterator[aiohttp.ClientSession]:
 
     @web.middleware
     async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
-        request[PRINCIPAL] = Principal("bob")
+        request[PRINCIPAL] = Principal("bob", max_in_flight=3)
         return await handler(request)
 
     app = web.Application(middlewares=[answer_problems, admit])
@@ -206,6 +206,18 @@ async def test_a_job_of_a_batch_is_its_makers_and_another_ones_id_does_not_exist
 
     assert [(one.get("status"), one.get("code")) for one in entries] == [(None, "JobNotFound"), ("queued", None)]
     assert [farm.job(job_id).record().owner for job_id in "ab"] == ["admin", "bob"]
+
+
+async def test_what_is_beyond_a_keys_quota_is_refused_by_name_and_the_rest_is_taken(
+    as_bob: aiohttp.ClientSession,
+) -> None:
+    body = batch(*(job(packed(LATENTS + n), id=f"j{n}", vae="demo") for n in range(5)))
+    async with as_bob.post("/v1/batches", data=body, headers=HEAD) as response:
+        entries = (await response.json())["jobs"]
+
+    assert response.status == 202
+    assert [one.get("code") for one in entries] == [None, None, None, "QuotaExceeded", "QuotaExceeded"]
+    assert all(one["retry_after_seconds"] > 0 for one in entries[3:])
 
 
 async def get(client: aiohttp.ClientSession, path: str) -> Any:

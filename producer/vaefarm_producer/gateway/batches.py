@@ -67,7 +67,7 @@ def submit_parts(
             raise
         except FarmError as error:
             verdicts[place] = job_id, error
-    found = desk.transport.submit_each(list(prepared.values())) if prepared else []
+    found = desk.transport.submit_each(list(prepared.values()), principal.max_in_flight) if prepared else []
     for place, verdict in zip(prepared, found, strict=True):
         verdicts[place] = verdicts[place][0], verdict
     return verdicts
