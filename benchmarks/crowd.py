@@ -40,18 +40,24 @@ async def wait(url: str) -> dict[str, Any]:
         following = [asyncio.create_task(follow_all(client, set(ids), since)) for _ in range(OF_ALL)]
         turn = iter(enumerate(ids))
         ends: Counter[str] = Counter()
-        waiting = [asyncio.create_task(take_turns(client, turn, ends)) for _ in range(WAITING)]
+        streaming = asyncio.Semaphore(0)
+        waiting = [asyncio.create_task(take_turns(client, turn, ends, streaming)) for _ in range(WAITING)]
+        # A gateway takes requests in the order in which they come: the polls between the streams are there too.
+        for _ in range(WAITING // 2):
+            await streaming.acquire()
         print("ready", flush=True)
         await asyncio.gather(*waiting)
         events = await asyncio.gather(*following)
     return {"ends": ends, "events": events}
 
 
-async def take_turns(client: aiohttp.ClientSession, turn: Any, ends: "Counter[str]") -> None:
+async def take_turns(
+    client: aiohttp.ClientSession, turn: Any, ends: "Counter[str]", streaming: asyncio.Semaphore
+) -> None:
     """Wait for one job after the other."""
     for place, job_id in turn:
         how = "poll" if place % 2 else "stream"
-        status = await (poll(client, job_id) if place % 2 else follow(client, job_id))
+        status = await (poll(client, job_id) if place % 2 else follow(client, job_id, streaming))
         ends[f"{how} {status}"] += 1
 
 
@@ -61,10 +67,11 @@ async def poll(client: aiohttp.ClientSession, job_id: str) -> str:
         return str((await answer.json())["status"])
 
 
-async def follow(client: aiohttp.ClientSession, job_id: str) -> str:
+async def follow(client: aiohttp.ClientSession, job_id: str, streaming: asyncio.Semaphore) -> str:
     """The last status that a job's stream tells."""
     status = "nothing"
     async with client.get(f"/v1/jobs/{job_id}/events") as answer:
+        streaming.release()
         async for line in answer.content:
             if line.startswith(b"data: "):
                 status = str(json.loads(line[6:])["status"])
