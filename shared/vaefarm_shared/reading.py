@@ -120,24 +120,44 @@ def _found(job_id: str, raw: dict[bytes, bytes], stone: bytes | None) -> JobReco
 
 
 def read_standing(connection: redis.Redis, job_id: str) -> Standing:
-    """How a job stands, in one round trip, or two for one that is queued.
+    """How a job stands, in one round trip, or two for one that is queued. Raises JobNotFound."""
+    (found,) = read_standings(connection, [job_id])
+    if isinstance(found, JobNotFound):
+        raise found
+    return found
 
-    Raises:
-        JobNotFound: no such job.
-    """
+
+def read_standings(connection: redis.Redis, job_ids: Sequence[str]) -> list[Standing | JobNotFound]:
+    """How each job stands, or that nobody knows it, in two round trips at most."""
     asking = script("standing")
 
     def fill(pipe: Pipeline) -> None:
-        pipe.hgetall(keys.job(job_id))
-        pipe.get(keys.tombstone(job_id))
         pipe.smembers(REDIS_WORKER_KEYS)
-        asking.queue(pipe, job_id)
+        for job_id in job_ids:
+            pipe.hgetall(keys.job(job_id))
+            pipe.get(keys.tombstone(job_id))
+            asking.queue(pipe, job_id)
 
     with connection.pipeline(transaction=False) as pipe:
-        raw, stone, workers, waits = asking.execute(pipe, fill)
-    record = _found(job_id, raw, stone)
-    if record.status is not JobStatus.QUEUED or waits is None:
-        return Standing(record)
+        names, *replies = asking.execute(pipe, fill)
+    workers: list[dict[str, Any]] | None = None
+    found: list[Standing | JobNotFound] = []
+    for job_id, raw, stone, waits in zip(job_ids, replies[::3], replies[1::3], replies[2::3], strict=True):
+        try:
+            record = _found(job_id, raw, stone)
+        except JobNotFound as error:
+            found.append(error)
+            continue
+        if record.status is not JobStatus.QUEUED or waits is None:
+            found.append(Standing(record))
+            continue
+        if workers is None:
+            workers = describe_workers(connection, names)
+        found.append(_waiting(record, waits, workers))
+    return found
+
+
+def _waiting(record: JobRecord, waits: Sequence[Any], workers: list[dict[str, Any]]) -> Standing:
     place, queued, paused, flat_queues, flat_paces = waits
     position = None if place == b"" else int(place)
     if position is None or paused == b"1":
@@ -145,7 +165,7 @@ def read_standing(connection: redis.Redis, job_id: str) -> Standing:
     queue = record.queue or ""
     queues = [(name.decode(), int(depth)) for name, depth in _pairs(flat_queues)]
     paces = {size.decode(): float(pace) for size, pace in _pairs(flat_paces)}
-    able = holders(describe_workers(connection, workers), parts_of(queue)[0], size_of(queue))
+    able = holders(workers, parts_of(queue)[0], size_of(queue))
     return Standing(record, position, queued, eta_seconds(position, queue, queues, paces, len(able)))
 
 

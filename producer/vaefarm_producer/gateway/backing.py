@@ -1,15 +1,15 @@
 """What a gateway asks of Redis besides what every producer does. Every method blocks."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Concatenate, ParamSpec, TypeVar
 
 import redis
 
 from vaefarm_shared import reading
 from vaefarm_shared.connection import farm_errors
+from vaefarm_shared.errors import JobNotFound
 from vaefarm_shared.job import JobStatus
-from vaefarm_shared.records import JobRecord
+from vaefarm_shared.reading import Standing
 
 from ..redis_transport import RedisTransport
 
@@ -17,22 +17,13 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """How a job stands, and its place in its queue while it waits."""
-
-    record: JobRecord
-    position: int | None = None
-    eta_seconds: float | None = None
-
-
 class Backing(RedisTransport):
     """The transport over Redis, with owners and places in queues."""
 
-    def standing(self, job_id: str) -> Standing:
-        """How a job stands, with its place in its queue. Raises JobNotFound."""
+    def standings(self, job_ids: Sequence[str]) -> list[Standing | JobNotFound]:
+        """How each job stands, with its place in its queue, or that nobody knows it."""
         with farm_errors(self._connection):
-            return Standing(reading.read_record(self._connection, job_id))
+            return reading.read_standings(self._connection, job_ids)
 
     def owned_statuses(self, job_ids: Sequence[str]) -> list[tuple[JobStatus, str] | None]:
         """Status and owner of each job; None for one that nobody knows."""

@@ -7,10 +7,13 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 from aiohttp import web
 
+from vaefarm_shared.errors import JobNotFound
+from vaefarm_shared.reading import Standing
 from vaefarm_shared.settings import Settings
 
 from .backing import Backing
 from .follower import Follower
+from .gathering import Gathering
 from .settings import GatewaySettings
 
 P = ParamSpec("P")
@@ -18,6 +21,9 @@ T = TypeVar("T")
 
 #: Threads, and so connections, that ask Redis.
 THREADS: Final[int] = 8
+
+#: Seconds for which a call is repeated while Redis is away.
+AT_ONCE_SECONDS: Final[float] = 0.01
 
 
 class Desk:
@@ -28,8 +34,13 @@ class Desk:
         be."""
         self.farm = farm
         self.settings = settings
-        self.transport = Backing(farm)
+        # Whoever calls over HTTP is told at once that Redis is away, and comes again by itself.
+        self.transport = Backing(farm.model_copy(update={"submit_timeout": AT_ONCE_SECONDS}))
         self.follower = Follower(farm.redis_url.get_secret_value())
+        #: How jobs stand, asked for together.
+        self.standings: Gathering[str, Standing | JobNotFound] = Gathering(
+            lambda job_ids: self.call(self.transport.standings, job_ids)
+        )
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="vaefarm-gateway")
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -7,9 +7,9 @@ from pydantic import BaseModel
 
 from vaefarm_shared.errors import JobExpired
 from vaefarm_shared.job import JobStatus, check_job_id, new_job_id
+from vaefarm_shared.reading import Standing
 
 from .access import principal_of
-from .backing import Standing
 from .bodies import ROOM, read_body
 from .desk import desk_of
 from .models import StatusAnswer, StatusQuery

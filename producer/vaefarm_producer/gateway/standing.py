@@ -7,11 +7,12 @@ from typing import Final
 
 from aiohttp import web
 
+from vaefarm_shared.errors import JobNotFound
 from vaefarm_shared.job import TERMINAL_STATUSES, JobStatus, check_job_id
+from vaefarm_shared.reading import Standing
 from vaefarm_shared.records import BlobRecord, DecodeReport
 
 from .access import need_sight
-from .backing import Standing
 from .desk import Desk, desk_of
 from .models import JobAnswer, StoredAnswer
 from .signing import signer_of
@@ -33,7 +34,10 @@ def wait_of(request: web.Request) -> float:
 
 async def read_standing(desk: Desk, job_id: str) -> Standing:
     """How a job stands now. Raises JobNotFound."""
-    return await desk.call(desk.transport.standing, job_id)
+    found = await desk.standings.ask(job_id)
+    if isinstance(found, JobNotFound):
+        raise found
+    return found
 
 
 async def standing_for(request: web.Request, job_id: str, wait: float = 0.0) -> Standing:
