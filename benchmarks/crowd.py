@@ -99,6 +99,12 @@ async def lines(answer: aiohttp.ClientResponse) -> Any:
         yield line
 
 
+def until_closed(closed: threading.Event) -> None:
+    """Set `closed` at the end of standard input."""
+    sys.stdin.read()
+    closed.set()
+
+
 def ask(url: str) -> dict[str, Any]:
     """Seconds of `GET /v1/jobs/{id}`, over one connection, for jobs by chance."""
     ids = json.loads(sys.stdin.readline())["ids"]
@@ -106,7 +112,7 @@ def ask(url: str) -> dict[str, Any]:
     client = http.client.HTTPConnection(parts.hostname or "", parts.port)
     chance, seconds, statuses = random.Random(0), list[float](), Counter[int]()
     closed = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), closed.set()), daemon=True).start()
+    threading.Thread(target=until_closed, args=(closed,), daemon=True).start()
     print("ready", flush=True)
     while not closed.wait(1 / ASKED):
         began = time.perf_counter()

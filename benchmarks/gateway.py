@@ -11,12 +11,13 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 
 from vaefarm_producer import Farm
 from vaefarm_producer.local.processes import end, spawn, worker_command
+from vaefarm_shared import keys
 from vaefarm_shared.connection import connect
 from vaefarm_shared.settings import Settings
 
@@ -88,7 +89,8 @@ def one_pass(
     """Jobs pass while the crowd waits."""
     (held,) = workload.noise(1, SHAPE)
     connection = connect(running.server.url)
-    since = connection.xrevrange("vaefarm:events", count=1)[0][0].decode()
+    (newest,) = cast("list[tuple[bytes, Any]]", connection.xrevrange(keys.EVENTS, count=1))
+    since = newest[0].decode()
     connection.close()
     running.farm.pause(VAE)
     jobs = running.farm.submit_many([held] * PASSING, vae=VAE, producer="web")
