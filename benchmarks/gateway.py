@@ -77,8 +77,8 @@ def gateway_waits(options: Options) -> Figure:
         ),
         raw={"passes": passes},
         note=(
-            f"A device of {BATCH_SECONDS * 1e3:.0f} ms for {BATCH_JOBS} jobs, kept busy by what is queued behind. Clients,"
-            " gateway, worker and Redis share this machine; the one who asks does so 50 times a second."
+            f"A device of {BATCH_SECONDS * 1e3:.0f} ms for {BATCH_JOBS} jobs, kept busy by what is queued behind."
+            " Clients, gateway, worker and Redis share this machine; the one who asks does so 50 times a second."
         ),
     )
 
