@@ -17,6 +17,7 @@ COMMANDS: Final[dict[str, str]] = {
     "up": "vaefarm_producer.local.up:up",
     "worker": "vaefarm_worker.commands:worker",
     "gateway": "vaefarm_producer.gateway.commands:gateway",
+    "keys": "vaefarm_producer.gateway.key_commands:app",
     "vaes": "vaefarm_worker.vaes_command:vaes",
     "submit": "vaefarm_producer.commands:submit",
     "encode": "vaefarm_producer.encode_command:encode",
@@ -43,9 +44,12 @@ class LazyGroup(TyperGroup):
         """The subcommand of that name, or None."""
         if cmd_name not in COMMANDS:
             return None
-        module, _, function = COMMANDS[cmd_name].partition(":")
+        module, _, name = COMMANDS[cmd_name].partition(":")
+        found = getattr(import_module(module), name)
+        if isinstance(found, typer.Typer):
+            return typer.main.get_group(found)
         single = typer.Typer(add_completion=False)
-        single.command(cmd_name)(getattr(import_module(module), function))
+        single.command(cmd_name)(found)
         return typer.main.get_command(single)
 
 

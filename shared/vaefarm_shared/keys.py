@@ -34,6 +34,8 @@ Redis keys (RQ's own, `rq:*`, are written by RQ's code in `rq_bridge` and by `lu
 |                                  |        | that others can see (`events`)             | a few more                  |
 | vaefarm:contract:{vae}           | string | JSON: the contract a worker serves         | 7 days after it last served |
 | vaefarm:worker:{name}            | string | JSON: VAEs, device, since when             | 30 s, renewed by the worker |
+| vaefarm:secret                   | string | what gateways sign URLs and webhooks with  | none                        |
+| vaefarm:rate:*                   | string | requests of a key (library `limits`)       | two spans of the key's rate |
 
 | channel                 | message                | for                                  |
 |-------------------------|------------------------|--------------------------------------|
@@ -58,6 +60,8 @@ PAUSED: Final[str] = f"{PREFIX}paused"
 BUDGET: Final[str] = f"{PREFIX}budget"
 KEPT: Final[str] = f"{PREFIX}kept"
 DEPENDENTS: Final[str] = f"{PREFIX}dependents"
+SECRET: Final[str] = f"{PREFIX}secret"
+RATE: Final[str] = f"{PREFIX}rate"
 REPAIRING: Final[str] = f"{PREFIX}repairing"
 EVENTS: Final[str] = f"{PREFIX}events"
 INFLIGHT: Final[str] = f"{PREFIX}inflight"

@@ -22,6 +22,8 @@ class Principal:
     rate: str | None = None
     #: Jobs of the key that may be in the farm without having ended; no limit unless given.
     max_in_flight: int | None = None
+    #: Whether it came by a signed URL, and so may read the one job of that URL, whosever it is.
+    is_signed: bool = False
 
     @property
     def owner(self) -> str:
@@ -30,11 +32,15 @@ class Principal:
 
     def sees(self, owner: str) -> bool:
         """Whether it may know of a job of that owner."""
-        return self.is_admin or owner == self.name
+        return self.is_admin or self.is_signed or owner == self.name
 
 
 #: Who calls a gateway that needs no key.
-ADMIN: Final = Principal("admin", is_admin=True)
+ADMIN: Final = Principal(ADMIN_OWNER, is_admin=True)
+
+#: Who calls what is open to all, and who calls by a signed URL; no key has such a name.
+NOBODY: Final = Principal("")
+SIGNED: Final = Principal("", is_signed=True)
 
 #: Where a request keeps its principal.
 PRINCIPAL: Final = web.RequestKey("principal", Principal)

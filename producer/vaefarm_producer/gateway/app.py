@@ -1,19 +1,22 @@
 """The application: routes, middlewares, and what starts and stops with it."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 from aiohttp import web
 
 from vaefarm_shared.settings import Settings
 
 from . import jobs, openapi, pictures, streams
-from .access import ADMIN, PRINCIPAL
+from .admission import GATE, Gate, add_origin_headers, admit
 from .bodies import ROOM, Room
 from .desk import DESK, Desk
 from .farm_routes import FARM_ROUTES
 from .models import JobAnswer, StatusAnswer, StatusQuery, TensorOptions
-from .problems import Handler, add_safe_headers, answer_problems
+from .problems import add_safe_headers, answer_problems
 from .routes import Route, add_routes
+from .secret import Secret
 from .settings import GatewaySettings
 from .signing import SIGNER, Signer
 from .submitting import PICTURES, SAFETENSORS
@@ -40,7 +43,8 @@ ROUTES = [
     Route("GET", "/v1/jobs/{job_id}/image/{index}", pictures.get_image, "A job's picture by its index.",
           access="signed", content_types=RESULTS),
     Route("GET", "/v1/jobs/{job_id}/events", streams.job_events, "Server-sent events of a job.", access="signed",
-          content_types=("text/event-stream",), also={204: "It has ended, and nothing happened since."}),
+          purpose="stream", content_types=("text/event-stream",),
+          also={204: "It has ended, and nothing happened since."}),
     Route("GET", "/v1/events", streams.all_events, "Server-sent events of all jobs.",
           content_types=("text/event-stream",)),
     Route("POST", "/v1/statuses", jobs.post_statuses, "The status of many jobs.", bodies=("application/json",),
@@ -54,24 +58,24 @@ ROUTES = [
 ]  # fmt: skip
 
 
-def create_app(farm: Settings, settings: GatewaySettings) -> web.Application:
-    """A gateway of a farm. Raises ConfigurationError."""
-    app = web.Application(middlewares=[answer_problems, admit_all], client_max_size=settings.max_body_bytes)
+def create_app(farm: Settings, settings: GatewaySettings, host: str = "127.0.0.1") -> web.Application:
+    """A gateway of a farm, to listen on `host`.
+
+    Raises:
+        ConfigurationError: settings are not what they should be, or a gateway that others can call has no keys.
+    """
+    app = web.Application(middlewares=[answer_problems, admit], client_max_size=settings.max_body_bytes)
     app[DESK] = Desk(farm, settings)
     app[ROOM] = Room(settings.bodies_bytes)
     app[openapi.DOCUMENT] = {}
-    app[SIGNER] = Signer(b"not yet", settings.url_seconds)
+    app[GATE] = Gate(host, settings)
+    app[SIGNER] = Signer(Secret(settings), settings.url_seconds)
     app.on_response_prepare.append(add_safe_headers)
+    app.on_response_prepare.append(add_origin_headers)
     app.cleanup_ctx.append(open_desk)
+    app.cleanup_ctx.append(watch_keys)
     add_routes(app, ROUTES + FARM_ROUTES)
     return app
-
-
-@web.middleware
-async def admit_all(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Everyone is an admin, for now."""
-    request[PRINCIPAL] = ADMIN
-    return await handler(request)
 
 
 async def open_desk(app: web.Application) -> AsyncIterator[None]:
@@ -79,3 +83,16 @@ async def open_desk(app: web.Application) -> AsyncIterator[None]:
     app[DESK].follower.start()
     yield
     await app[DESK].close()
+
+
+async def watch_keys(app: web.Application) -> AsyncIterator[None]:
+    """Follow the file of keys while the application runs."""
+    ring = app[GATE].ring
+    if ring is None:
+        yield
+        return
+    watch = asyncio.create_task(ring.watch())
+    yield
+    watch.cancel()
+    with suppress(asyncio.CancelledError):
+        await watch

@@ -1,7 +1,7 @@
 """`vaefarm gateway`: the farm over HTTP."""
 
 import logging
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from aiohttp import web
@@ -12,6 +12,10 @@ from vaefarm_shared.settings import Settings
 from ..commands import RedisOption
 from .app import create_app
 from .settings import GatewaySettings
+
+#: Seconds for which a connection may idle, and within which the headers of its next request must be complete: aiohttp
+#: has one limit for both. A proxy in front keeps its idle connections for less.
+IDLE_SECONDS: Final[float] = 75.0
 
 logger = logging.getLogger(__name__)
 
@@ -29,5 +33,14 @@ def gateway(
     Any number may run side by side. TLS is for a proxy in front of it.
     """
     configure_logging(verbose)
-    app = create_app(Settings.from_env(redis_url=redis), GatewaySettings.from_env())
-    web.run_app(app, host=host, port=port, print=None, access_log=None, handle_signals=True)
+    app = create_app(Settings.from_env(redis_url=redis), GatewaySettings.from_env(), host)
+    web.run_app(
+        app,
+        host=host,
+        port=port,
+        print=None,
+        access_log=None,
+        handle_signals=True,
+        keepalive_timeout=IDLE_SECONDS,
+        handler_cancellation=True,
+    )

@@ -23,6 +23,9 @@ SAFE_HEADERS: Final[dict[str, str]] = {
     "Referrer-Policy": "no-referrer",
 }
 
+#: How a client may show its key: the second is for browsers, and for programs that can be told no more than a URL.
+CHALLENGES: Final = ('Bearer realm="vaefarm"', 'Basic realm="vaefarm", charset="UTF-8"')
+
 #: Seconds after which to try again, where the error does not say.
 RETRY_SECONDS: Final[float] = 1.0
 
@@ -64,6 +67,9 @@ def farm_problem(error: FarmError, status: int | None = None, **more: Any) -> we
     if answer.status in RETRYABLE:
         seconds = float(getattr(error, "retry_after_seconds", RETRY_SECONDS))
         answer.headers["Retry-After"] = str(max(1, math.ceil(seconds)))
+    if answer.status == 401:
+        for challenge in CHALLENGES:
+            answer.headers.add("WWW-Authenticate", challenge)
     return answer
 
 

@@ -12,6 +12,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 #: Who may call: anyone; holders of a key, or of a signed URL for just this; holders of a key; admins.
 Access = Literal["open", "signed", "key", "admin"]
 
+#: What a signed URL is good for.
+Purpose = Literal["picture", "stream"]
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
@@ -22,6 +25,8 @@ class Route:
     handler: Handler
     summary: str
     access: Access = "key"
+    #: What a URL must be signed for, where signed ones may call.
+    purpose: Purpose = "picture"
     #: Model of the query's parameters.
     query: type[BaseModel] | None = None
     #: Content types of the body, and the model of the one that is JSON.
