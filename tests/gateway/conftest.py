@@ -1,14 +1,18 @@
 """A real gateway on a port of its own, and a real HTTP client."""
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import aiohttp
 import pytest
 from aiohttp import web
+from yarl import URL
 
 from vaefarm_producer.gateway.app import create_app
+from vaefarm_producer.gateway.key_file import add_key, new_entry, new_key
 from vaefarm_producer.gateway.settings import GatewaySettings
 from vaefarm_shared.settings import Settings
 
@@ -47,3 +51,41 @@ async def start_gateway(settings: Settings) -> AsyncIterator[Callable[..., objec
 async def gateway(start_gateway: Callable[..., object]) -> Gateway:
     """A gateway of the test's farm, on loopback, without keys."""
     return await start_gateway()  # type: ignore[misc, no-any-return]
+
+
+@dataclass
+class Keys:
+    """A file of keys."""
+
+    path: Path
+
+    def make(self, name: str, admin: bool = False, rate: str | None = None, most: int | None = None) -> dict[str, str]:
+        """The headers of a new key's holder."""
+        key = new_key()
+        add_key(self.path, new_entry(name, key, admin=admin, rate=rate, max_in_flight=most), replace=True)
+        return {"Authorization": f"Bearer {key}"}
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Keys:
+    """An empty file of keys."""
+    return Keys(tmp_path / "keys.toml")
+
+
+async def soon(what: str, happens: Callable[[], Awaitable[object]], seconds: float = 20.0) -> None:
+    """Return once `happens` gives something true; fail with `what` at the deadline."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    while not await happens():
+        assert loop.time() < deadline, f"not within {seconds} seconds: {what}"
+        await asyncio.sleep(0.02)
+
+
+async def raw(url: str, request: bytes) -> bytes:
+    """All that a gateway answers to these bytes, until it closes the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", URL(url).port)
+    writer.write(request)
+    try:
+        return await asyncio.wait_for(reader.read(), 30)
+    finally:
+        writer.close()
