@@ -126,8 +126,16 @@ async def test_options_says_which_methods_there_are(gateway: Gateway) -> None:
         assert (answer.status, answer.headers["Allow"]) == (204, "OPTIONS, POST")
 
 
-@pytest.mark.parametrize("settings", [{"allowed_origins": "*"}, {"allowed_origins": "app.example"}, {"allowed_hosts": "*"},
-                                      {"allowed_hosts": "https://farm.example"}, {"public_url": "farm.example"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"allowed_origins": "*"},
+        {"allowed_origins": "app.example"},
+        {"allowed_hosts": "*"},
+        {"allowed_hosts": "https://farm.example"},
+        {"public_url": "farm.example"},
+    ],
+)
 def test_names_and_origins_that_cannot_be_ones_are_refused(settings: dict[str, str]) -> None:
     with pytest.raises(ConfigurationError):
         Hosts("127.0.0.1", GatewaySettings.from_env(**settings))

@@ -53,7 +53,10 @@ def test_list_says_what_keys_may_and_never_their_hashes(tmp_path: Path, monkeypa
     vaefarm_keys("add", "web", "--rate", "5/minute")
     listed = [json.loads(line) for line in vaefarm_keys("list", "--json").splitlines()]
 
-    assert [(one["name"], one["admin"], one["rate"]) for one in listed] == [("ops", True, None), ("web", False, "5/minute")]
+    assert [(one["name"], one["admin"], one["rate"]) for one in listed] == [
+        ("ops", True, None),
+        ("web", False, "5/minute"),
+    ]
     assert "sha256" not in vaefarm_keys("list") + json.dumps(listed)
 
 
