@@ -100,7 +100,8 @@ async def test_an_allowed_page_is_told_that_it_may_read_also_what_is_an_error(st
             assert answer.headers["Vary"] == "Origin"
     async with gateway.client.get("/nowhere") as answer:
         assert (answer.headers["Vary"], "Access-Control-Allow-Origin" in answer.headers) == ("Origin", False)
-    assert await status(gateway, {"Origin": "https://other.example"}) == 403
+    for near in ("https://other.example", f"{PAGE}.evil.example", f"{PAGE}:8443", "http://app.example"):
+        assert await status(gateway, {"Origin": near}) == 403
 
 
 async def test_a_preflight_is_answered_before_any_key_is_asked_for(start_gateway, keys: Keys) -> None:

@@ -138,6 +138,23 @@ async def test_the_first_gateways_secret_is_every_gateways(settings: Settings, c
         await desk.close()
 
 
+def test_of_two_gateways_that_find_none_at_a_time_both_end_with_one(
+    connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first: list[bytes] = []
+    get = connection.get
+
+    def get_before_another_sets(name: str) -> object:
+        found = get(name)
+        if not first:
+            first.append(b"")
+            first[0] = find_secret(connection)
+        return found
+
+    monkeypatch.setattr(connection, "get", get_before_another_sets)
+    assert find_secret(connection) == first[0]
+
+
 async def test_a_secret_that_was_known_counts_while_redis_is_away(settings: Settings) -> None:
     desk, secret = Desk(settings, GatewaySettings()), Secret(GatewaySettings())
     known = await secret.get(desk)
