@@ -146,7 +146,7 @@ def _images(body: bytes, options: TensorOptions) -> Images:
 
 async def send(desk: Desk, principal: Principal, jobs: Iterable[PreparedJob]) -> list[JobStatus]:
     """Put checked jobs on their queues. Raises JobConflict, JobNotFound for another's id, QueueFull, QuotaExceeded."""
-    return await desk.call(desk.transport.submit, list(jobs))
+    return await desk.call(desk.transport.submit_within, list(jobs), principal.max_in_flight)
 
 
 def content_type(request: web.Request) -> str:
