@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import logging
+import re
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -18,17 +19,19 @@ from yarl import URL
 
 from vaefarm_producer import Farm
 from vaefarm_producer.gateway.app import ROUTES, create_app
+from vaefarm_producer.gateway.farm_routes import FARM_ROUTES
 from vaefarm_producer.gateway.problems import SAFE_HEADERS
 from vaefarm_producer.gateway.settings import GatewaySettings
 from vaefarm_shared.errors import ConfigurationError
 from vaefarm_shared.settings import Settings
 
-KEYED = [route for route in ROUTES if route.access != "open"]
+KEYED = [route for route in ROUTES + FARM_ROUTES if route.access != "open"]
+FOR_ADMINS = [route for route in KEYED if route.access == "admin"]
 
 
 def address(path: str) -> str:
     """A place that a route leads to."""
-    return path.replace("{job_id}", "mine").replace("{index}", "0").replace("{file}", "x").replace("{vae}", "demo")
+    return re.sub(r"\{\w+\}", "mine", path.replace("{index}", "0"))
 
 
 async def ask(gateway: Gateway, headers: dict[str, str] | None, path: str = "/v1/jobs/nobody") -> int:
@@ -50,6 +53,14 @@ async def test_without_a_key_nothing_is_let_in_but_what_is_open(start_gateway, k
         challenges = answer.headers.getall("WWW-Authenticate")
         assert [one.split()[0] for one in challenges] == ["Bearer", "Basic"]
         assert (await answer.json())["code"] == "Unauthorized"
+
+
+@pytest.mark.parametrize("route", FOR_ADMINS, ids=lambda route: f"{route.method} {route.path}")
+async def test_what_is_for_admins_is_closed_to_other_keys(start_gateway, keys: Keys, route) -> None:
+    headers = keys.make("web")
+    gateway = await start_gateway(keys=keys.path)
+    async with gateway.client.request(route.method, address(route.path), headers=headers) as answer:
+        assert (answer.status, (await answer.json())["code"]) == (403, "Forbidden")
 
 
 @pytest.mark.parametrize(
