@@ -28,8 +28,11 @@ class Gateway:
     redis_url: str
 
 
+StartGateway = Callable[..., Awaitable[Gateway]]
+
+
 @pytest.fixture
-async def start_gateway(settings: Settings) -> AsyncIterator[Callable[..., object]]:
+async def start_gateway(settings: Settings) -> AsyncIterator[StartGateway]:
     """Start gateways of the test's farm with settings of their own."""
     async with AsyncExitStack() as stack:
 
@@ -48,9 +51,9 @@ async def start_gateway(settings: Settings) -> AsyncIterator[Callable[..., objec
 
 
 @pytest.fixture
-async def gateway(start_gateway: Callable[..., object]) -> Gateway:
+async def gateway(start_gateway: StartGateway) -> Gateway:
     """A gateway of the test's farm, on loopback, without keys."""
-    return await start_gateway()  # type: ignore[misc, no-any-return]
+    return await start_gateway()
 
 
 @dataclass

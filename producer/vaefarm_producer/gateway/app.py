@@ -8,12 +8,12 @@ from aiohttp import web
 
 from vaefarm_shared.settings import Settings
 
-from . import jobs, openapi, pictures, streams
+from . import deliverer, jobs, openapi, pictures, streams
 from .admission import GATE, Gate, add_origin_headers, admit
 from .bodies import ROOM, Room
 from .desk import DESK, Desk
 from .farm_routes import FARM_ROUTES
-from .models import JobAnswer, StatusAnswer, StatusQuery, TensorOptions
+from .models import JobAnswer, StatusAnswer, StatusQuery, TensorOptions, WebhookSecret
 from .problems import add_safe_headers, answer_problems
 from .routes import Route, add_routes
 from .secret import Secret
@@ -51,6 +51,8 @@ ROUTES = [
           body=StatusQuery, answer=StatusAnswer),
     Route("POST", "/v1/cancels", jobs.post_cancels, "Cancel many jobs.", bodies=("application/json",), body=StatusQuery,
           answer=StatusAnswer),
+    Route("GET", "/v1/webhooks/secret", deliverer.get_webhook_secret, "What your webhooks are signed with.",
+          answer=WebhookSecret),
     Route("GET", "/openapi.json", openapi.get_document, "This document.", access="open"),
     Route("GET", "/docs", openapi.get_page, "This document as a page.", access="open", content_types=("text/html",)),
     Route("GET", "/docs/{file}", openapi.get_page_file, "A file of the page.", access="open",
@@ -74,6 +76,7 @@ def create_app(farm: Settings, settings: GatewaySettings, host: str = "127.0.0.1
     app.on_response_prepare.append(add_origin_headers)
     app.cleanup_ctx.append(open_desk)
     app.cleanup_ctx.append(watch_keys)
+    app.cleanup_ctx.append(deliver_webhooks)
     add_routes(app, ROUTES + FARM_ROUTES)
     return app
 
@@ -96,3 +99,12 @@ async def watch_keys(app: web.Application) -> AsyncIterator[None]:
     watch.cancel()
     with suppress(asyncio.CancelledError):
         await watch
+
+
+async def deliver_webhooks(app: web.Application) -> AsyncIterator[None]:
+    """Take a share of the webhooks while the application runs; those in hand at its end are another gateway's."""
+    delivering = asyncio.create_task(deliverer.Deliverer(app[DESK], app[SIGNER].secret).run())
+    yield
+    delivering.cancel()
+    with suppress(asyncio.CancelledError):
+        await delivering

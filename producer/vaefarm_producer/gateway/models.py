@@ -199,3 +199,9 @@ class ChangedAnswer(BaseModel):
     """Whether anything was changed; false where it was so already."""
 
     changed: bool
+
+
+class WebhookSecret(BaseModel):
+    """What the caller's webhooks are signed with, as Standard Webhooks writes it."""
+
+    secret: str

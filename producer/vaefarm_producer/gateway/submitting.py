@@ -21,6 +21,7 @@ from .access import Principal
 from .desk import Desk
 from .models import Options, TensorOptions
 from .problems import validated
+from .webhook_hosts import check_webhook
 
 #: What a safetensors file is called, and the pictures that an encode takes.
 SAFETENSORS: Final[str] = "application/safetensors"
@@ -111,6 +112,7 @@ def prepare_body(
     desk: Desk, principal: Principal, body: bytes, options: TensorOptions, job_id: str | None
 ) -> PreparedJob:
     """Check a body and its options, and pack them; blocks. Raises what `Farm.submit` and `Farm.encode` do."""
+    check_webhook(options.webhook, desk.settings.webhook_hosts)
     contract = desk.transport.contract(options.vae)
     more = given(options)
     prepared: PreparedJob
