@@ -3,8 +3,6 @@
 import asyncio
 from collections.abc import Sequence
 
-import pytest
-
 from vaefarm_producer.gateway.gathering import Gathering
 
 
@@ -42,8 +40,3 @@ async def test_an_error_is_told_to_all_who_asked_and_to_nobody_later() -> None:
     told = await asyncio.gather(gathering.ask(1), gathering.ask(2), return_exceptions=True)
     assert [type(one) for one in told] == [ValueError, ValueError]
     assert await gathering.ask(3) == 3
-    with pytest.raises(asyncio.CancelledError):
-        task = asyncio.create_task(gathering.ask(4))
-        await asyncio.sleep(0)
-        task.cancel()
-        await task
