@@ -8,7 +8,7 @@ from aiohttp import web
 
 from vaefarm_shared.settings import Settings
 
-from . import deliverer, jobs, openapi, pictures, streams
+from . import deliverer, hf, hf_routes, jobs, openapi, pictures, streams
 from .admission import GATE, Gate, add_origin_headers, admit
 from .bodies import ROOM, Room
 from .desk import DESK, Desk
@@ -77,7 +77,8 @@ def create_app(farm: Settings, settings: GatewaySettings, host: str = "127.0.0.1
     app.cleanup_ctx.append(open_desk)
     app.cleanup_ctx.append(watch_keys)
     app.cleanup_ctx.append(deliver_webhooks)
-    add_routes(app, ROUTES + FARM_ROUTES)
+    hf.add_hf(app)
+    add_routes(app, [*ROUTES, *FARM_ROUTES, *hf_routes.ROUTES])
     return app
 
 

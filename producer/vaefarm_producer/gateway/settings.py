@@ -42,7 +42,9 @@ class GatewaySettings(BaseSettings):
     bodies_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024 * 1024
     """Bytes of request bodies that are held at a time; beyond it a request is asked to come again."""
     hf_scales: bool = False
-    """Whether raw latents of the Hugging Face protocol that say nothing of scaling are denormalised by the VAE."""
+    """Whether raw bytes of the Hugging Face protocol that say nothing of scaling are scaled by the VAE's constants."""
+    hf_result_seconds: Annotated[int, Field(ge=1)] = 600
+    """Seconds for which what came of a job of that protocol is kept, and the latents of one that failed."""
 
     @classmethod
     def from_env(cls, **overrides: object) -> "GatewaySettings":

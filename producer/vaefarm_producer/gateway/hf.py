@@ -1,0 +1,208 @@
+"""The Hugging Face remote-VAE protocol: `/hf/{vae}`, and `/` for the default VAE. docs/remote_vae.md is its manual.
+
+One request is one job: it is queued, waited for, and its result is the reply. `x-job-id` names it in every answer from
+then on, so that what a client gave up on can be had from `/v1/jobs/{id}`, as long as it is kept.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+from functools import wraps
+from typing import Any, Final
+
+from aiohttp import web
+
+from vaefarm_shared.errors import FarmError, FarmUnavailable, InvalidInput, JobFailed, UnknownVae, WaitTimeout
+from vaefarm_shared.job import Task, new_job_id
+from vaefarm_shared.records import JobRecord
+
+from ..handle import report_of
+from ..submission import PreparedJob
+from .access import principal_of
+from .bodies import ROOM
+from .desk import Desk, desk_of
+from .hf_parameters import Scaled, scaling
+from .hf_reply import make_reply
+from .hf_request import prepare_asked, read_request, task_of
+from .hf_vae import WORKERS, Workers, contract_of, need_worker, vae_of
+from .hf_wanted import Wanted, wanted
+from .problems import Handler, farm_problem
+from .standing import is_past, standing_for
+from .submitting import send
+
+logger = logging.getLogger(__name__)
+
+#: Hugging Face's own: whoever sends it waits for a worker that is yet to come.
+SCALE_UP: Final[str] = "X-Scale-Up-Timeout"
+
+
+#: Whether the gateway stops: then nobody's going is a client's.
+STOPPING: Final = web.AppKey("hf_stopping", asyncio.Event)
+
+
+def add_hf(app: web.Application) -> None:
+    """Give an application what the handlers keep in it."""
+    app[WORKERS] = Workers()
+    app[STOPPING] = asyncio.Event()
+    app.on_shutdown.append(_stop)
+
+
+async def _stop(app: web.Application) -> None:
+    app[STOPPING].set()
+
+
+def answers_as_hf(handler: Handler) -> Handler:
+    """Give errors the statuses of the protocol: 400 for what the client did wrong, where /v1 says 422."""
+
+    @wraps(handler)
+    async def answer(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except FarmError as error:
+            return farm_problem(error, status_of(error))
+
+    return answer
+
+
+def status_of(error: FarmError) -> int:
+    """The protocol's status for an error. A failed job is 400 as there: to repeat it would fail again."""
+    if isinstance(error, UnknownVae):
+        return 404
+    if isinstance(error, JobFailed) or (isinstance(error, InvalidInput) and error.http_status == 422):
+        return 400
+    return error.http_status
+
+
+@answers_as_hf
+async def post_vae(request: web.Request) -> web.StreamResponse:
+    """Decode or encode, whichever the request carries."""
+    return await _post(request, None)
+
+
+async def post_vae_slash(request: web.Request) -> web.StreamResponse:
+    """As `post_vae`: addresses are written with a slash behind them."""
+    return await post_vae(request)
+
+
+async def post_default(request: web.Request) -> web.StreamResponse:
+    """As `post_vae`, for the default VAE."""
+    return await post_vae(request)
+
+
+async def post_predict(request: web.Request) -> web.StreamResponse:
+    """As `post_vae`, for the default VAE: the toolkit's second address."""
+    return await post_vae(request)
+
+
+@answers_as_hf
+async def post_decode(request: web.Request) -> web.StreamResponse:
+    """Decode latents."""
+    return await _post(request, "decode")
+
+
+@answers_as_hf
+async def post_encode(request: web.Request) -> web.StreamResponse:
+    """Encode a picture."""
+    return await _post(request, "encode")
+
+
+@answers_as_hf
+async def get_vae(request: web.Request) -> web.StreamResponse:
+    """That the farm knows the VAE."""
+    await contract_of(desk_of(request), request.match_info["vae"])
+    return web.Response(text="Ok")
+
+
+@answers_as_hf
+async def get_vae_health(request: web.Request) -> web.StreamResponse:
+    """That a worker serves the VAE now."""
+    vae = request.match_info["vae"]
+    await contract_of(desk_of(request), vae)
+    await need_worker(request, vae)
+    return web.Response(text="Ok")
+
+
+async def _post(request: web.Request, task: Task | None) -> web.Response:
+    """Read a request, queue its job, wait for its end, and answer."""
+    desk, vae = desk_of(request), await vae_of(request)
+    contract = await contract_of(desk, vae)
+    async with request.app[ROOM].hold() as share:
+        asked = await read_request(request, share)
+        task = task or task_of(asked, contract)
+        reply = wanted(request.headers.get("Accept", ""), asked.said, task)
+        scaled = scaling(asked.said, "model" if asked.is_json or desk.settings.hf_scales else "none")
+        more = _circumstances(request, scaled)
+        job = await desk.call(prepare_asked, desk, vae, task, asked, reply, scaled, more, new_job_id())
+        del asked
+        if not request.headers.get(SCALE_UP):
+            await need_worker(request, vae, job.spec)
+        owned = PreparedJob(job.spec.model_copy(update={"owner": principal_of(request).owner}), job.packed)
+        sending = asyncio.ensure_future(send(desk, principal_of(request), [owned]))
+        try:
+            await asyncio.shield(sending)
+        except asyncio.CancelledError:
+            await _forget(request, job.spec.id, sending)
+            raise
+    return await _answer(request, job.spec.id, reply, scaled)
+
+
+def _circumstances(request: web.Request, scaled: Scaled) -> dict[str, Any]:
+    """Options that say nothing of the picture. A job's result and latents are kept for minutes: its client has it."""
+    kept = desk_of(request).settings.hf_result_seconds
+    more: dict[str, Any] = {
+        "metadata": {"protocol": "hf", "scaling": scaled.choice},
+        "result_seconds": kept,
+        "failure_seconds": kept,
+    }
+    if "traceparent" in request.headers:
+        more["traceparent"] = request.headers["traceparent"]
+    return more
+
+
+async def _answer(request: web.Request, job_id: str, reply: Wanted, scaled: Scaled) -> web.Response:
+    """Wait for a job's end, and answer with its result or its error, naming it."""
+    desk = desk_of(request)
+    try:
+        answer = await desk.call(_result, desk, await _ended(request, job_id), reply)
+    except FarmError as error:
+        answer = farm_problem(error, status_of(error), id=job_id)
+    except asyncio.CancelledError:
+        await _forget(request, job_id)
+        raise
+    answer.headers["x-job-id"] = job_id
+    answer.headers["x-scaling"] = scaled.choice
+    return answer
+
+
+async def _ended(request: web.Request, job_id: str) -> JobRecord:
+    """The record of a job that has ended. Raises WaitTimeout, and FarmUnavailable where the gateway stops."""
+    desk = desk_of(request)
+    seconds = desk.settings.wait_seconds
+    record = (await standing_for(request, job_id, seconds)).record
+    if is_past(record.status):
+        return record
+    if request.app[STOPPING].is_set():
+        raise FarmUnavailable(f"this gateway stops; job {job_id!r} lives on: GET /v1/jobs/{job_id}, or send it again")
+    raise WaitTimeout(
+        f"job {job_id!r} has not ended within {seconds:g} seconds; it lives on: GET /v1/jobs/{job_id}/image has what"
+        " comes of it"
+    )
+
+
+def _result(desk: Desk, record: JobRecord, reply: Wanted) -> web.Response:
+    """The reply out of a job's result; blocks. Raises JobFailed, JobCanceled, JobExpired."""
+    return make_reply(reply, [desk.transport.stored(record.id, one) for one in report_of(record).stored])
+
+
+async def _forget(request: web.Request, job_id: str, sending: Awaitable[object] | None = None) -> None:
+    """Cancel the job of a client that has gone: nobody has seen its id. A gateway that stops cancels nothing."""
+    if request.app[STOPPING].is_set():
+        return
+    try:
+        if sending is not None:
+            # What is on its way could not be canceled yet.
+            await sending
+        desk = desk_of(request)
+        await desk.call(desk.transport.cancel, job_id)
+    except FarmError as error:
+        logger.warning("job %s, whose client has gone, is not canceled: %s", job_id, error)

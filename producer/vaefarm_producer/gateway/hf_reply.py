@@ -1,0 +1,61 @@
+"""From what a job stored to the reply that was wanted, in the Hugging Face remote-VAE protocol."""
+
+import base64
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from aiohttp import web
+
+from vaefarm_shared.latents import STORAGE, HostTensor, read_tensor
+from vaefarm_shared.unit import to_unit
+
+from ..handle import open_image
+from .hf_wanted import BASE64, BINARY, JSON, Wanted
+
+#: A reply's body, its type, and further headers.
+Made = tuple[bytes, str, dict[str, str]]
+
+
+def make_reply(reply: Wanted, stored: Sequence[bytes]) -> web.Response:
+    """The answer; blocks while a picture is opened.
+
+    Args:
+        stored: What the job stored: a picture's file each, or one safetensors file.
+    """
+    made = _picture(reply, stored[0]) if reply.content == "picture" else _tensor(reply, tensor_of(reply, stored))
+    body, content_type, headers = made
+    return web.Response(body=body, content_type=content_type, headers=headers)
+
+
+def tensor_of(reply: Wanted, stored: Sequence[bytes]) -> HostTensor:
+    """The tensor of a reply.
+
+    raw: float16 (n, 3, height, width), about [-1, 1], neither clamped nor denormalised;
+    unit: the same in [0, 1];
+    pixels: uint8 (n, height, width, 3), those of the pictures;
+    latents: (n, c, height / scale, width / scale) in the dtype of the encode.
+    """
+    if reply.content == "pixels":
+        pixels: npt.NDArray[Any] = np.stack(
+            [np.asarray(open_image(one, reply.options["image_format"])) for one in stored]
+        )
+        return HostTensor(pixels, "uint8")
+    held = HostTensor(*read_tensor(stored[0], STORAGE))
+    return HostTensor(to_unit(held.array), "float16") if reply.content == "unit" else held
+
+
+def _picture(reply: Wanted, data: bytes) -> Made:
+    if reply.form == "json":
+        return json.dumps(base64.b64encode(data).decode()).encode(), JSON, {}
+    return data, f"image/{reply.image_format}", {}
+
+
+def _tensor(reply: Wanted, tensor: HostTensor) -> Made:
+    data, shape = tensor.array.tobytes(), list(tensor.shape)
+    if reply.form == "bytes":
+        return data, BINARY, {"shape": json.dumps(shape), "dtype": tensor.dtype}
+    wrapped = {"inputs": base64.b64encode(data).decode(), "parameters": {"shape": shape, "dtype": tensor.dtype}}
+    return json.dumps(wrapped).encode(), BASE64 if reply.form == "base64" else JSON, {}

@@ -1,0 +1,171 @@
+"""A request of the Hugging Face remote-VAE protocol, of any of its generations, and the job that it asks for.
+
+The generations: JSON with base64 and parameters (v1, the blog post's), base64 in JSON with parameters in the query
+(v1.5), raw bytes with parameters in the query and, but for a time, headers (v2, today's).
+"""
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+from aiohttp import web
+
+from vaefarm_shared import latents
+from vaefarm_shared.catalogue import Contract
+from vaefarm_shared.errors import BodyTooLarge, InvalidLatents, InvalidOption
+from vaefarm_shared.images import Images
+from vaefarm_shared.job import Task
+from vaefarm_shared.latents import Latents
+from vaefarm_shared.pictures import MAX_PICTURE_BYTES
+
+from ..encoding import EncodeOptions, prepare_encode
+from ..submission import PreparedJob, SubmitOptions, prepare
+from .bodies import Share, read_body
+from .desk import Desk, desk_of
+from .hf_parameters import HfParameters, Scaled, from_query, parameters
+from .hf_wanted import Wanted, no_film
+from .submitting import content_type, read_array, read_json, tensor_bytes
+
+#: Content types of bodies that are JSON with base64 in it.
+JSON_TYPES: Final = frozenset({"application/json", "tensor/base64"})
+
+#: Bytes of a body that is JSON: latents of 4096 x 4096 pixels in 16 channels of float32, and more.
+MAX_JSON_BYTES: Final[int] = 64 * 1024 * 1024
+
+#: How the files of pictures begin.
+MAGIC: Final[tuple[bytes, ...]] = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"RIFF")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What came: parameters, and the bytes of a tensor or of a picture's file."""
+
+    said: HfParameters
+    data: bytes
+    #: Whether it came as JSON: those generations scale where nothing is said of it.
+    is_json: bool
+    content_type: str
+
+
+async def read_request(request: web.Request, share: Share) -> Asked:
+    """Read a request's body and what it says.
+
+    Raises:
+        InvalidOption, InvalidLatents: it says what cannot be, or has more or fewer bytes than its shape.
+        BodyTooLarge, IncompleteBody, QueueFull: as `read_body`.
+    """
+    kind, raw = content_type(request).lower(), from_query(request.query)
+    if kind in JSON_TYPES:
+        body = await read_body(request, share, MAX_JSON_BYTES)
+        raw, data = await desk_of(request).call(read_v1, body, raw)
+        return Asked(parameters(raw), data, True, kind)
+    said = parameters(raw)
+    if said.shape is None and said.dtype is None:
+        return Asked(said, await read_body(request, share, MAX_PICTURE_BYTES), False, kind)
+    wanted = tensor_bytes(said.shape, said.dtype)
+    try:
+        data = await read_body(request, share, wanted)
+    except BodyTooLarge:
+        if wanted > desk_of(request).settings.max_body_bytes:
+            raise
+        raise InvalidLatents(f"the body has more than the {wanted} bytes that {_described(said)} takes") from None
+    return Asked(said, data, False, kind)
+
+
+def read_v1(body: bytes, raw: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
+    """Parameters and bytes of `{"inputs": base64, "parameters": {...}}`; the query's parameters where it has none.
+
+    Raises:
+        InvalidOption: it is no such JSON.
+        InvalidLatents: `inputs` is no base64.
+    """
+    found = read_json(body, "the body")
+    inputs, more = (found.get("inputs"), found.get("parameters")) if isinstance(found, dict) else (None, None)
+    if not isinstance(inputs, str):
+        raise InvalidOption('the body has no base64 text in `inputs`; expected {"inputs": ..., "parameters": {...}}')
+    if not isinstance(more, dict | None):
+        raise InvalidOption(f"`parameters` is a {type(more).__name__}; expected a JSON object")
+    try:
+        data = base64.b64decode(inputs.strip(), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidLatents(f"`inputs` is no base64: {error}") from error
+    return {**raw, **(more or {})}, data
+
+
+def task_of(asked: Asked, contract: Contract) -> Task:
+    """Whether a request to one address for both means a decode or an encode: only what it carries can tell.
+
+    A picture's file, or a tensor with a picture's three channels where the VAE's latents have another number of them.
+    """
+    said, shape = asked.said, asked.said.shape
+    if said.names_decode:
+        return "decode"
+    if shape is None and said.dtype is None:
+        return "encode" if asked.data.startswith(MAGIC) or asked.content_type.startswith("image/") else "decode"
+    if shape is None or len(shape) != 4:
+        return "decode"
+    if said.dtype == "uint8":
+        return "encode" if shape[3] == 3 else "decode"
+    return "encode" if shape[1] == 3 and contract.latent_channels != 3 else "decode"
+
+
+def prepare_asked(
+    desk: Desk, vae: str, task: Task, asked: Asked, reply: Wanted, scaled: Scaled, more: Mapping[str, Any], job_id: str
+) -> PreparedJob:
+    """Check what came and make it a job; blocks.
+
+    Args:
+        more: Further options of the job.
+
+    Raises:
+        InvalidLatents, InvalidPicture, InvalidOption: the first thing that is wrong.
+    """
+    contract, said = desk.transport.contract(vae), asked.said
+    options = {**scaled.options, **reply.options, **more}
+    if task == "encode":
+        return prepare_encode(_images(asked), vae, contract, job_id, cast("EncodeOptions", options))
+    sizes = {} if said.height is None and said.width is None else {"height": said.height, "width": said.width}
+    held = _latents(asked, contract)
+    if reply.content == "picture" and held.shape[0] != 1:
+        raise InvalidLatents(
+            f"latents of shape {held.shape} hold {held.shape[0]} pictures, and one reply holds one; send them one by"
+            " one, or ask for a tensor: output_type=pt and Accept: tensor/binary"
+        )
+    return prepare(held, vae, contract, job_id, cast("SubmitOptions", {**options, **sizes}))
+
+
+def _latents(asked: Asked, contract: Contract) -> Latents:
+    shape, dtype = _tensor(asked)
+    latents.check_dtype(dtype)
+    if len(shape) == 5 and ("frames" not in contract.layouts or shape[2] != 1):
+        raise no_film(f"shape {list(shape)}")
+    held = Latents(read_array(asked.data, shape, dtype), dtype)
+    if not held.is_finite():
+        # The stock client sends other bytes than the tensor's where that lies on a GPU.
+        raise InvalidLatents(
+            f"latents of shape {held.shape} hold NaN or Inf; expected finite values: the generation went wrong, or the"
+            " client read them after they were freed: call .cpu().contiguous() on them first"
+        )
+    return held
+
+
+def _images(asked: Asked) -> bytes | Images:
+    if asked.said.shape is None and asked.said.dtype is None:
+        return asked.data
+    shape, dtype = _tensor(asked)
+    return Images(read_array(asked.data, shape, dtype), dtype)
+
+
+def _tensor(asked: Asked) -> tuple[tuple[int, ...], str]:
+    """Shape and dtype. Raises InvalidLatents where one is missing."""
+    said = asked.said
+    tensor_bytes(said.shape, said.dtype)
+    assert said.shape is not None
+    assert said.dtype is not None
+    return said.shape, said.dtype
+
+
+def _described(said: HfParameters) -> str:
+    return f"shape {list(said.shape or ())} in {said.dtype}"
