@@ -1,5 +1,5 @@
 # `make demo` shows the farm, `make test` tests it. Both make their own virtual environment.
-.PHONY: help demo test test-slow chaos lint format bench demo-vae clean
+.PHONY: help demo test test-slow old-clients chaos lint format bench demo-vae clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -21,6 +21,9 @@ test: $(VENV)/.dev ## Run every test.
 
 test-slow: $(VENV)/.dev ## Run the slow tests alone.
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+old-clients: $(VENV)/.old-clients ## Run the blog post's functions to the letter, with a safetensors before 0.8; a minute.
+	OLD_CLIENTS=$(abspath $(VENV)/old-clients) $(BIN)/python -m pytest tests/gateway/test_hf_blog.py $(ARGS)
 
 chaos: $(VENV)/.dev ## Kill 500 workers at random under load, a quarter of an hour at most; see tests/chaos/storm.py.
 	$(BIN)/python -m tests.chaos.storm
@@ -69,6 +72,11 @@ $(VENV)/.worker: pyproject.toml constraints.txt $(VENV)/.torch $(VENV)/.redis
 
 $(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.worker
 	$(PIP) install -c constraints.txt -e '.[worker,gateway,dev]'
+	@touch $@
+
+# Laid before the environment's own packages for the one process that is the old client.
+$(VENV)/.old-clients: tests/old_clients/requirements.txt $(VENV)/.dev
+	$(PIP) install --no-deps --upgrade --target $(VENV)/old-clients -r tests/old_clients/requirements.txt
 	@touch $@
 
 $(VENV)/.train: $(VENV)/.worker

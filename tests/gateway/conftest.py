@@ -1,7 +1,8 @@
 """A real gateway on a port of its own, and a real HTTP client."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from aiohttp import web
+from tests.gateway.hf_farm import HfFarm, running_farm
 from yarl import URL
 
 from vaefarm_producer.gateway.app import create_app
@@ -26,6 +28,8 @@ class Gateway:
     #: Of the test's loop; relative addresses are the gateway's.
     client: aiohttp.ClientSession
     redis_url: str
+    #: Stops it, as a signal does.
+    stop: Callable[[], Awaitable[None]]
 
 
 StartGateway = Callable[..., Awaitable[Gateway]]
@@ -45,7 +49,7 @@ async def start_gateway(settings: Settings) -> AsyncIterator[StartGateway]:
             await site.start()
             url = f"http://127.0.0.1:{runner.addresses[0][1]}"
             client = await stack.enter_async_context(aiohttp.ClientSession(url))
-            return Gateway(url, app, client, (farm or settings).redis_url.get_secret_value())
+            return Gateway(url, app, client, (farm or settings).redis_url.get_secret_value(), runner.cleanup)
 
         yield start
 
@@ -54,6 +58,17 @@ async def start_gateway(settings: Settings) -> AsyncIterator[StartGateway]:
 async def gateway(start_gateway: StartGateway) -> Gateway:
     """A gateway of the test's farm, on loopback, without keys."""
     return await start_gateway()
+
+
+@pytest.fixture(scope="session")
+def hf_farm(tmp_path_factory: pytest.TempPathFactory, catalogue: Path) -> Iterator[HfFarm]:
+    """A farm that decodes for `demo` and `flux`; nobody changes it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith("VAEFARM_"):
+                patch.delenv(name)
+        with running_farm(tmp_path_factory.mktemp("hf"), catalogue) as farm:
+            yield farm
 
 
 @dataclass
