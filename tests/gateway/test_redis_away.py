@@ -1,0 +1,62 @@
+"""Redis goes and comes back: 503 at once, and everything goes on by itself."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydantic import SecretStr
+from tests.conftest import RedisServer, redis_servers
+from tests.gateway.conftest import StartGateway, soon
+
+from vaefarm_shared.settings import Settings
+
+ARRAY = np.random.default_rng(0).standard_normal((1, 4, 8, 8)).astype(np.float16)
+RAW = {"vae": "demo", "shape": "1,4,8,8", "dtype": "float16"}
+
+#: Seconds within which "at once" is: the farm's own patience with a submit is ten.
+AT_ONCE = 5.0
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A redis-server that keeps its data while it is away."""
+    server = RedisServer(next(iter(redis_servers().values())), tmp_path, ("--appendonly", "yes"))
+    server.start()
+    yield server
+    server.stop()
+
+
+async def test_while_redis_is_away_it_is_503_at_once_and_then_all_goes_on(
+    start_gateway: StartGateway, own_server: RedisServer, settings: Settings
+) -> None:
+    gateway = await start_gateway(settings.model_copy(update={"redis_url": SecretStr(own_server.url)}))
+    async with gateway.client.put("/v1/jobs/mine", params=RAW, data=ARRAY.tobytes()) as answer:
+        assert answer.status == 202
+    poll = asyncio.create_task(gateway.client.request("GET", "/v1/jobs/mine", headers={"Prefer": "wait=60"}))
+    stream = await gateway.client.get("/v1/jobs/mine/events")
+    assert await stream.content.readline()
+    await asyncio.to_thread(own_server.stop)
+
+    for call in (
+        gateway.client.put("/v1/jobs/other", params=RAW, data=ARRAY.tobytes()),
+        gateway.client.get("/v1/jobs/mine"),
+        gateway.client.get("/v1/queues"),
+        gateway.client.delete("/v1/jobs/mine"),
+    ):
+        async with asyncio.timeout(AT_ONCE), call as answer:
+            assert (answer.status, (await answer.json())["code"]) == (503, "FarmUnavailable")
+            assert int(answer.headers["Retry-After"]) >= 1
+
+    await asyncio.to_thread(own_server.start)
+
+    async def works() -> bool:
+        async with gateway.client.post("/v1/jobs/mine/cancel") as answer:
+            return answer.status == 200
+
+    await soon("the gateway finds Redis again", works)
+    answer = await asyncio.wait_for(poll, 20)
+    assert (await answer.json())["status"] == "canceled"
+    async with asyncio.timeout(20):
+        assert b"canceled" in await stream.content.read()
