@@ -15,6 +15,9 @@ from vaefarm_shared.transitions import Submission
 #: Few jobs, so that calls meet.
 IDS: Final[tuple[str, ...]] = ("a", "b", "c")
 
+#: The one whose latents are more than its script carries.
+LARGE: Final[str] = "a"
+
 QUEUE: Final[str] = "vaefarm.demo.normal.s.default"
 
 #: Bytes that each job is reckoned to hold until it ends.
@@ -47,7 +50,8 @@ class Model:
 def submission(job_id: str, content: float, owner: str = ADMIN, **options: Any) -> Submission:
     contract = Catalogue.load()["demo"].contract
     assert contract is not None
-    latents = np.full((1, 4, 8, 8), content, np.float32)
+    side = 64 if job_id == LARGE else 8
+    latents = np.full((1, 4, side, side), content, np.float32)
     prepared: PreparedJob = prepare(latents, "demo", contract, job_id, cast("SubmitOptions", options))
     name = latent_name(job_id, prepared.spec.request_hash)
     return Submission(prepared.spec.model_copy(update={"owner": owner}), f"redis:{name}", prepared.packed, HELD)

@@ -191,7 +191,7 @@ def test_ctrl_c_ends_a_blocked_submit(server: RedisServer, full: redis.Redis) ->
     code = (
         "import sys, numpy as np; from vaefarm_producer import Farm\n"
         "farm = Farm(sys.argv[1])\n"
-        "farm.submit(np.zeros((1, 4, 8, 8), np.float32), vae='demo', block=True)\n"
+        "farm.submit(np.zeros((1, 4, 64, 64), np.float32), vae='demo', block=True)\n"
     )
     full.config_resetstat()
     process = subprocess.Popen([sys.executable, "-c", code, server.url], stderr=subprocess.PIPE, text=True)

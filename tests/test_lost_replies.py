@@ -17,6 +17,9 @@ from vaefarm_worker.worker import Worker
 
 QUEUE = "rq:queue:vaefarm.demo.normal.s.default"
 
+#: Rows of latents that their script carries, and of latents that are written beside it.
+SIDES = (8, 64)
+
 
 @pytest.fixture
 def proxy(server: RedisServer) -> Iterator[CuttingProxy]:
@@ -30,8 +33,9 @@ def through(settings: Settings, proxy: CuttingProxy) -> Settings:
 
 
 @pytest.mark.redis
+@pytest.mark.parametrize("side", SIDES)
 def test_a_reply_to_any_command_of_submit_may_be_lost(
-    settings: Settings, proxy: CuttingProxy, connection: redis.Redis, serve: Serve
+    settings: Settings, proxy: CuttingProxy, connection: redis.Redis, serve: Serve, side: int
 ) -> None:
     reply = cuts = 0
     while True:
@@ -39,7 +43,7 @@ def test_a_reply_to_any_command_of_submit_may_be_lost(
         connection.script_flush()
         proxy.cut(reply)
         with Farm(settings=through(settings, proxy)) as farm:
-            job = farm.submit(torch.full((1, 4, 8, 8), float(reply)), vae="demo")
+            job = farm.submit(torch.full((1, 4, side, side), float(reply)), vae="demo")
             was_cut = proxy.has_cut
             proxy.cut(-1)
 
@@ -54,8 +58,9 @@ def test_a_reply_to_any_command_of_submit_may_be_lost(
     assert cuts >= 3, "the contract, the script's load and the submit were cut at least"
 
 
+@pytest.mark.parametrize("side", SIDES)
 def test_a_reply_to_any_command_of_a_bulk_submit_may_be_lost(
-    settings: Settings, proxy: CuttingProxy, connection: redis.Redis
+    settings: Settings, proxy: CuttingProxy, connection: redis.Redis, side: int
 ) -> None:
     reply = 0
     while True:
@@ -63,7 +68,7 @@ def test_a_reply_to_any_command_of_a_bulk_submit_may_be_lost(
         connection.script_flush()
         proxy.cut(reply)
         with Farm(settings=through(settings, proxy)) as farm:
-            jobs = farm.submit_many([torch.full((1, 4, 8, 8), float(n)) for n in range(20)], vae="demo")
+            jobs = farm.submit_many([torch.full((1, 4, side, side), float(n)) for n in range(20)], vae="demo")
         assert connection.lrange(QUEUE, 0, -1) == [job.id.encode() for job in jobs], f"reply {reply}"
         if not proxy.has_cut:
             break

@@ -29,7 +29,12 @@ class Script:
 
     def run(self, connection: redis.Redis, *arguments: Argument) -> Any:
         """Run it once."""
-        return self.run_many(connection, [arguments])[0]
+        # Not through a pipeline, whose machinery a single call has no use for.
+        try:
+            return connection.evalsha(self.digest, 0, *arguments)
+        except redis.exceptions.NoScriptError:
+            connection.script_load(self.text)
+            return connection.evalsha(self.digest, 0, *arguments)
 
     def run_many(self, connection: redis.Redis, calls: Sequence[Sequence[Argument]]) -> list[Any]:
         """Run it once for each list of arguments, in one round trip; raise the first error.

@@ -9,7 +9,7 @@ the whole transition, whose script first reads back whether it happened.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import redis
 from redis.client import Pipeline
@@ -30,7 +30,10 @@ CALL_JOBS: Final[int] = 500
 #: Bytes that Redis reads at a time (PROTO_IOBUF_LEN).
 READ_BYTES: Final[int] = 16 * 1024
 
-#: Seconds that a latent lies in Redis before its job is: the two travel together.
+#: Bytes of the largest latent that its script carries as an argument: those of 512 x 512 pixels, and their header.
+CARRIED_BYTES: Final[int] = 40 * 1024
+
+#: Seconds that a larger latent lies in Redis before its job is: the two travel together.
 UNCLAIMED_SECONDS: Final[int] = 600
 
 #: A begin's verdicts besides the number of the attempt.
@@ -47,6 +50,11 @@ class Submission:
     latent_bytes: bytes
     #: Bytes of Redis that the job holds until it ends: its latent, and room for its pictures.
     held_bytes: int = 0
+
+    @property
+    def is_carried(self) -> bool:
+        """Whether the script is given all that there is of the latent's bytes."""
+        return len(self.latent_bytes) <= CARRIED_BYTES
 
     @property
     def latent_name(self) -> str:
@@ -99,17 +107,8 @@ def submit_each(
     quota: int | None = None,
 ) -> list[JobStatus | FarmError]:
     """As `submit`, whatever becomes of the others: for each job how it stands now, or why it was not taken."""
-    limits, submitting = limits or Limits(), script("submit")
-
-    def fill(pipe: Pipeline) -> None:
-        for job in submissions:
-            if job.latent_bytes:
-                # Never over one that is there: that of a job which waits has no end.
-                pipe.set(keys.blob(job.latent_name), job.latent_bytes, nx=True, ex=UNCLAIMED_SECONDS)
-            submitting.queue(pipe, *_submit_arguments(job, limits, quota))
-
-    with connection.pipeline(transaction=_needs_one_sync(len(job.latent_bytes) for job in submissions)) as pipe:
-        replies = [reply for reply in submitting.execute(pipe, fill) if isinstance(reply, list)]
+    limits = limits or Limits()
+    replies = _sent(connection, submissions, limits, quota)
     verdicts: list[JobStatus | FarmError] = []
     refused: FarmError | None = None
     for job, (verdict, status, *more) in zip(submissions, replies, strict=True):
@@ -136,6 +135,25 @@ def _refusal(job_id: str, verdict: bytes, status: str) -> FarmError | None:
     return None
 
 
+def _sent(
+    connection: redis.Redis, submissions: Sequence[Submission], limits: Limits, quota: int | None
+) -> list[list[Any]]:
+    """What the script answers for each of the jobs."""
+    submitting = script("submit")
+    if len(submissions) == 1 and submissions[0].is_carried:
+        return [submitting.run(connection, *_submit_arguments(submissions[0], limits, quota))]
+
+    def fill(pipe: Pipeline) -> None:
+        for job in submissions:
+            if not job.is_carried:
+                # Never over one that is there: that of a job which waits has no end.
+                pipe.set(keys.blob(job.latent_name), job.latent_bytes, nx=True, ex=UNCLAIMED_SECONDS)
+            submitting.queue(pipe, *_submit_arguments(job, limits, quota))
+
+    with connection.pipeline(transaction=_needs_one_sync(len(job.latent_bytes) for job in submissions)) as pipe:
+        return [reply for reply in submitting.execute(pipe, fill) if isinstance(reply, list)]
+
+
 def _submit_arguments(job: Submission, limits: Limits, quota: int | None) -> list[Argument]:
     spec = job.spec
     return [
@@ -143,6 +161,7 @@ def _submit_arguments(job: Submission, limits: Limits, quota: int | None) -> lis
         *(job.held_bytes, spec.pixels, spec.result_seconds, spec.failure_seconds, limits.max_bytes, limits.max_jobs),
         *(rq_bridge.encoded_call(), rq_bridge.date(), "" if spec.owner == ADMIN else spec.owner),
         *("" if quota is None else quota, spec.webhook or ""),
+        job.latent_bytes if job.is_carried else b"",
     ]
 
 

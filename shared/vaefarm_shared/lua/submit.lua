@@ -1,16 +1,18 @@
 -- Put one job on its queue, at most once: repeating the call with the same arguments changes nothing.
--- Its latent was written before, with a short life: taking the job makes it last, refusing the job removes it.
+-- A large latent was written before, with a short life: taking the job makes it last, refusing the job removes it. A
+-- small one comes along and is written when the job is taken.
 -- ARGV: 1 id, 2 request hash, 3 spec, 4 queue, 5 latent reference, 6 bytes that the job holds until it ends, 7 pixels,
 --       8 result seconds, 9 failure seconds, 10 most bytes, 11 most jobs, 12 RQ's data, 13 RQ's date,
 --       14 owner, '' for the admin, 15 most jobs of that owner that have not ended, or '',
---       16 webhook or ''
+--       16 webhook or '', 17 the latent's bytes, '' where they do not come along
 -- Returns {verdict, status}: 'created', 'same', 'conflict', 'foreign' when the id is another owner's, or 'gone' when the
 --          latent is; or {'full', 'bytes' or 'jobs',
 --          now held}, {'quota', how many the owner has}.
 --@ lib
 --@ rq_create
 local id, hash, queue, held, owner = ARGV[1], ARGV[2], ARGV[4], tonumber(ARGV[6]), ARGV[14]
-local latent = blob_key(ARGV[5])
+local latent, carried = blob_key(ARGV[5]), ARGV[17]
+local written = carried == '' and latent
 local before = redis.call('HMGET', JOB .. id, 'request_hash', 'status', 'queue', 'held', 'latent',
   'owner')
 local request_hash, status, owned_by = before[1], before[2], before[6]
@@ -18,7 +20,7 @@ local request_hash, status, owned_by = before[1], before[2], before[6]
 -- An answer other than 'created': what was written for it goes, unless the job that there is keeps the same latent.
 local function refuse(...)
   local keeps = before[5] == ARGV[5] and (status == 'queued' or status == 'started' or status == 'failed')
-  if latent and not keeps and redis.call('TTL', latent) >= 0 then redis.call('DEL', latent) end
+  if written and not keeps and redis.call('TTL', latent) >= 0 then redis.call('DEL', latent) end
   return {...}
 end
 
@@ -39,14 +41,14 @@ if inflight and inflight + 1 > tonumber(ARGV[15]) then return refuse('quota', to
 local used = redis.call('HMGET', BUDGET, 'bytes', 'jobs')
 if number(used[1], 0) + held > tonumber(ARGV[10]) then return refuse('full', 'bytes', used[1] or '0') end
 if number(used[2], 0) + 1 > tonumber(ARGV[11]) then return refuse('full', 'jobs', used[2] or '0') end
-if latent and redis.call('EXISTS', latent) == 0 then return {'gone', ''} end
+if written and redis.call('EXISTS', latent) == 0 then return {'gone', ''} end
 -- A script that has written once may go on beyond maxmemory. So the first write is one that a full Redis refuses:
 -- the submit is refused whole, and nothing was touched.
 redis.call('SADD', 'rq:queues', 'rq:queue:' .. queue)
 if before[3] then redis.call('ZREM', 'rq:failed:' .. before[3], id) end
 release(id, number(before[4], 0))
 redis.call('DEL', JOB .. id, TOMBSTONE .. id, LEASE .. id, 'rq:job:' .. id)
-if latent then redis.call('PERSIST', latent) end
+if written then redis.call('PERSIST', latent) elseif latent then redis.call('SET', latent, carried) end
 local length, place = push(queue, id)
 redis.call('HSET', JOB .. id, 'spec', ARGV[3], 'status', 'queued', 'queue', queue, 'request_hash', hash,
   'latent', ARGV[5], 'queued_at', STAMP, 'attempts', 0, 'held', held, 'reserve', held, 'pixels', ARGV[7],
