@@ -92,8 +92,9 @@ def from_tensor(tensor: Any) -> Latents:
             f"latents are a {type(tensor).__name__}; expected a torch tensor or a NumPy array"
             " (a pipeline called with output_type='latent' returns one as .images)"
         )
-    check_dtype(dtype_of(tensor))
-    return Latents(to_host(tensor), dtype_of(tensor))
+    dtype = dtype_of(tensor)
+    check_dtype(dtype)
+    return Latents(to_host(tensor), dtype)
 
 
 def is_tensor(value: Any) -> bool:
@@ -105,7 +106,7 @@ def is_tensor(value: Any) -> bool:
 
 def dtype_of(tensor: Any) -> str:
     """The name of its dtype; that of ml_dtypes' bfloat16, which is a NumPy dtype, is the same as torch's."""
-    return tensor.dtype.name if isinstance(tensor, np.ndarray) else str(tensor.dtype).removeprefix("torch.")
+    return tensor.dtype.type.__name__ if isinstance(tensor, np.ndarray) else str(tensor.dtype).removeprefix("torch.")
 
 
 def to_host(tensor: Any) -> npt.NDArray[Any]:

@@ -122,3 +122,9 @@ def test_the_request_hash_tells_content_apart_and_not_circumstances() -> None:
 def test_no_text_passes_as_a_spec(text: str) -> None:
     with pytest.raises((RefusedJob, UnsupportedVersion)):
         JobSpec.from_json(text)
+
+
+def test_the_request_hash_of_a_job_never_changes() -> None:
+    wanted = {"width": 8, "shape": (1, 4, 1, 1), "vae": "demo", "metadata": {"b": "猫", "a": "1"}, "priority": "high"}
+
+    assert request_hash(b"latents", wanted) == "705a37e80f11d99d1ef90a25c0ae8679"
