@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from tests.conftest import Serve
 from tests.producer.test_commands import vaefarm
 
-from vaefarm_producer import AsyncFarm, Farm, InvalidOption, JobConflict, JobFailed
+from vaefarm_producer import AsyncFarm, Farm, InvalidOption, JobConflict, JobFailed, submission
 from vaefarm_shared import keys, transitions
 from vaefarm_shared.blobs import BlobStore
 from vaefarm_shared.budget import held_bytes
@@ -118,6 +118,8 @@ def test_options_that_contradict_are_refused_in_one_line_and_nothing_is_queued(
 
 def test_more_than_is_given_back_in_one_tensor_is_refused(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vaefarm_shared.job.MAX_TENSOR_BYTES", 2 * 2 * 3 * 64 * 64 - 1)
+    # What was allowed before is remembered.
+    submission._kept_template.cache_clear()
 
     with pytest.raises(InvalidOption, match=r"shape \(2, 3, 64, 64\), 49152 bytes; at most 49151 are given back"):
         farm.submit(LATENTS, vae="demo", output_type="pt")

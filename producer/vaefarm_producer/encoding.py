@@ -7,7 +7,7 @@ from vaefarm_shared.catalogue import Contract
 from vaefarm_shared.images import from_image, latents_shape
 from vaefarm_shared.job import check_job_id, new_job_id
 
-from .submission import JobOptions, PreparedJob, check_options, prepared_job
+from .submission import JobOptions, PreparedJob, check_options, template_of
 
 
 class EncodeOptions(JobOptions, total=False):
@@ -51,4 +51,4 @@ def prepare_encode(image: Any, vae: str, contract: Contract, job_id: str | None,
         "width": width,
         **given,
     }
-    return prepared_job(job_id, bytes(image) if from_file else latents.pack(images), wanted)
+    return template_of(wanted).job(job_id, bytes(image) if from_file else latents.pack(images))

@@ -1,6 +1,8 @@
 """From a tensor and options to a checked job; nothing is sent here, so a refusal queues nothing."""
 
+import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, TypedDict
 
 from pydantic import ValidationError
@@ -8,7 +10,7 @@ from pydantic import ValidationError
 from vaefarm_shared import checks, latents
 from vaefarm_shared.catalogue import Contract
 from vaefarm_shared.errors import InvalidLatents, InvalidOption
-from vaefarm_shared.job import JobSpec, check_job_id, new_job_id, request_hash
+from vaefarm_shared.job import JobSpec, check_job_id, digest_of, new_job_id, request_hash
 
 #: Characters that a job's metadata may have in all.
 MAX_METADATA_CHARACTERS: Final[int] = 16 * 1024
@@ -77,21 +79,53 @@ class PreparedJob:
     packed: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Template:
+    """What jobs of one kind have in common: the spec but for id and digest, and the digest's beginning."""
+
+    spec: JobSpec
+    digest: "hashlib._Hash"
+
+    def job(self, job_id: str, packed: bytes) -> PreparedJob:
+        """The job of an id and its blob's bytes."""
+        named = {"id": job_id, "request_hash": request_hash(self.digest, packed)}
+        return PreparedJob(self.spec.model_copy(update=named), packed)
+
+
 def prepare(tensor: Any, vae: str, contract: Contract, job_id: str | None, options: SubmitOptions) -> PreparedJob:
     """Check latents and options against a VAE's contract, and pack them.
 
     Raises:
         InvalidLatents, InvalidJobId, InvalidOption: the first thing that is wrong, and what was expected.
     """
-    given: dict[str, Any] = dict(options)
     job_id = new_job_id() if job_id is None else check_job_id(job_id)
     held = tensor if isinstance(tensor, latents.Latents) else latents.from_tensor(tensor)
-    pictures = checks.check_shape(vae, contract, held.shape, given.pop("height", None), given.pop("width", None))
-    checks.check_bytes(held.shape, held.array.itemsize)
+    kind = vae, contract, held.shape, held.dtype, held.array.itemsize
+    try:
+        # A generator submits the same kind of job over and over. By type as well: 1 is True, and 1.0 is both.
+        template = _kept_template(*kind, tuple((name, type(value), value) for name, value in options.items()))
+    except TypeError:
+        # Metadata are a dictionary, which is no key.
+        template = _template(*kind, tuple((name, type(value), value) for name, value in options.items()))
     if not held.is_finite():
         raise InvalidLatents(
             f"latents of shape {held.shape} hold NaN or Inf; expected finite values: the generation went wrong"
         )
+    return template.job(job_id, latents.pack(held))
+
+
+def _template(
+    vae: str,
+    contract: Contract,
+    shape: tuple[int, ...],
+    dtype: str,
+    itemsize: int,
+    options: tuple[tuple[str, type, Any], ...],
+) -> Template:
+    """The template of jobs of that kind. Raises InvalidLatents, InvalidOption."""
+    given = {name: value for name, _, value in options}
+    pictures = checks.check_shape(vae, contract, shape, given.pop("height", None), given.pop("width", None))
+    checks.check_bytes(shape, itemsize)
     check_options(given, SubmitOptions)
     if given.get("output_type") == "pt":
         _check_no_file(given)
@@ -99,30 +133,34 @@ def prepare(tensor: Any, vae: str, contract: Contract, job_id: str | None, optio
         raise InvalidOption("lossless is for image_format='webp'; PNG always is, JPEG never")
     sides = pictures.crop_height or pictures.height, pictures.crop_width or pictures.width
     _check_format(str(given.get("image_format", "png")), max(sides), vae, contract)
-    wanted = {
-        "vae": vae,
-        "dtype": held.dtype,
-        "shape": held.shape,
-        "layout": pictures.layout,
-        "count": pictures.count,
-        "height": pictures.height,
-        "width": pictures.width,
-        **_departures(pictures, contract),
-        **given,
-    }
-    return prepared_job(job_id, latents.pack(held), wanted)
+    return template_of(
+        {
+            "vae": vae,
+            "dtype": dtype,
+            "shape": shape,
+            "layout": pictures.layout,
+            "count": pictures.count,
+            "height": pictures.height,
+            "width": pictures.width,
+            **_departures(pictures, contract),
+            **given,
+        }
+    )
 
 
-def prepared_job(job_id: str, packed: bytes, wanted: dict[str, Any]) -> PreparedJob:
-    """A job of an id and its blob's bytes, for what is wanted. Raises InvalidOption for what no spec allows."""
+_kept_template = lru_cache(maxsize=64)(_template)
+
+
+def template_of(wanted: dict[str, Any]) -> Template:
+    """The template of what is wanted. Raises InvalidOption for what no spec allows."""
     said = {name: value for name, value in wanted.items() if name not in UNSAID or value != UNSAID[name]}
     try:
-        spec = JobSpec(id=job_id, request_hash="", **said)
+        spec = JobSpec(id="template", request_hash="", **said)
     except ValidationError as error:
         raise _invalid_option(error) from error
     # 1 and 1.0 are the same factor.
     said |= {name: getattr(spec, name) for name in ("scaling_factor", "shift_factor") if name in said}
-    return PreparedJob(spec.model_copy(update={"request_hash": request_hash(packed, said)}), packed)
+    return Template(spec, digest_of(said))
 
 
 def check_options(given: dict[str, Any], known: type) -> None:

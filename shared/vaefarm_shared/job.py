@@ -254,12 +254,18 @@ CIRCUMSTANCES: Final = frozenset(
 _SORTED_JSON: Final = json.JSONEncoder(sort_keys=True, default=str)
 
 
-def request_hash(packed_latents: bytes, wanted: dict[str, Any]) -> str:
-    """Digest of what decides the picture and its file: the latents and the options, not the circumstances."""
+def digest_of(wanted: dict[str, Any]) -> "hashlib._Hash":
+    """The beginning of a request's digest: of the options that decide the picture and its file, not of the
+    circumstances."""
     options = {name: value for name, value in wanted.items() if name not in CIRCUMSTANCES}
-    digest = hashlib.sha256(_SORTED_JSON.encode(options).encode())
-    digest.update(packed_latents)
-    return digest.hexdigest()[:32]
+    return hashlib.sha256(_SORTED_JSON.encode(options).encode())
+
+
+def request_hash(digest: "hashlib._Hash", packed_latents: bytes) -> str:
+    """The digest of what decides the picture: of the options (`digest_of`), which stays as it is, and the latents."""
+    whole = digest.copy()
+    whole.update(packed_latents)
+    return whole.hexdigest()[:32]
 
 
 def new_job_id() -> str:
