@@ -445,12 +445,13 @@ def test_every_key_of_an_ended_job_has_a_life(farm: Farm, connection: redis.Redi
     assert failing.status() == "failed"
 
     # RQ's set of queues and its registries, the budget and its list, events: their entries have lives of their own. The
-    # pace has a field for each VAE and size.
+    # pace has a field for each VAE and size, what ended is counted by VAE and status.
     eternal = {key.decode() for key in connection.scan_iter("*") if connection.ttl(key) == -1}
 
     assert eternal == {
         "rq:queues",
         "vaefarm:budget",
+        "vaefarm:ended",
         "vaefarm:events",
         "vaefarm:kept",
         "vaefarm:pace",

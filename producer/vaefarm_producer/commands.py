@@ -12,6 +12,7 @@ from rich.console import Console
 from vaefarm_shared import latents
 from vaefarm_shared.checks import MAX_LATENT_BYTES
 from vaefarm_shared.errors import InvalidInput, InvalidOption, JobNotFound
+from vaefarm_shared.logs import LogFormat
 from vaefarm_shared.settings import Settings
 
 from .collecting import SUFFIXES, collect, make_folder
@@ -29,6 +30,9 @@ FarmOption = Annotated[
         help="Redis, redis://HOST, or a gateway, https://HOST, whose key VAEFARM_KEY holds. Otherwise VAEFARM_URL, or"
         " VAEFARM_REDIS_URL.",
     ),
+]
+LogFormatOption = Annotated[
+    LogFormat | None, typer.Option(help="text, or json: one object a line. Otherwise VAEFARM_LOG_FORMAT.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 TimeoutOption = Annotated[float | None, typer.Option(help="Seconds to wait for all; otherwise no limit.")]

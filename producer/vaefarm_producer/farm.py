@@ -11,6 +11,7 @@ from time import monotonic, sleep
 from types import TracebackType
 from typing import Any, Unpack
 
+from vaefarm_shared import tracing
 from vaefarm_shared.errors import InvalidInput, InvalidOption, QueueFull, QuotaExceeded, WaitTimeout
 from vaefarm_shared.job import JobStatus, check_job_id
 from vaefarm_shared.settings import Settings
@@ -95,8 +96,9 @@ class Farm(Operating, AbstractContextManager["Farm"]):
             FarmUnavailable, QueueFull, QuotaExceeded: the farm takes it not now.
             ConfigurationError: Redis evicts what it was given, or is too old.
         """
-        prepared = self.prepare(latents, vae=vae, job_id=job_id, **options)
-        return self.submit_prepared([prepared], block=block, timeout=timeout)[0]
+        with tracing.span("vaefarm submit", "producer", vaefarm__vae=vae):
+            prepared = self.prepare(latents, vae=vae, job_id=job_id, **options)
+            return self.submit_prepared([prepared], block=block, timeout=timeout)[0]
 
     def submit_many(
         self,
@@ -113,8 +115,9 @@ class Farm(Operating, AbstractContextManager["Farm"]):
         All are checked before any is queued. Raises as `submit`; the message of a refusal names its place. When the
         farm is full those before the first that it refused are queued, and with `block` the rest follows.
         """
-        prepared = self.prepare_many(latents, vae=vae, job_ids=job_ids, **options)
-        return self.submit_prepared(prepared, block=block, timeout=timeout)
+        with tracing.span("vaefarm submit", "producer", vaefarm__vae=vae):
+            prepared = self.prepare_many(latents, vae=vae, job_ids=job_ids, **options)
+            return self.submit_prepared(prepared, block=block, timeout=timeout)
 
     def encode(
         self,
@@ -138,8 +141,9 @@ class Farm(Operating, AbstractContextManager["Farm"]):
         Raises:
             InvalidPicture: the image; nothing was queued. Else as `submit`.
         """
-        prepared = self.prepare_encode(image, vae=vae, job_id=job_id, **options)
-        return self.submit_prepared([prepared], block=block, timeout=timeout)[0]
+        with tracing.span("vaefarm submit", "producer", vaefarm__vae=vae):
+            prepared = self.prepare_encode(image, vae=vae, job_id=job_id, **options)
+            return self.submit_prepared([prepared], block=block, timeout=timeout)[0]
 
     def prepare_encode(
         self, image: Any, *, vae: str, job_id: str | None = None, **options: Unpack[EncodeOptions]

@@ -12,7 +12,7 @@ from vaefarm_shared.logs import configure_logging
 from vaefarm_shared.reaper import LOOK_SECONDS, Reaper
 from vaefarm_shared.settings import Settings
 
-from .commands import RedisOption
+from .commands import LogFormatOption, RedisOption
 
 logger = logging.getLogger(__name__)
 
@@ -20,14 +20,15 @@ logger = logging.getLogger(__name__)
 def reap(
     once: Annotated[bool, typer.Option("--once", help="Look once and end.")] = False,
     redis: RedisOption = None,
+    log_format: LogFormatOption = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
 ) -> None:
     """Return the jobs of dead workers to their queues, each second, until Ctrl-C.
 
     Every worker does this too: run it where all of them may be gone at once. Any number may run side by side.
     """
-    configure_logging(verbose)
-    settings = Settings.from_env(redis_url=redis)
+    settings = Settings.from_env(redis_url=redis, log_format=log_format)
+    configure_logging(verbose, settings.log_format)
     connection = connect(settings.redis_url.get_secret_value())
     reaper = Reaper(connection, settings.lease_seconds, settings.max_attempts)
     if once:

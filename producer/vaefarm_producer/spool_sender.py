@@ -161,12 +161,13 @@ class SpoolSender:
             held = self._spool.read(job_id)
             self._submit(with_deadline_left(held, time.time()))
         except FileNotFoundError:
-            logger.debug("job %s was canceled, or another process sent it", job_id)
+            logger.debug("job %s was canceled, or another process sent it", job_id, extra={"job_id": job_id})
             return
         except (JobConflict, UnreadableJob) as error:
             self._refused += 1
             self._spool.set_aside(job_id, str(error))
-            logger.warning("job %s is set aside in the spool %s: %s", job_id, self._spool.folder, error)
+            which = {"job_id": job_id}
+            logger.warning("job %s is set aside in the spool %s: %s", job_id, self._spool.folder, error, extra=which)
             return
         except (QueueFull, FarmUnavailable, ConfigurationError):
             raise
@@ -183,14 +184,14 @@ class SpoolSender:
         try:
             self._cancel(job_id)
         except JobNotFound:
-            logger.debug("job %s was canceled before the farm got it", job_id)
+            logger.debug("job %s was canceled before the farm got it", job_id, extra={"job_id": job_id})
         self._spool.forget_cancel(job_id)
 
     def _warn(self, name: str, message: str, *arguments: object) -> None:
         """Say a thing once of each file, or, with no name, once until all has been sent."""
         if name not in self._warned:
             self._warned.add(name)
-            logger.warning(message, *arguments)
+            logger.warning(message, *arguments, extra={"job_id": name} if name else None)
 
 
 def with_deadline_left(held: SpooledJob, now: float) -> PreparedJob:

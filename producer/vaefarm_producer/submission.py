@@ -7,7 +7,7 @@ from typing import Any, Final, TypedDict
 
 from pydantic import ValidationError
 
-from vaefarm_shared import checks, latents
+from vaefarm_shared import checks, latents, tracing
 from vaefarm_shared.catalogue import Contract
 from vaefarm_shared.errors import InvalidLatents, InvalidOption
 from vaefarm_shared.job import JobSpec, check_job_id, digest_of, new_job_id, request_hash
@@ -36,7 +36,7 @@ class JobOptions(TypedDict, total=False):
     metadata: dict[str, str]
     """Kept in the record: prompt, seed, whatever belongs to the picture."""
     traceparent: str | None
-    """W3C trace context, kept with the job."""
+    """W3C trace context, kept with the job; that of OpenTelemetry's current span unless given."""
     webhook: str | None
     """An http or https URL that a gateway tells of the job's end, if the operator allows its host."""
     result_seconds: int
@@ -89,6 +89,9 @@ class Template:
     def job(self, job_id: str, packed: bytes) -> PreparedJob:
         """The job of an id and its blob's bytes."""
         named = {"id": job_id, "request_hash": request_hash(self.digest, packed)}
+        if self.spec.traceparent is None and (trace := tracing.current()) is not None:
+            # The caller's now: the template is kept for jobs of other traces.
+            named["traceparent"] = trace
         return PreparedJob(self.spec.model_copy(update=named), packed)
 
 
@@ -171,6 +174,12 @@ def check_options(given: dict[str, Any], known: type) -> None:
     metadata = given.get("metadata") or {}
     if isinstance(metadata, dict) and sum(len(f"{k}{v}") for k, v in metadata.items()) > MAX_METADATA_CHARACTERS:
         raise InvalidOption(f"metadata has more than {MAX_METADATA_CHARACTERS} characters; expected fewer")
+    traceparent = given.get("traceparent")
+    if isinstance(traceparent, str) and not tracing.is_traceparent(traceparent):
+        raise InvalidOption(
+            f"traceparent={traceparent[:80]!r} is none: expected 00-TRACE-SPAN-FLAGS of 32, 16 and 2 hex digits in"
+            " lower case, as W3C's Trace Context has it"
+        )
 
 
 def _departures(pictures: checks.Pictures, contract: Contract) -> dict[str, Any]:

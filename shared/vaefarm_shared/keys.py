@@ -29,6 +29,9 @@ Redis keys (RQ's own, `rq:*`, are written by RQ's code in `rq_bridge` and by `lu
 |                                  |        | attempts, traceparent                      | most                        |
 | vaefarm:repairing                | string | somebody repairs the budget                | 250 s                       |
 | vaefarm:kept                     | zset   | {id}:{bytes} of ended jobs, by their end   | entries: as their blobs     |
+| vaefarm:ended                    | hash   | {vae}:{status}: how many jobs have ended so| none                        |
+| vaefarm:lost                     | hash   | VAE: how many jobs' workers died, or fell  | none                        |
+|                                  |        | silent                                     |                             |
 | vaefarm:dependents               | set    | ended jobs that plain RQ jobs wait for     | entries: until queued       |
 | vaefarm:events                   | stream | id, status, owner: every change of status  | entries: the last 50 000 or |
 |                                  |        | that others can see (`events`)             | a few more                  |
@@ -59,6 +62,8 @@ LEASES: Final[str] = f"{PREFIX}leases"
 PAUSED: Final[str] = f"{PREFIX}paused"
 BUDGET: Final[str] = f"{PREFIX}budget"
 KEPT: Final[str] = f"{PREFIX}kept"
+ENDED: Final[str] = f"{PREFIX}ended"
+LOST: Final[str] = f"{PREFIX}lost"
 DEPENDENTS: Final[str] = f"{PREFIX}dependents"
 SECRET: Final[str] = f"{PREFIX}secret"
 RATE: Final[str] = f"{PREFIX}rate"

@@ -115,18 +115,21 @@ def give_back(
     worker_name: str,
     reason: str = "",
     max_attempts: int = 1 << 30,
+    *,
+    died: bool = False,
 ) -> list[bool]:
     """Return jobs to the front of their queues, the first first, in one round trip.
 
     Args:
         max_attempts: A job that has spent so many is left to the reaper, which fails it.
+        died: The worker is no more, and others say this for it: its leases count as lost.
 
     Returns:
         For each whether it was still this worker's.
     """
     if not claims:
         return []
-    arguments: list[Argument] = [worker_name, reason, max_attempts]
+    arguments: list[Argument] = [worker_name, reason, max_attempts, "1" if died else ""]
     for one, how in claims:
         arguments += [one.job_id, one.token, how]
     return [verdict != b"lost" for verdict in script("give_back").run(connection, *arguments)]

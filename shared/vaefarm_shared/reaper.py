@@ -71,14 +71,16 @@ class Reaper:
     def _reap(self) -> list[Reaped]:
         reaped = reap(self._connection, self._max_attempts)
         for one in reaped:
+            job_id = one.claim.job_id
+            which = {"job_id": job_id}
             if not one.exhausted:
-                logger.warning("job %s returned to %s: its worker went silent", one.claim.job_id, one.claim.queue)
+                logger.warning("job %s returned to %s: its worker went silent", job_id, one.claim.queue, extra=which)
                 continue
             reason = f"{one.attempts} workers went silent while they decoded it; the last was {one.worker_name}"
             if one.last_error:
                 reason += f": {one.last_error}"
             settle(self._connection, [Outcome(one.claim, JobStatus.FAILED, one.worker_name, reason)])
-            logger.warning("job %s failed: %s", one.claim.job_id, reason)
+            logger.warning("job %s failed: %s", job_id, reason, extra=which)
         return reaped
 
     def _queue_dependents(self) -> None:
@@ -91,5 +93,5 @@ class Reaper:
                 raise
             except Exception:
                 # An outsider's job that RQ cannot read keeps nobody else's from its turn.
-                logger.exception("the jobs that wait for %s could not be queued", job_id)
+                logger.exception("the jobs that wait for %s could not be queued", job_id, extra={"job_id": job_id})
             self._connection.srem(keys.DEPENDENTS, raw)

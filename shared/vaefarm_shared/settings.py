@@ -7,6 +7,7 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from .errors import ConfigurationError
+from .logs import LogFormat
 
 
 class Settings(BaseSettings):
@@ -56,6 +57,8 @@ class Settings(BaseSettings):
     """Whether a Redis whose maxmemory-policy evicts is taken, though it deletes acknowledged jobs."""
     spool: str | None = None
     """A folder in which submits wait while Redis is away."""
+    log_format: LogFormat = LogFormat.TEXT
+    """How workers, gateways and reapers log: text, or json: one object a line."""
 
     @classmethod
     def from_env(cls, **overrides: object) -> "Settings":

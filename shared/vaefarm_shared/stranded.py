@@ -93,5 +93,5 @@ class Stranded:
         for job_id, token in taken:
             claim = Claim(job_id.decode(), found.queue, token.decode(), 0.0)
             settle(self._connection, [Outcome(claim, JobStatus.FAILED, REAPER, found.reason)])
-            logger.warning("job %s failed: %s", found.job_id, found.reason)
+            logger.warning("job %s failed: %s", found.job_id, found.reason, extra={"job_id": found.job_id})
         return len(taken)

@@ -33,7 +33,7 @@ def run_worker(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> object:
             return kind([Catalogue.load()["demo"]])
 
         monkeypatch.setattr(commands, "make_decoder", make)
-        monkeypatch.setattr(commands, "configure_logging", lambda verbose: None)
+        monkeypatch.setattr(commands, "configure_logging", lambda *_: None)
         monkeypatch.setattr(commands, "stop_on_signals", lambda worker: None)
         monkeypatch.setenv("VAEFARM_LEASE_SECONDS", str(settings.lease_seconds))
         commands.worker("demo", redis=settings.redis_url.get_secret_value(), name=name, burst=True)

@@ -16,11 +16,11 @@ import typer
 from pydantic import ByteSize, TypeAdapter, ValidationError
 from redis import Redis
 
-from vaefarm_shared import quarantine
+from vaefarm_shared import quarantine, tracing
 from vaefarm_shared.catalogue import Catalogue, VaeEntry
 from vaefarm_shared.connection import AWAY, connect
 from vaefarm_shared.errors import ConfigurationError, DeviceFault
-from vaefarm_shared.logs import configure_logging
+from vaefarm_shared.logs import LogFormat, configure_logging
 from vaefarm_shared.redis_policy import check_policy
 from vaefarm_shared.settings import Settings
 
@@ -73,6 +73,9 @@ def worker(
     decode_only: Annotated[
         bool, typer.Option("--decode-only", help="Keep no encoder in memory; encodes go to other workers.")
     ] = False,
+    log_format: Annotated[
+        LogFormat | None, typer.Option(help="text, or json: one object a line. Otherwise VAEFARM_LOG_FORMAT.")
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
 ) -> None:
     """Decode and encode jobs on this machine's GPU or CPU, with VAEs that stay loaded.
@@ -80,8 +83,11 @@ def worker(
     SIGTERM or Ctrl-C finishes what is on the device, hands the rest back and exits 0; a second one exits at once, and
     its jobs go to another worker.
     """
-    configure_logging(verbose)
-    settings = Settings.from_env(redis_url=redis, catalogue=None if catalogue is None else str(catalogue))
+    settings = Settings.from_env(
+        redis_url=redis, catalogue=None if catalogue is None else str(catalogue), log_format=log_format
+    )
+    configure_logging(verbose, settings.log_format)
+    tracing.configure("vaefarm-worker")
     entries = chosen_entries(Catalogue.load(settings.catalogue), vaes)
     limit_bytes = None if vram_limit is None else read_bytes(vram_limit, "--vram-limit")
     patiently(partial(read_policy, settings))

@@ -10,13 +10,14 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import redis
 
-from vaefarm_shared import transitions
+from vaefarm_shared import tracing, transitions
 from vaefarm_shared.errors import DeviceFault
 
 from . import ladder
@@ -115,11 +116,11 @@ class Device:
             try:
                 bound = self._begin(jobs)
             except Abandoned as error:
-                logger.warning("%d jobs are left to their leases: %s", len(jobs), error)
+                logger.warning("%d jobs are left to their leases: %s", len(jobs), error, extra=ids_of(jobs))
                 return
             except Exception:
                 # Their leases end, and they come back.
-                logger.exception("%d jobs could not begin", len(jobs))
+                logger.exception("%d jobs could not begin", len(jobs), extra=ids_of(jobs))
                 self._station.lifeline.drop([one.claim for one in jobs])
                 continue
             if bound.jobs:
@@ -172,7 +173,8 @@ class Device:
             elif verdict == transitions.EXPIRED:
                 self._outbox.expire(one)
             else:
-                logger.info("job %s was canceled or went to another: dropped", one.claim.job_id)
+                job_id = one.claim.job_id
+                logger.info("job %s was canceled or went to another: dropped", job_id, extra={"job_id": job_id})
                 self._station.lifeline.drop([one.claim])
         return Bound(tuple(one for one, _ in kept), tuple(attempt for _, attempt in kept))
 
@@ -182,18 +184,21 @@ class Device:
             estimate = self._station.cost.seconds(bound.vae, bound.pixels)
             self._free_at = began + estimate if self._station.cost.is_known(bound.vae) else float("inf")
             allowed = max(self._station.settings.decode_timeout, HUNG_TIMES * estimate)
-            outcomes = ladder.decode(
-                self._station.decoder,
-                Batch(tuple(one.item for one in bound.jobs)),
-                lambda items, allowed=allowed: self._tell(items, allowed),  # type: ignore[misc]
-                tiling=self._station.settings.tiling,
-            )
+            with self._span(bound) as traced:
+                outcomes = ladder.decode(
+                    self._station.decoder,
+                    Batch(tuple(one.item for one in bound.jobs)),
+                    lambda items, allowed=allowed: self._tell(items, allowed),  # type: ignore[misc]
+                    tiling=self._station.settings.tiling,
+                )
             seconds = time.monotonic() - began
             self._station.lifeline.idle()
             self._station.cost.note(bound.vae, bound.pixels, seconds)
             self.busy_seconds += seconds
-            logger.info("%d jobs of %s decoded in %.3f s", len(bound.jobs), bound.vae, seconds)
-            self._outbox.put(self._done(bound, outcomes, seconds))
+            self._station.figures.note_batch(bound.vae, len(bound.jobs))
+            which = ids_of(bound.jobs)
+            logger.info("%d jobs of %s decoded in %.3f s", len(bound.jobs), bound.vae, seconds, extra=which)
+            self._outbox.put(self._done(bound, outcomes, seconds, tracing.traceparent_of(traced)))
             with self._pool.changed:
                 self._bound.remove(bound)
                 self._free_at = float("inf")
@@ -202,9 +207,26 @@ class Device:
     def _tell(self, items: Sequence[BatchItem], allowed_seconds: float) -> None:
         self._station.lifeline.on_device((item.spec.id for item in items), allowed_seconds)
 
+    def _span(self, bound: Bound) -> AbstractContextManager[Any]:
+        """A batch has as many parents as jobs: its span is of a trace of its own, and links to theirs."""
+        return tracing.span(
+            "vaefarm decode",
+            "consumer",
+            links=[one.spec.traceparent for one in bound.jobs],
+            vaefarm__vae=bound.vae,
+            vaefarm__pixels=bound.pixels,
+            vaefarm__worker=self._station.name,
+            messaging__batch__message_count=len(bound.jobs),
+        )
+
     @staticmethod
-    def _done(bound: Bound, outcomes: list[ladder.Outcome], seconds: float) -> list[Done]:
+    def _done(bound: Bound, outcomes: list[ladder.Outcome], seconds: float, trace: str | None) -> list[Done]:
         return [
-            Done(one, attempt, outcome, seconds * one.spec.pixels / bound.pixels, len(bound.jobs))
+            Done(one, attempt, outcome, seconds * one.spec.pixels / bound.pixels, len(bound.jobs), trace)
             for one, attempt, outcome in zip(bound.jobs, bound.attempts, outcomes, strict=True)
         ]
+
+
+def ids_of(jobs: Sequence[Loaded]) -> dict[str, list[str]]:
+    """What a line of the log about several jobs says besides."""
+    return {"job_ids": [one.claim.job_id for one in jobs]}

@@ -39,6 +39,8 @@ class Done:
     #: Its share of the batch's time on the device.
     seconds_decode: float
     batch_size: int
+    #: The `traceparent` of the batch's span.
+    batch_trace: str | None = None
 
 
 @dataclass(slots=True)
@@ -53,6 +55,10 @@ class Ready:
     size_bytes: int = 0
     files: tuple[str, ...] = ()
     latent_reference: str = ""
+    #: When its files began to be made, Unix seconds, and the `traceparent` of the job and of its batch's span.
+    began: float = 0.0
+    job_trace: str | None = None
+    batch_trace: str | None = None
 
 
 class Endings:
@@ -73,6 +79,12 @@ class Endings:
         Raises:
             Abandoned: the worker stops, and the store is away.
         """
+        began = time.time()
+        ready = self._became(done)
+        ready.began, ready.job_trace, ready.batch_trace = began, done.job.spec.traceparent, done.batch_trace
+        return ready
+
+    def _became(self, done: Done) -> Ready:
         if isinstance(done.outcome, Exception):
             return self._went_wrong(done, done.outcome)
         try:
@@ -139,7 +151,7 @@ class Endings:
             reason = f"{reason}, and no other worker that lives {lacks}"
             return self._failed(done, reason)
         if not isinstance(error, FarmError):
-            logger.error("job %s: an error of no kind of ours", claim.job_id, exc_info=error)
+            logger.error("job %s: %s", claim.job_id, reason, exc_info=error, extra={"job_id": claim.job_id})
         may_pass = (isinstance(error, DecodeError) and not isinstance(error, NonFiniteImage)) or not isinstance(
             error, FarmError
         )

@@ -2,12 +2,13 @@
 
 import logging
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 
 import redis
 
-from vaefarm_shared import leases, transitions
+from vaefarm_shared import leases, tracing, transitions
 from vaefarm_shared.blobs import BlobStore
 from vaefarm_shared.budget import held_bytes
 from vaefarm_shared.connection import AWAY
@@ -107,29 +108,43 @@ class Intake:
         """Claim of those VAEs, and take up what came; how many jobs that was."""
         sources = order.next(self._station.cost, sizes)
         wanted = Wanted(sources, jobs, pixels, self._station.settings.lease_seconds)
+        began = time.time()
         claimed = leases.claim(self._connection, self._station.name, wanted)
         if not claimed:
             return 0
         claims = [one.claim for one in claimed]
         self._station.lifeline.hold(claims)
         try:
-            self._take_up(claimed)
+            self._take_up(claimed, began)
         except Exception as error:
             # Their leases end, and they come back.
-            logger.warning("%d jobs are left to their leases: %s", len(claims), error)
+            which = {"job_ids": [one.job_id for one in claims]}
+            logger.warning("%d jobs are left to their leases: %s", len(claims), error, extra=which)
             self._station.lifeline.drop(claims)
         return len(claimed)
 
-    def _take_up(self, claimed: Sequence[ClaimedJob]) -> None:
+    def _take_up(self, claimed: Sequence[ClaimedJob], began: float) -> None:
         ready: list[Loaded] = []
         for one in self._station.patience.insist(partial(load, self._blobs, self._station.decoder, claimed)):
             if isinstance(one, Loaded):
                 ready.append(one)
+                self._trace(one, began)
             elif isinstance(one, Plain):
                 self._station.patience.insist(partial(self._adopt, one))
             else:
                 self._refuse(one)
         self._pool.put(ready)
+
+    def _trace(self, one: Loaded, began: float) -> None:
+        tracing.record(
+            "vaefarm load",
+            began,
+            time.time(),
+            parent=one.spec.traceparent,
+            vaefarm__job_id=one.spec.id,
+            vaefarm__vae=one.spec.vae,
+            vaefarm__worker=self._station.name,
+        )
 
     def _adopt(self, plain: Plain) -> None:
         spec = plain.spec

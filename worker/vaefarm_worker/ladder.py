@@ -55,7 +55,8 @@ def decode(decoder: Decoder, batch: Batch, on_device: OnDevice, *, tiling: bool 
 def _tiled(decoder: Decoder, batch: Batch, error: OutOfMemory, tiling: bool) -> Outcome:
     if batch.task == "encode" or not (tiling or batch.items[0].spec.tiling):
         return error
-    logger.warning("job %s does not fit whole: decoded in tiles", batch.items[0].spec.id)
+    job_id = batch.items[0].spec.id
+    logger.warning("job %s does not fit whole: decoded in tiles", job_id, extra={"job_id": job_id})
     try:
         return decoder.decode(batch, tiled=True)[0]
     except DeviceFault:

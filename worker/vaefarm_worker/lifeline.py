@@ -37,6 +37,7 @@ class Lifeline:
             settings.lease_seconds,
             settings.decode_timeout,
             settings.max_attempts,
+            settings.log_format,
         )
         self._lock = threading.Lock()
         self._held: dict[str, str] = {}

@@ -6,6 +6,7 @@ no more, and the device is given nothing while it is full.
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from typing import Final
 
 import redis
 
-from vaefarm_shared import leases, transitions
+from vaefarm_shared import leases, tracing, transitions
 from vaefarm_shared.blobs import BlobStore
 from vaefarm_shared.job import JobSpec, JobStatus
 from vaefarm_shared.leases import Claim, How
@@ -45,6 +46,7 @@ class Outbox:
         self._worker_name = station.name
         self._endings = Endings(station, connection, blobs)
         self._lifeline = station.lifeline
+        self._figures = station.figures
         self._patience = station.patience
         self._connection = connection
         self._blobs = blobs
@@ -128,7 +130,8 @@ class Outbox:
             self._add([self._endings.of(done)])
         except Exception as error:
             # Its lease ends, and it comes back.
-            logger.warning("job %s is left to its lease: %s", done.job.claim.job_id, error)
+            job_id = done.job.claim.job_id
+            logger.warning("job %s is left to its lease: %s", job_id, error, extra={"job_id": job_id})
             self._let_go([done.job.claim])
 
     def _settle_all(self) -> None:
@@ -141,10 +144,10 @@ class Outbox:
             try:
                 self._write(batch)
             except Abandoned as error:
-                logger.warning("%d jobs are left to their leases: %s", len(batch), error)
+                logger.warning("%d jobs are left to their leases: %s", len(batch), error, extra=jobs_of(batch))
             except Exception:
                 # Their leases end, and they come back: nothing that one job does ends the others.
-                logger.exception("%d jobs could not be settled", len(batch))
+                logger.exception("%d jobs could not be settled", len(batch), extra=jobs_of(batch))
             self._let_go([one.claim for one in batch])
 
     def _take(self) -> list[Ready]:
@@ -162,7 +165,8 @@ class Outbox:
                 claims = [(one.claim, one.how) for one in returned if one.reason == reason]
                 self._patience.insist(partial(leases.give_back, self._connection, claims, self._worker_name, reason))
                 self.returned += len(claims)
-                logger.warning("%d jobs go back to their queues: %s", len(claims), reason)
+                which = jobs_of([one for one in returned if one.reason == reason])
+                logger.warning("%d jobs go back to their queues: %s", len(claims), reason, extra=which)
         ended = [one for one in batch if one.outcome is not None]
         if ended:
             outcomes = [one.outcome for one in ended if one.outcome is not None]
@@ -172,8 +176,11 @@ class Outbox:
 
     def _after(self, one: Ready, took_effect: bool) -> None:
         assert one.outcome is not None
+        job_id = one.claim.job_id
         if not took_effect:
-            logger.warning("job %s is no longer this worker's: what was done for it is dropped", one.claim.job_id)
+            logger.warning(
+                "job %s is no longer this worker's: what was done for it is dropped", job_id, extra={"job_id": job_id}
+            )
             for reference in one.files:
                 self._patience.insist(partial(self._blobs.delete, reference))
             return
@@ -181,9 +188,35 @@ class Outbox:
             self._patience.insist(partial(self._blobs.delete_file, one.latent_reference))
         if one.outcome.status is JobStatus.FINISHED:
             self.finished += 1
+            logger.debug("job %s is finished", job_id, extra={"job_id": job_id})
         elif one.outcome.status is JobStatus.FAILED:
             self.failed += 1
-            logger.warning("job %s failed: %s", one.claim.job_id, one.outcome.reason)
+            logger.warning("job %s failed: %s", job_id, one.outcome.reason, extra={"job_id": job_id})
+        self._note(one)
+
+    def _note(self, one: Ready) -> None:
+        """What figures and traces keep of a job that has ended; one that was never decoded has no times."""
+        assert one.outcome is not None
+        now, report = time.time(), one.outcome.report
+        if report is not None:
+            seconds = {
+                "queued": report.seconds_queued,
+                "decode": report.seconds_decode,
+                "encode": report.seconds_encode,
+                "store": max(0.0, now - one.began - report.seconds_encode),
+            }
+            self._figures.note_job(report.vae, seconds)
+        tracing.record(
+            "vaefarm store",
+            one.began or now,
+            now,
+            parent=one.job_trace,
+            links=[one.batch_trace],
+            error=one.outcome.reason or None,
+            vaefarm__job_id=one.claim.job_id,
+            vaefarm__status=one.outcome.status.value,
+            vaefarm__worker=self._worker_name,
+        )
 
     def _let_go(self, claims: list[Claim]) -> None:
         self._lifeline.drop(claims)
@@ -196,3 +229,8 @@ class Outbox:
 def weight(spec: JobSpec) -> int:
     """Output pixels of a job by the memory that they take: a value of a raw tensor has two bytes."""
     return spec.pixels * 2 if spec.output_type == "pt" else spec.pixels
+
+
+def jobs_of(batch: list[Ready]) -> dict[str, list[str]]:
+    """What a line of the log about several jobs says besides."""
+    return {"job_ids": [one.claim.job_id for one in batch]}

@@ -19,6 +19,9 @@ from .decoder import Decoder
 #: Seconds after which RQ forgets a worker that says nothing.
 RQ_WORKER_SECONDS: Final[int] = 30
 
+#: Seconds between two signs of life.
+HEARTBEAT_SECONDS: Final[float] = 5.0
+
 
 class Registration:
     """Birth, signs of life, death."""

@@ -30,6 +30,7 @@ import redis
 from vaefarm_shared import keys, leases, rq_bridge
 from vaefarm_shared.connection import connect
 from vaefarm_shared.leases import Claim, How
+from vaefarm_shared.logs import LogFormat, configure_logging
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class Terms:
     lease_seconds: float
     decode_timeout: float
     max_attempts: int
+    log_format: LogFormat = LogFormat.TEXT
 
     def line(self) -> bytes:
         """As the first line of the pipe: no password shows in a process list."""
@@ -143,19 +145,29 @@ class Renewer:
         """Return every job that the worker held, what was on the device last."""
         owed = sorted(self.held.owed(), key=lambda one: one[2] != "free")
         claims: list[tuple[Claim, How]] = [(Claim(one, "", token, 0.0), how) for one, token, how in owed]
+        which = {"job_ids": [claim.job_id for claim, _ in claims]}
         if not claims:
             return
         deadline = time.monotonic() + HAND_BACK_SECONDS
         while time.monotonic() < deadline:
             try:
                 returned = leases.give_back(
-                    self._connection, claims, self._terms.worker, self._reason, self._terms.max_attempts
+                    self._connection,
+                    claims,
+                    self._terms.worker,
+                    self._reason,
+                    self._terms.max_attempts,
+                    died=True,
                 )
             except redis.RedisError as error:
-                logger.warning("jobs of worker %s cannot be handed back yet: %s", self._terms.worker, error)
+                logger.warning(
+                    "jobs of worker %s cannot be handed back yet: %s", self._terms.worker, error, extra=which
+                )
                 time.sleep(0.2)
             else:
-                logger.warning("worker %s ended; %d of its jobs handed back", self._terms.worker, sum(returned))
+                logger.warning(
+                    "worker %s ended; %d of its jobs handed back", self._terms.worker, sum(returned), extra=which
+                )
                 return
 
 
@@ -186,7 +198,6 @@ def lines(descriptor: int, wait: Callable[[], float]) -> Iterable[str | None]:
 
 def main() -> None:
     """Serve one worker until its pipe closes."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
     due = time.monotonic()
@@ -195,6 +206,7 @@ def main() -> None:
     if first is None:
         return
     terms = Terms(**json.loads(first))
+    configure_logging(log_format=LogFormat(terms.log_format))
     # A reply that takes longer than half a lease is too late for this renewal, and perhaps in time for the next.
     connection = connect(terms.redis_url, terms.lease_seconds / 2)
     renewer = Renewer(terms, connection, lambda: os.kill(terms.pid, signal.SIGKILL))

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from vaefarm_shared.figures import Figures
 from vaefarm_shared.settings import Settings
 
 from .after_decode import AfterDecodes
@@ -22,3 +23,4 @@ class Station:
     after_decode: AfterDecodes = field(default_factory=AfterDecodes)
     patience: Patience = field(default_factory=Patience)
     cost: Cost = field(default_factory=Cost)
+    figures: Figures = field(default_factory=Figures)

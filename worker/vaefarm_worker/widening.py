@@ -27,7 +27,7 @@ def run_widest(loaded: LoadedVae, spec: JobSpec, run: Callable[[torch.dtype], to
     not_finite = NonFiniteImage(f"VAE {spec.vae!r} {spec.task}s job {spec.id} to NaN or Inf, also in {WIDEST}")
     if narrow == WIDEST:
         raise not_finite
-    logger.warning("job %s is not finite in %s; once more in %s", spec.id, narrow, WIDEST)
+    logger.warning("job %s is not finite in %s; once more in %s", spec.id, narrow, WIDEST, extra={"job_id": spec.id})
     loaded.module.to(WIDEST)
     try:
         made = run(WIDEST)

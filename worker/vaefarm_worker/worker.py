@@ -13,6 +13,7 @@ from vaefarm_shared import budget, leases, rq_bridge
 from vaefarm_shared.blobs import BlobStore
 from vaefarm_shared.connection import connect
 from vaefarm_shared.errors import DeviceFault
+from vaefarm_shared.keeper import TIDY_SECONDS, Keeper
 from vaefarm_shared.leases import Claim, How
 from vaefarm_shared.reading import named_blobs
 from vaefarm_shared.reaper import LOOK_SECONDS as REAP_SECONDS
@@ -23,12 +24,11 @@ from .after_decode import AfterDecodes
 from .decoder import Decoder
 from .device import Device
 from .intake import Intake
-from .keeper import HEARTBEAT_SECONDS, TIDY_SECONDS, Keeper
 from .lifeline import Lifeline
 from .outbox import Outbox
 from .patience import Abandoned
 from .pool import Pool
-from .registration import Registration
+from .registration import HEARTBEAT_SECONDS, Registration
 from .station import Station
 
 logger = logging.getLogger(__name__)
@@ -120,6 +120,7 @@ class Worker:
             "jobs_per_second": round(self._outbox.finished / seconds, 3),
             "busy_seconds": round(self._device.busy_seconds, 3),
             "pid": os.getpid(),
+            "counted": self._station.figures.read(),
         }
 
     def _drain(self) -> None:
@@ -147,12 +148,13 @@ class Worker:
     def _hand_back(self, claims: list[tuple[Claim, How]]) -> None:
         if not claims:
             return
+        which = {"job_ids": [claim.job_id for claim, _ in claims]}
         try:
             returned = leases.give_back(self._connection, claims, self.name, "its worker stopped")
         except redis.RedisError as error:
-            logger.warning("%d jobs are left to their leases: %s", len(claims), error)
+            logger.warning("%d jobs are left to their leases: %s", len(claims), error, extra=which)
             return
-        logger.info("worker %s handed %d jobs back", self.name, sum(returned))
+        logger.info("worker %s handed %d jobs back", self.name, sum(returned), extra=which)
         self._station.lifeline.drop([claim for claim, _ in claims])
 
     def _on_fault(self, fault: DeviceFault) -> None:

@@ -8,12 +8,14 @@ from aiohttp import web
 
 from vaefarm_shared.settings import Settings
 
-from . import deliverer, hf, hf_routes, jobs, openapi, pictures, streams
+from . import deliverer, health, hf, hf_routes, jobs, metrics, openapi, pictures, streams
 from .admission import GATE, Gate, add_origin_headers, admit
 from .bodies import ROOM, Room
 from .desk import DESK, Desk
 from .farm_routes import FARM_ROUTES
+from .metrics import METRICS, Metrics
 from .models import JobAnswer, StatusAnswer, StatusQuery, TensorOptions, WebhookSecret
+from .observing import observe
 from .problems import add_safe_headers, answer_problems
 from .routes import Route, add_routes
 from .secret import Secret
@@ -53,6 +55,12 @@ ROUTES = [
           answer=StatusAnswer),
     Route("GET", "/v1/webhooks/secret", deliverer.get_webhook_secret, "What your webhooks are signed with.",
           answer=WebhookSecret),
+    Route("GET", "/", health.get_health, "That the gateway lives.", access="open", content_types=("text/plain",)),
+    Route("GET", "/health", health.get_health, "That the gateway lives.", access="open", content_types=("text/plain",)),
+    Route("GET", "/ready", health.get_ready, "Whether Redis answers and a worker serves the default VAE.",
+          access="open", answer=health.ReadyAnswer),
+    Route("GET", "/metrics", metrics.get_metrics, "Figures for Prometheus.", access="admin",
+          content_types=("text/plain", "application/openmetrics-text")),
     Route("GET", "/openapi.json", openapi.get_document, "This document.", access="open"),
     Route("GET", "/docs", openapi.get_page, "This document as a page.", access="open", content_types=("text/html",)),
     Route("GET", "/docs/{file}", openapi.get_page_file, "A file of the page.", access="open",
@@ -66,8 +74,9 @@ def create_app(farm: Settings, settings: GatewaySettings, host: str = "127.0.0.1
     Raises:
         ConfigurationError: settings are not what they should be, or a gateway that others can call has no keys.
     """
-    app = web.Application(middlewares=[answer_problems, admit], client_max_size=settings.max_body_bytes)
+    app = web.Application(middlewares=[observe, answer_problems, admit], client_max_size=settings.max_body_bytes)
     app[DESK] = Desk(farm, settings)
+    app[METRICS] = Metrics(app[DESK])
     app[ROOM] = Room(settings.bodies_bytes)
     app[openapi.DOCUMENT] = {}
     app[GATE] = Gate(host, settings)
@@ -77,6 +86,8 @@ def create_app(farm: Settings, settings: GatewaySettings, host: str = "127.0.0.1
     app.cleanup_ctx.append(open_desk)
     app.cleanup_ctx.append(watch_keys)
     app.cleanup_ctx.append(deliver_webhooks)
+    app.on_shutdown.append(end_waits)
+    health.add_readiness(app, app[DESK])
     hf.add_hf(app)
     add_routes(app, [*ROUTES, *FARM_ROUTES, *hf_routes.ROUTES])
     return app
@@ -109,3 +120,8 @@ async def deliver_webhooks(app: web.Application) -> AsyncIterator[None]:
     delivering.cancel()
     with suppress(asyncio.CancelledError):
         await delivering
+
+
+async def end_waits(app: web.Application) -> None:
+    """End what waits for events, which may be for minutes; what else runs has its grace."""
+    app[DESK].follower.stop()

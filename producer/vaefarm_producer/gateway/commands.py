@@ -1,46 +1,50 @@
 """`vaefarm gateway`: the farm over HTTP."""
 
-import logging
-from typing import Annotated, Final
+import asyncio
+from typing import Annotated
 
 import typer
-from aiohttp import web
 
+from vaefarm_shared import tracing
+from vaefarm_shared.errors import ConfigurationError
 from vaefarm_shared.logs import configure_logging
 from vaefarm_shared.settings import Settings
 
-from ..commands import RedisOption
-from .app import create_app
-from .settings import GatewaySettings
-
-#: Seconds for which a connection may idle, and within which the headers of its next request must be complete: aiohttp
-#: has one limit for both. A proxy in front keeps its idle connections for less.
-IDLE_SECONDS: Final[float] = 75.0
-
-logger = logging.getLogger(__name__)
+from ..commands import LogFormatOption, RedisOption
 
 
 def gateway(
     host: Annotated[
         str, typer.Option(help="Address to listen on. Other than this machine's own needs keys.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)] = 8000,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 for a free one.", min=0, max=65535)] = 8000,
     redis: RedisOption = None,
+    log_format: LogFormatOption = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
 ) -> None:
     """Serve the farm over HTTP: jobs under /v1, Hugging Face's remote-VAE protocol under /hf, until Ctrl-C.
 
-    Any number may run side by side. TLS is for a proxy in front of it.
+    Any number may run side by side. TLS is for a proxy in front of it. SIGTERM or Ctrl-C finishes what has begun within
+    VAEFARM_DRAIN_SECONDS and exits 0; a second one exits at once.
     """
-    configure_logging(verbose)
-    app = create_app(Settings.from_env(redis_url=redis), GatewaySettings.from_env(), host)
-    web.run_app(
-        app,
-        host=host,
-        port=port,
-        print=None,
-        access_log=None,
-        handle_signals=True,
-        keepalive_timeout=IDLE_SECONDS,
-        handler_cancellation=True,
-    )
+    farm = Settings.from_env(redis_url=redis, log_format=log_format)
+    configure_logging(verbose, farm.log_format)
+    try:
+        # Here and not above: a client's install has none of the gateway's libraries.
+        from .app import create_app
+        from .chores import add_chores
+        from .serving import leave, serve
+        from .settings import GatewaySettings
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"the gateway needs {error.name}: pip install 'vaefarm[gateway]'") from error
+    tracing.configure("vaefarm-gateway")
+    app = create_app(farm, GatewaySettings.from_env(), host)
+    add_chores(app, farm)
+    asyncio.run(serve(app, host, port, farm.drain_seconds, say_ready))
+    tracing.shutdown()
+    leave()
+
+
+def say_ready(url: str) -> None:
+    """Print where the gateway serves, for people and for whoever started it."""
+    print(f"vaefarm gateway serves {url}", flush=True)

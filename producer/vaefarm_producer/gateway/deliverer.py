@@ -19,7 +19,7 @@ import aiohttp
 from aiohttp import web
 from standardwebhooks import Webhook
 
-from vaefarm_shared import webhooks
+from vaefarm_shared import tracing, webhooks
 from vaefarm_shared.errors import FarmError
 from vaefarm_shared.webhooks import Delivery
 
@@ -93,7 +93,7 @@ class Deliverer:
             with suppress(FarmError):
                 await self._note(delivery, problem)
         except Exception:
-            logger.exception("the webhook of job %s is tried again", delivery.job_id)
+            logger.exception("the webhook of job %s is tried again", delivery.job_id, extra={"job_id": delivery.job_id})
 
     async def _call(self, client: aiohttp.ClientSession, delivery: Delivery) -> str | None:
         """What went wrong; None for nothing. Raises FarmUnavailable where the secret is not to be had."""
@@ -108,14 +108,21 @@ class Deliverer:
             "webhook-timestamp": str(int(now.timestamp())),
             "webhook-signature": Webhook(secret).sign(message, now, body),
         }
-        if delivery.traceparent:
-            headers["traceparent"] = delivery.traceparent
-        try:
-            async with client.post(delivery.url, data=body.encode(), headers=headers, allow_redirects=False) as answer:
+        with tracing.span(
+            "vaefarm webhook", "client", parent=delivery.traceparent, vaefarm__job_id=delivery.job_id
+        ) as span:
+            if trace := tracing.traceparent_of(span) or delivery.traceparent:
+                headers["traceparent"] = trace
+            try:
                 # Redirects are refused: where they lead nobody allowed.
-                return None if 200 <= answer.status < 300 else f"it answered {answer.status}"
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            return f"it cannot be reached: {error or type(error).__name__}"
+                async with client.post(
+                    delivery.url, data=body.encode(), headers=headers, allow_redirects=False
+                ) as answer:
+                    return None if 200 <= answer.status < 300 else f"it answered {answer.status}"
+            except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+                if span is not None:
+                    tracing.fail(span)
+                return f"it cannot be reached: {error or type(error).__name__}"
 
     async def _note(self, delivery: Delivery, problem: str | None) -> None:
         ask = self._desk.transport.ask
@@ -123,12 +130,14 @@ class Deliverer:
             await self._desk.call(ask, webhooks.delivered, delivery)
             return
         delay = delay_after(delivery.attempts)
-        host = urlsplit(delivery.url).hostname
+        host, which = urlsplit(delivery.url).hostname, {"job_id": delivery.job_id}
         if delay is None or problem == GONE:
-            logger.warning("the webhook of job %s at %s is given up: %s", delivery.job_id, host, problem)
+            logger.warning("the webhook of job %s at %s is given up: %s", delivery.job_id, host, problem, extra=which)
             await self._desk.call(ask, webhooks.failed, delivery, None)
             return
-        logger.info("the webhook of job %s at %s: %s; again in %.0f s", delivery.job_id, host, problem, delay)
+        logger.info(
+            "the webhook of job %s at %s: %s; again in %.0f s", delivery.job_id, host, problem, delay, extra=which
+        )
         await self._desk.call(ask, webhooks.failed, delivery, delay)
 
 

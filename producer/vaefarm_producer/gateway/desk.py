@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any, Final, ParamSpec, TypeVar
 
 from aiohttp import web
@@ -45,8 +46,10 @@ class Desk:
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a function that may block, on a thread."""
+        # Its context goes along: a job that is made on the thread belongs to the request's span.
+        run = copy_context().run
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, lambda: function(*args, **kwargs))
+        return await loop.run_in_executor(self._threads, lambda: run(function, *args, **kwargs))
 
     async def close(self) -> None:
         """Close what was opened."""

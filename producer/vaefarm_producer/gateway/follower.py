@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Final
 
 from vaefarm_shared.connection import AWAY, connect_async
@@ -20,11 +20,37 @@ logger = logging.getLogger(__name__)
 #: Events that a gateway keeps.
 KEPT: Final[int] = 10_000
 
+#: Seconds before the follower is told again to end.
+CANCEL_SECONDS: Final[float] = 0.2
+
 #: Seconds before another try when Redis is away.
 RECONNECT_SECONDS: Final[float] = 0.5
 
-#: News of a job: an event, or None for "look again": events may have been missed.
-News = asyncio.Queue[Event | None]
+
+class GatewayStops(FarmUnavailable):
+    """This gateway ends: whoever waits is told at once, and asks another."""
+
+    def __init__(self) -> None:
+        super().__init__("this gateway stops; ask again, and another answers")
+
+
+class News(asyncio.Queue[Event | None]):
+    """News of a job: an event, or None for "look again": events may have been missed. `get` raises GatewayStops."""
+
+    stopped = False
+
+    def stop(self) -> None:
+        """Have whoever waits, or comes to, told that the gateway stops."""
+        self.stopped = True
+        self.put_nowait(None)
+
+    async def get(self) -> Event | None:
+        """The next one. Raises GatewayStops."""
+        if not self.stopped:
+            found = await super().get()
+        if self.stopped:
+            raise GatewayStops
+        return found
 
 
 class Follower:
@@ -39,6 +65,8 @@ class Follower:
         self._last: str | None = None
         #: How often events may have been missed.
         self.resets = 0
+        #: Whether the gateway stops.
+        self.stopping = False
         self._news = asyncio.Event()
         self._ready = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -48,15 +76,23 @@ class Follower:
         """Follow, until `close`."""
         self._task = asyncio.create_task(self._run(), name="vaefarm-follower")
 
+    def stop(self) -> None:
+        """End every wait, and those to come."""
+        self.stopping = True
+        for waiting in self._waiting.values():
+            for news in waiting:
+                news.stop()
+        self._wake()
+
     async def close(self) -> None:
         """Follow no longer."""
         self._is_closing = True
-        # A read that blocks in Redis outlives a cancel in redis-py 8: without its connection it does not.
+        # A read that blocks in Redis outlives a cancel in redis-py 8: without its connection it does not. And a cancel
+        # that comes as it connects is lost.
         await self._connection.connection_pool.disconnect()
-        if self._task is not None:
+        while self._task is not None and not self._task.done():
             self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task], timeout=CANCEL_SECONDS)
         await self._connection.aclose()
 
     @property
@@ -66,6 +102,7 @@ class Follower:
 
     async def ready(self, seconds: float = 2.0) -> None:
         """Return once events are followed. Raises FarmUnavailable."""
+        self._check()
         try:
             async with asyncio.timeout(seconds):
                 await self._ready.wait()
@@ -75,7 +112,9 @@ class Follower:
     @contextmanager
     def waiting(self, job_id: str) -> Iterator[News]:
         """News of a job, from here on."""
-        news: News = asyncio.Queue()
+        news = News()
+        if self.stopping:
+            news.stop()
         self._waiting.setdefault(job_id, set()).add(news)
         try:
             yield news
@@ -98,8 +137,14 @@ class Follower:
         return list(newer)
 
     async def more(self) -> None:
-        """Return when there is another event, or events may have been missed."""
+        """Return when there is another event, or events may have been missed. Raises GatewayStops."""
+        self._check()
         await self._news.wait()
+        self._check()
+
+    def _check(self) -> None:
+        if self.stopping:
+            raise GatewayStops
 
     async def _run(self) -> None:
         while not self._is_closing:

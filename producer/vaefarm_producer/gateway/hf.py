@@ -28,7 +28,7 @@ from .hf_vae import WORKERS, Workers, contract_of, need_worker, vae_of
 from .hf_wanted import Wanted, wanted
 from .problems import Handler, farm_problem
 from .standing import is_past, standing_for
-from .submitting import send
+from .submitting import inherited_trace, send
 
 logger = logging.getLogger(__name__)
 
@@ -36,19 +36,9 @@ logger = logging.getLogger(__name__)
 SCALE_UP: Final[str] = "X-Scale-Up-Timeout"
 
 
-#: Whether the gateway stops: then nobody's going is a client's.
-STOPPING: Final = web.AppKey("hf_stopping", asyncio.Event)
-
-
 def add_hf(app: web.Application) -> None:
     """Give an application what the handlers keep in it."""
     app[WORKERS] = Workers()
-    app[STOPPING] = asyncio.Event()
-    app.on_shutdown.append(_stop)
-
-
-async def _stop(app: web.Application) -> None:
-    app[STOPPING].set()
 
 
 def answers_as_hf(handler: Handler) -> Handler:
@@ -154,9 +144,7 @@ def _circumstances(request: web.Request, scaled: Scaled) -> dict[str, Any]:
         "result_seconds": kept,
         "failure_seconds": kept,
     }
-    if "traceparent" in request.headers:
-        more["traceparent"] = request.headers["traceparent"]
-    return more
+    return more | inherited_trace(request.headers)
 
 
 async def _answer(request: web.Request, job_id: str, reply: Wanted, scaled: Scaled) -> web.Response:
@@ -181,7 +169,7 @@ async def _ended(request: web.Request, job_id: str) -> JobRecord:
     record = (await standing_for(request, job_id, seconds)).record
     if is_past(record.status):
         return record
-    if request.app[STOPPING].is_set():
+    if desk.follower.stopping:
         raise FarmUnavailable(f"this gateway stops; job {job_id!r} lives on: GET /v1/jobs/{job_id}, or send it again")
     raise WaitTimeout(
         f"job {job_id!r} has not ended within {seconds:g} seconds; it lives on: GET /v1/jobs/{job_id}/image has what"
@@ -196,13 +184,14 @@ def _result(desk: Desk, record: JobRecord, reply: Wanted) -> web.Response:
 
 async def _forget(request: web.Request, job_id: str, sending: Awaitable[object] | None = None) -> None:
     """Cancel the job of a client that has gone: nobody has seen its id. A gateway that stops cancels nothing."""
-    if request.app[STOPPING].is_set():
+    desk = desk_of(request)
+    if desk.follower.stopping:
+        # Then nobody's going is a client's.
         return
     try:
         if sending is not None:
             # What is on its way could not be canceled yet.
             await sending
-        desk = desk_of(request)
         await desk.call(desk.transport.cancel, job_id)
     except FarmError as error:
-        logger.warning("job %s, whose client has gone, is not canceled: %s", job_id, error)
+        logger.warning("job %s, whose client has gone, is not canceled: %s", job_id, error, extra={"job_id": job_id})

@@ -14,6 +14,7 @@ from vaefarm_shared.records import BlobRecord, DecodeReport
 
 from .access import need_sight
 from .desk import Desk, desk_of
+from .follower import GatewayStops
 from .models import JobAnswer, StoredAnswer
 from .signing import signer_of
 
@@ -41,12 +42,12 @@ async def read_standing(desk: Desk, job_id: str) -> Standing:
 
 
 async def standing_for(request: web.Request, job_id: str, wait: float = 0.0) -> Standing:
-    """How a job stands, for one who may know of it; once it has ended, or after `wait` seconds.
+    """How a job stands, for one who may know of it; once it has ended, after `wait` seconds, or as the gateway stops.
 
     Raises JobNotFound, FarmUnavailable.
     """
     desk = desk_of(request)
-    if not wait:
+    if not wait or desk.follower.stopping:
         standing = await read_standing(desk, job_id)
         need_sight(request, job_id, standing.record.owner)
         return standing
@@ -55,7 +56,7 @@ async def standing_for(request: web.Request, job_id: str, wait: float = 0.0) -> 
         # Read behind the subscription: what happened before it shows here, what happens after it is told.
         standing = await standing_for(request, job_id)
         status = standing.record.status
-        with suppress(TimeoutError):
+        with suppress(TimeoutError, GatewayStops):
             async with asyncio.timeout(wait):
                 while status not in TERMINAL_STATUSES:
                     event = await news.get()

@@ -16,7 +16,7 @@ from vaefarm_shared.job import TERMINAL_STATUSES, JobStatus
 
 from .access import principal_of
 from .desk import Desk, desk_of
-from .follower import order
+from .follower import GatewayStops, order
 from .standing import job_id_of, standing_for
 
 #: Seconds that a client may take to read what it was sent.
@@ -114,7 +114,9 @@ async def open_stream(request: web.Request) -> AsyncIterator[EventSourceResponse
     """An event stream, which shows that it lives and gives up clients that read nothing. Ends when nobody reads it."""
     with suppress(ConnectionResetError):
         async with sse_response(request, sep="\n") as stream:
-            yield stream
+            # As the gateway stops the reader comes again, to another, with the id of the last event that it saw.
+            with suppress(GatewayStops):
+                yield stream
 
 
 async def tell(stream: EventSourceResponse, events: Sequence[Event]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from aiohttp import web
 from multidict import MultiMapping
 
-from vaefarm_shared import latents
+from vaefarm_shared import latents, tracing
 from vaefarm_shared.checks import MAX_LATENT_BYTES
 from vaefarm_shared.errors import InvalidLatents, InvalidOption
 from vaefarm_shared.images import IMAGE_STORAGE, Images
@@ -56,9 +56,14 @@ def options_from(raw: Any, headers: Mapping[str, str]) -> TensorOptions:
     """The options in a JSON object. Raises InvalidOption."""
     if not isinstance(raw, dict):
         raise InvalidOption(f"the options are a {type(raw).__name__}; expected a JSON object")
-    if "traceparent" not in raw and "traceparent" in headers:
-        raw = raw | {"traceparent": headers["traceparent"]}
-    return validated(TensorOptions, raw)
+    return validated(TensorOptions, inherited_trace(headers) | raw)
+
+
+def inherited_trace(headers: Mapping[str, str]) -> dict[str, str]:
+    """The `traceparent` of a job that says none: of the request's own span, which is a child of the header's; without
+    tracing the header. One that is none costs nobody their job."""
+    found = tracing.current() or headers.get("traceparent", "")
+    return {"traceparent": found} if tracing.is_traceparent(found) else {}
 
 
 def read_json(body: bytes, what: str) -> Any:

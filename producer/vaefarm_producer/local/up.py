@@ -1,12 +1,14 @@
-"""`vaefarm up`: Redis and workers on this machine, until Ctrl-C."""
+"""`vaefarm up`: Redis, a worker and a gateway on this machine, until Ctrl-C."""
 
 import logging
 import os
 import signal
-import subprocess
+import socket
+import sys
 import tempfile
-import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Event
 from typing import Annotated, Final
@@ -19,22 +21,19 @@ from vaefarm_shared.logs import configure_logging
 from vaefarm_shared.redis_policy import check_policy
 from vaefarm_shared.settings import Settings
 
-from .processes import end, spawn, worker_command
+from ..commands import LogFormatOption
+from .processes import worker_command
 from .redis_server import LocalRedis
+from .supervising import Child, supervise
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks at the children.
-LOOK_SECONDS: Final[float] = 0.25
+#: Where the gateway listens unless told otherwise; where that is taken, on the next port that is free, of so many.
+GATEWAY_PORT: Final[int] = 8000
+GATEWAY_PORTS: Final[int] = 100
 
-#: A worker that ends sooner than this after its first start is not started again: its message says why.
-FIRST_LIFE_SECONDS: Final[float] = 60.0
-
-#: Seconds before a worker that died is started again; doubled each time it lives no minute.
-RESTART_SECONDS: Final[tuple[float, float]] = (1.0, 60.0)
-
-#: Seconds that a worker may take to finish what it has in hand.
-DRAIN_SECONDS: Final[float] = 60.0
+#: What the gateway's extra installs besides what everyone has.
+GATEWAY_MODULES: Final = ("aiohttp_sse", "itsdangerous", "limits", "openapi_pydantic", "prometheus_client")
 
 
 def up(
@@ -44,14 +43,24 @@ def up(
     port: Annotated[
         int | None, typer.Option(help="Port of Redis. Otherwise the last of --data, else a free one.")
     ] = None,
+    gateway_port: Annotated[
+        int | None,
+        typer.Option(help="Port of the gateway. Otherwise 8000, or the next that is free.", min=1, max=65535),
+    ] = None,
+    no_gateway: Annotated[bool, typer.Option("--no-gateway", help="Without the HTTP gateway.")] = False,
+    log_format: LogFormatOption = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
 ) -> None:
-    """Run a whole farm on this machine: Redis and a worker, until Ctrl-C.
+    """Run a whole farm on this machine: Redis, a worker and a gateway, until Ctrl-C.
 
-    Without --data everything is gone at the end. Producers find it by VAEFARM_REDIS_URL, which is printed.
+    Without --data everything is gone at the end. Producers find it by VAEFARM_REDIS_URL, which is printed, or by the
+    address that the gateway prints once it serves; this machine alone can call it.
     """
-    configure_logging(verbose)
-    command = worker_command(vaes, device)
+    chosen = Settings.from_env(log_format=log_format).log_format
+    configure_logging(verbose, chosen)
+    commands = {"worker": worker_command(vaes, device)}
+    if not no_gateway and (command := gateway_command(gateway_port)) is not None:
+        commands["gateway"] = command
     stopping = Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: stopping.set())
@@ -59,13 +68,15 @@ def up(
         folder = data or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vaefarm-")))
         server = stack.enter_context(LocalRedis(folder / "redis", durable=data is not None, port=port))
         say_warnings(server)
-        environment = {"VAEFARM_REDIS_URL": server.url}
+        environment = {"VAEFARM_REDIS_URL": server.url, "VAEFARM_LOG_FORMAT": chosen.value}
         if data is not None:
             environment["VAEFARM_BLOBS"] = (folder.resolve() / "blobs").as_uri()
         print("vaefarm is up; Ctrl-C ends it. Producers need:", flush=True)
-        for name, value in environment.items():
-            print(f"  export {name}={value}", flush=True)
-        supervise(command, os.environ | environment, server, stopping)
+        for name in ("VAEFARM_REDIS_URL", "VAEFARM_BLOBS"):
+            if name in environment:
+                print(f"  export {name}={environment[name]}", flush=True)
+        children = [Child(name, command, os.environ | environment) for name, command in commands.items()]
+        supervise(children, partial(check_redis, server), stopping)
 
 
 def say_warnings(server: LocalRedis) -> None:
@@ -75,34 +86,27 @@ def say_warnings(server: LocalRedis) -> None:
             logger.warning("%s", warning)
 
 
-def supervise(command: list[str], environment: dict[str, str], server: LocalRedis, stopping: Event) -> None:
-    """Keep a worker running until `stopping`, then let it finish what it has in hand.
-
-    Raises:
-        ConfigurationError: the worker could not start at all, or Redis ended.
-    """
-    wait, first = RESTART_SECONDS[0], True
-    while not stopping.is_set():
-        worker, born = spawn(command, environment), time.monotonic()
-        try:
-            watch(worker, server, stopping)
-        finally:
-            end(worker, DRAIN_SECONDS)
-        if stopping.is_set():
-            return
-        lived = time.monotonic() - born
-        if first and lived < FIRST_LIFE_SECONDS and worker.returncode > 0:
-            raise ConfigurationError(f"the worker could not start (exit {worker.returncode}); its message is above")
-        first = False
-        wait = RESTART_SECONDS[0] if lived > FIRST_LIFE_SECONDS else min(2 * wait, RESTART_SECONDS[1])
-        logger.warning(
-            "the worker ended with %s after %.0f s; another starts in %.0f s", worker.returncode, lived, wait
-        )
-        stopping.wait(wait)
+def check_redis(server: LocalRedis) -> None:
+    """Raise ConfigurationError when Redis has ended."""
+    if not server.running():
+        raise ConfigurationError(f"redis-server ended; see {server.folder / 'redis.log'}")
 
 
-def watch(worker: "subprocess.Popen[bytes]", server: LocalRedis, stopping: Event) -> None:
-    """Return when the worker has ended or `stopping` is set. Raises ConfigurationError when Redis has ended."""
-    while worker.poll() is None and not stopping.wait(LOOK_SECONDS):
-        if not server.running():
-            raise ConfigurationError(f"redis-server ended; see {server.folder / 'redis.log'}")
+def gateway_command(port: int | None) -> list[str] | None:
+    """The command that starts a gateway with this Python; None, and a line that says why, without its libraries."""
+    missing = [name for name in GATEWAY_MODULES if find_spec(name) is None]
+    if missing:
+        logger.warning("there is no gateway: it needs %s: pip install 'vaefarm[gateway]'", missing[0])
+        return None
+    return [sys.executable, "-m", "vaefarm_producer", "gateway", "--port", str(port or free_gateway_port())]
+
+
+def free_gateway_port() -> int:
+    """The first port from GATEWAY_PORT on that nobody listens on. Raises ConfigurationError."""
+    for port in range(GATEWAY_PORT, GATEWAY_PORT + GATEWAY_PORTS):
+        with socket.socket() as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
+    last = GATEWAY_PORT + GATEWAY_PORTS - 1
+    raise ConfigurationError(f"ports {GATEWAY_PORT} to {last} are all taken: name a free one with --gateway-port")

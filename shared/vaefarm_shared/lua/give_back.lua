@@ -1,5 +1,5 @@
 -- Return claimed jobs to the front of their queues, the first given first, each in the name of its claim.
--- ARGV: 1 worker, 2 reason or '', 3 most attempts, then for each job: id, token, how:
+-- ARGV: 1 worker, 2 reason or '', 3 most attempts, 4 '1' when the worker died, then for each job: id, token, how:
 --       'free': an attempt that began costs nothing; 'alone': nor does this one, but it runs alone next time;
 --       'attempt': it counts, and the job runs alone next time; 'avoid': costs nothing, and this worker takes it no more
 -- Returns for each 'returned' or 'lost'; or 'exhausted' when its attempts are spent, which ends its lease: the reaper
@@ -8,7 +8,7 @@
 --@ requeue
 must_write()
 local verdicts = {}
-for place = #ARGV - 2, 4, -3 do
+for place = #ARGV - 2, 5, -3 do
   local id, how, verdict = ARGV[place], ARGV[place + 2], 'lost'
   if owns(id, ARGV[place + 1]) then
     local job = read_job(id)
@@ -22,6 +22,7 @@ for place = #ARGV - 2, 4, -3 do
       verdict = 'exhausted'
     else
       requeue(job, how ~= 'attempt', how == 'alone' or how == 'attempt', ARGV[2])
+      if ARGV[4] == '1' then redis.call('HINCRBY', LOST, vae_of(job.queue), 1) end
       verdict = 'returned'
     end
   end

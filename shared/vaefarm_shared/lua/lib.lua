@@ -1,6 +1,7 @@
 -- What every script shares. Keys: vaefarm_shared/keys.py.
 local JOB, TOMBSTONE, LEASE, BLOB = 'vaefarm:job:', 'vaefarm:tombstone:', 'vaefarm:lease:', 'vaefarm:'
 local LEASES, BUDGET, KEPT, DEPENDENTS = 'vaefarm:leases', 'vaefarm:budget', 'vaefarm:kept', 'vaefarm:dependents'
+local ENDED, LOST = 'vaefarm:ended', 'vaefarm:lost'
 local EVENTS, MOST_EVENTS = 'vaefarm:events', 50000
 local INFLIGHT, PUSHED, GAPS, MOST_GAPS = 'vaefarm:inflight', 'vaefarm:pushed', 'vaefarm:gaps:', 1000
 local WEBHOOKS, WEBHOOK, WEBHOOK_SECONDS = 'vaefarm:webhooks', 'vaefarm:webhook:', 259200
@@ -200,6 +201,7 @@ local function finish_record(v, status, reason, life, kept)
   if redis.call('EXISTS', 'rq:job:' .. v.id .. ':dependents') == 1 then
     redis.call('SADD', DEPENDENTS, v.id .. ' ' .. v.queue)
   end
+  redis.call('HINCRBY', ENDED, vae_of(v.queue) .. ':' .. status, 1)
   redis.call('PUBLISH', 'vaefarm:done:' .. v.id, status)
   tell(v.id, status, v.owner)
   if v.webhook then put_webhook(v, status, reason) end

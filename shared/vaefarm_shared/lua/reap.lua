@@ -21,6 +21,7 @@ local function reap(id)
   local verdict = 'returned'
   if alone and job.attempts >= tonumber(ARGV[2]) then verdict = 'exhausted'
   else requeue(job, not alone, job.started_with, 'its worker ' .. job.worker .. ' went silent') end
+  redis.call('HINCRBY', LOST, vae_of(job.queue), 1)
   local last_error = redis.call('HGET', JOB .. id, 'last_error') or ''
   return {id, job.queue, token, job.worker, verdict, job.attempts, last_error}
 end

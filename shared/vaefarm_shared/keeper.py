@@ -1,4 +1,4 @@
-"""A worker's chores: the reaper's look, its own sign of life, a renewer that lives, tidying."""
+"""Chores that a worker or a gateway does on their time, whoever asks for what: reaping, signs of life, tidying."""
 
 import logging
 import threading
@@ -6,15 +6,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from vaefarm_shared.connection import AWAY
+from .connection import AWAY
 
 logger = logging.getLogger(__name__)
 
 #: A chore and the seconds between two of its rounds.
 Chore = tuple[float, Callable[[], Any]]
-
-#: Seconds between two signs of life.
-HEARTBEAT_SECONDS: Final[float] = 5.0
 
 #: Seconds between two rounds of tidying: expired registry entries, files that no record names.
 TIDY_SECONDS: Final[float] = 300.0
@@ -32,10 +29,11 @@ class Keeper:
         """Begin."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """End, and wait for the round under way."""
+    def stop(self, seconds: float | None = None) -> bool:
+        """End; whether the round under way has, after waiting `seconds` for it, or as long as it takes."""
         self._stopping.set()
-        self._thread.join()
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         due = [time.monotonic()] * len(self._chores)

@@ -1,0 +1,90 @@
+"""Whether the gateway lives, and whether it can be used: for load balancers, supervisors, and whoever sets one up."""
+
+import asyncio
+import time
+from typing import Final, Literal
+
+from aiohttp import web
+from pydantic import BaseModel
+
+from vaefarm_shared.errors import FarmError
+
+from .desk import Desk
+from .problems import problem
+
+#: Seconds for which what was found is believed: probes cost Redis one question a second.
+BELIEVED_SECONDS: Final[float] = 1.0
+
+#: Seconds that Redis may take to answer.
+ANSWER_SECONDS: Final[float] = 2.0
+
+Part = Literal["redis", "worker"]
+
+
+class ReadyAnswer(BaseModel):
+    """A gateway that can be used."""
+
+    ready: Literal[True] = True
+
+
+class Readiness:
+    """What is missing, asked for by one request at a time."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._lock = asyncio.Lock()
+        self._until = float("-inf")
+        self._found: tuple[Part, str] | None = None
+
+    async def missing(self) -> tuple[Part, str] | None:
+        """What is missing and what to say of it; None where nothing is."""
+        async with self._lock:
+            if time.monotonic() >= self._until:
+                self._found = await self._look()
+                self._until = time.monotonic() + BELIEVED_SECONDS
+            return self._found
+
+    async def _look(self) -> tuple[Part, str] | None:
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                workers = await self._desk.call(self._desk.transport.workers)
+        except FarmError as error:
+            return "redis", str(error)
+        except TimeoutError:
+            return "redis", f"Redis did not answer within {ANSWER_SECONDS:g} seconds"
+        vae = self._desk.settings.default_vae
+        served = {str(name) for one in workers for name in serves(one)}
+        if served if vae is None else vae in served:
+            return None
+        return "worker", f"no worker that lives serves {'any VAE' if vae is None else f'VAE {vae!r}'}; start one"
+
+
+def serves(worker: dict[str, object]) -> set[str]:
+    """The VAEs that a worker serves, without those that it could not load."""
+    vaes, unavailable = worker.get("vaes"), worker.get("unavailable")
+    return set(vaes if isinstance(vaes, dict) else ()) - set(unavailable if isinstance(unavailable, dict) else ())
+
+
+#: Where an application keeps what it knows of that.
+READINESS: Final = web.AppKey("readiness", Readiness)
+
+
+async def get_health(_: web.Request) -> web.Response:
+    """That the gateway lives, whatever its farm does."""
+    return web.Response(text="Ok")
+
+
+async def get_ready(request: web.Request) -> web.Response:
+    """Whether Redis answers, and a worker serves the default VAE, or any where none is set."""
+    missing = await request.app[READINESS].missing()
+    if missing is None:
+        return web.json_response({"ready": True})
+    part, says = missing
+    answer = problem(503, says, "NotReady", missing=part)
+    answer.headers["Retry-After"] = "1"
+    return answer
+
+
+def add_readiness(app: web.Application, desk: Desk) -> None:
+    """Give an application its readiness."""
+    app[READINESS] = Readiness(desk)
