@@ -7,6 +7,7 @@ from aiohttp import web
 
 from vaefarm_producer.gateway.app import create_app
 from vaefarm_producer.gateway.settings import GatewaySettings
+from vaefarm_producer.gateway.wire import Runner
 from vaefarm_shared.settings import Settings
 
 
@@ -37,7 +38,7 @@ class ServedGateway:
 
     async def _serve(self, started: threading.Event) -> None:
         self._loop, self._ending = asyncio.get_running_loop(), asyncio.Event()
-        runner = web.AppRunner(create_app(self._farm, self._settings), shutdown_timeout=1.0)
+        runner = Runner(create_app(self._farm, self._settings), shutdown_timeout=1.0)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", self.port)
         await site.start()

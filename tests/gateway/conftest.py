@@ -16,6 +16,7 @@ from yarl import URL
 from vaefarm_producer.gateway.app import create_app
 from vaefarm_producer.gateway.key_file import add_key, new_entry, new_key
 from vaefarm_producer.gateway.settings import GatewaySettings
+from vaefarm_producer.gateway.wire import Runner
 from vaefarm_shared.settings import Settings
 
 
@@ -42,7 +43,7 @@ async def start_gateway(settings: Settings) -> AsyncIterator[StartGateway]:
 
         async def start(farm: Settings | None = None, **options: object) -> Gateway:
             app = create_app(farm or settings, GatewaySettings.from_env(**options))
-            runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
+            runner = Runner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
             await runner.setup()
             stack.push_async_callback(runner.cleanup)
             site = web.TCPSite(runner, "127.0.0.1", 0)
