@@ -15,6 +15,7 @@ from vaefarm_shared.errors import ConfigurationError
 
 from .desk import DESK
 from .metrics import METRICS
+from .wire import Runner
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ async def serve(app: web.Application, host: str, port: int, grace_seconds: float
     stopping = asyncio.Event()
     watch_signals(stopping)
     app.on_response_prepare.append(close_connection)
-    runner = web.AppRunner(
+    runner = Runner(
         app,
         access_log=None,
         handler_cancellation=True,
