@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from tests.conftest import RedisServer, redis_servers
 from tests.gateway.conftest import StartGateway, soon
 
+from vaefarm_producer.gateway.desk import DESK
 from vaefarm_shared.settings import Settings
 
 ARRAY = np.random.default_rng(0).standard_normal((1, 4, 8, 8)).astype(np.float16)
@@ -34,9 +35,14 @@ async def test_while_redis_is_away_it_is_503_at_once_and_then_all_goes_on(
     gateway = await start_gateway(settings.model_copy(update={"redis_url": SecretStr(own_server.url)}))
     async with gateway.client.put("/v1/jobs/mine", params=RAW, data=ARRAY.tobytes()) as answer:
         assert answer.status == 202
+
+    async def both_wait() -> bool:
+        return len(gateway.app[DESK].follower._waiting.get("mine", ())) == 2
+
     poll = asyncio.create_task(gateway.client.request("GET", "/v1/jobs/mine", headers={"Prefer": "wait=60"}))
     stream = await gateway.client.get("/v1/jobs/mine/events")
     assert await stream.content.readline()
+    await soon("the poll waits beside the stream", both_wait)
     await asyncio.to_thread(own_server.stop)
 
     for call in (
@@ -57,6 +63,7 @@ async def test_while_redis_is_away_it_is_503_at_once_and_then_all_goes_on(
 
     await soon("the gateway finds Redis again", works)
     answer = await asyncio.wait_for(poll, 20)
-    assert (await answer.json())["status"] == "canceled"
+    told = await answer.json()
+    assert told.get("status") == "canceled", told
     async with asyncio.timeout(20):
         assert b"canceled" in await stream.content.read()

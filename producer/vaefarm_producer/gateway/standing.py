@@ -7,14 +7,14 @@ from typing import Final
 
 from aiohttp import web
 
-from vaefarm_shared.errors import JobNotFound
+from vaefarm_shared.errors import FarmUnavailable, JobNotFound
 from vaefarm_shared.job import TERMINAL_STATUSES, JobStatus, check_job_id
 from vaefarm_shared.reading import Standing
 from vaefarm_shared.records import BlobRecord, DecodeReport
 
 from .access import need_sight
 from .desk import Desk, desk_of
-from .follower import GatewayStops
+from .follower import RECONNECT_SECONDS, GatewayStops
 from .models import JobAnswer, StoredAnswer
 from .signing import signer_of
 
@@ -60,8 +60,16 @@ async def standing_for(request: web.Request, job_id: str, wait: float = 0.0) -> 
             async with asyncio.timeout(wait):
                 while status not in TERMINAL_STATUSES:
                     event = await news.get()
-                    status = event.status if event else await desk.call(desk.transport.status, job_id)
+                    status = event.status if event else await look_again(desk, job_id)
     return standing if status is standing.record.status else await read_standing(desk, job_id)
+
+
+async def look_again(desk: Desk, job_id: str) -> JobStatus:
+    """A job's status, for one who waits on while Redis is away. Raises JobNotFound."""
+    while True:
+        with suppress(FarmUnavailable):
+            return await desk.call(desk.transport.status, job_id)
+        await asyncio.sleep(RECONNECT_SECONDS)
 
 
 def is_past(status: JobStatus) -> bool:

@@ -17,7 +17,7 @@ from vaefarm_shared.job import TERMINAL_STATUSES, JobStatus
 from .access import principal_of
 from .desk import Desk, desk_of
 from .follower import GatewayStops, order
-from .standing import job_id_of, standing_for
+from .standing import job_id_of, look_again, standing_for
 
 #: Seconds that a client may take to read what it was sent.
 SEND_SECONDS: Final[float] = 60.0
@@ -45,7 +45,7 @@ async def job_events(request: web.Request) -> web.StreamResponse:
                     break
                 event = await news.get()
                 since = event.id if event else desk.follower.last
-                status = event.status if event else await desk.call(desk.transport.status, job_id)
+                status = event.status if event else await look_again(desk, job_id)
     return stream
 
 
