@@ -8,9 +8,10 @@ from contextlib import aclosing
 import aiohttp
 import numpy as np
 from tests.conftest import Serve
-from tests.gateway.conftest import Gateway
+from tests.gateway.conftest import Gateway, soon
 
 from vaefarm_producer import Farm
+from vaefarm_producer.gateway.desk import DESK, THREADS
 from vaefarm_shared.connection import connect
 
 ARRAY = np.random.default_rng(0).standard_normal((1, 4, 8, 8)).astype(np.float16)
@@ -117,3 +118,28 @@ async def test_a_waiter_learns_of_an_end_that_no_event_told(gateway: Gateway, fa
 async def test_a_last_event_id_that_is_none_is_refused(gateway: Gateway) -> None:
     async with gateway.client.get("/v1/events", headers={"Last-Event-ID": "yesterday"}) as answer:
         assert answer.status == 422
+
+
+async def test_three_hundred_who_wait_cost_no_connection_to_redis_each(gateway: Gateway, farm: Farm) -> None:
+    jobs = farm.submit_many([ARRAY] * 10, vae="demo")
+    with connect(gateway.redis_url) as connection:
+        before = connection.info("clients")["connected_clients"]
+        async with aiohttp.ClientSession(gateway.url, connector=aiohttp.TCPConnector(limit=0)) as client:
+            streams = [await client.get(f"/v1/jobs/{job.id}/events") for job in jobs * 10]
+            streams += [await client.get("/v1/events") for _ in range(100)]
+            wait = {"Prefer": "wait=60"}
+            polls = [
+                asyncio.create_task(client.request("GET", f"/v1/jobs/{job.id}", headers=wait)) for job in jobs * 10
+            ]
+            waiting = gateway.app[DESK].follower._waiting
+
+            async def all_wait() -> bool:
+                return sum(map(len, waiting.values())) == 200
+
+            await soon("all wait", all_wait)
+            assert connection.info("clients")["connected_clients"] <= before + THREADS
+
+            await asyncio.to_thread(farm.cancel_many, jobs)
+            assert {(await (await poll).json())["status"] for poll in polls} == {"canceled"}
+            for stream in streams[:100]:
+                assert b"canceled" in await stream.content.read()
