@@ -1,6 +1,6 @@
 """Settings: one frozen object, read from `VAEFARM_*` by entry points only."""
 
-from typing import Annotated
+from typing import Annotated, Self
 from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import Field, SecretStr, ValidationError
@@ -10,10 +10,28 @@ from .errors import ConfigurationError
 from .logs import LogFormat
 
 
-class Settings(BaseSettings):
-    """What flags do not set. Each field is read from `VAEFARM_` and its name in capitals."""
+class EnvironmentSettings(BaseSettings):
+    """Settings of which each is read from `VAEFARM_` and its name in capitals."""
 
     model_config = SettingsConfigDict(env_prefix="VAEFARM_", frozen=True, extra="ignore")
+
+    @classmethod
+    def from_env(cls, **overrides: object) -> Self:
+        """Read the environment; `overrides` that are not None win.
+
+        Raises:
+            ConfigurationError: a variable does not hold what it should; names variable and expectation.
+        """
+        try:
+            return cls(**{name: value for name, value in overrides.items() if value is not None})
+        except ValidationError as error:
+            first = error.errors()[0]
+            variable = "VAEFARM_" + "_".join(str(part) for part in first["loc"]).upper()
+            raise ConfigurationError(f"{variable}={first['input']!r}: {first['msg']}") from error
+
+
+class Settings(EnvironmentSettings):
+    """What flags do not set. Each field is read from `VAEFARM_` and its name in capitals."""
 
     redis_url: SecretStr = SecretStr("redis://localhost:6379/0")
     """Where the queue is: redis://, rediss:// or unix://; its password is never printed."""
@@ -59,20 +77,6 @@ class Settings(BaseSettings):
     """A folder in which submits wait while Redis is away."""
     log_format: LogFormat = LogFormat.TEXT
     """How workers, gateways and reapers log: text, or json: one object a line."""
-
-    @classmethod
-    def from_env(cls, **overrides: object) -> "Settings":
-        """Read the environment; `overrides` that are not None win.
-
-        Raises:
-            ConfigurationError: a variable does not hold what it should; names variable and expectation.
-        """
-        try:
-            return cls(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
-        except ValidationError as error:
-            first = error.errors()[0]
-            variable = "VAEFARM_" + "_".join(str(part) for part in first["loc"]).upper()
-            raise ConfigurationError(f"{variable}={first['input']!r}: {first['msg']}") from error
 
     def at(self, url: str, key: str | None = None) -> "Settings":
         """These settings with the farm at another place: Redis, or with https:// or http:// a gateway.

@@ -3,19 +3,16 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr
 
-from vaefarm_shared.errors import ConfigurationError
+from vaefarm_shared.settings import EnvironmentSettings
 
 #: Names separated by commas.
 Names = str
 
 
-class GatewaySettings(BaseSettings):
+class GatewaySettings(EnvironmentSettings):
     """What flags of `vaefarm gateway` do not set. Each field is read from `VAEFARM_` and its name in capitals."""
-
-    model_config = SettingsConfigDict(env_prefix="VAEFARM_", frozen=True, extra="ignore")
 
     keys: Path | None = None
     """A TOML file of API keys, as `vaefarm keys add` writes it; needed where others than this machine can connect."""
@@ -45,16 +42,6 @@ class GatewaySettings(BaseSettings):
     """Whether raw bytes of the Hugging Face protocol that say nothing of scaling are scaled by the VAE's constants."""
     hf_result_seconds: Annotated[int, Field(ge=1)] = 600
     """Seconds for which what came of a job of that protocol is kept, and the latents of one that failed."""
-
-    @classmethod
-    def from_env(cls, **overrides: object) -> "GatewaySettings":
-        """Read the environment; `overrides` that are not None win. Raises ConfigurationError, naming the variable."""
-        try:
-            return cls(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
-        except ValidationError as error:
-            first = error.errors()[0]
-            variable = "VAEFARM_" + "_".join(str(part) for part in first["loc"]).upper()
-            raise ConfigurationError(f"{variable}={first['input']!r}: {first['msg']}") from error
 
 
 def names(text: Names) -> tuple[str, ...]:
