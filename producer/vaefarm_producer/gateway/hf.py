@@ -17,7 +17,6 @@ from vaefarm_shared.job import Task, new_job_id
 from vaefarm_shared.records import JobRecord
 
 from ..handle import report_of
-from ..submission import PreparedJob
 from .access import principal_of
 from .bodies import ROOM
 from .desk import Desk, desk_of
@@ -28,7 +27,7 @@ from .hf_vae import WORKERS, Workers, contract_of, need_worker, vae_of
 from .hf_wanted import Wanted, wanted
 from .problems import Handler, farm_problem
 from .standing import is_past, standing_for
-from .submitting import inherited_trace, send
+from .submitting import inherited_trace, owned_by, send
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +125,7 @@ async def _post(request: web.Request, task: Task | None) -> web.Response:
         del asked
         if not request.headers.get(SCALE_UP):
             await need_worker(request, vae, job.spec)
-        owned = PreparedJob(job.spec.model_copy(update={"owner": principal_of(request).owner}), job.packed)
+        owned = owned_by(principal_of(request), job)
         sending = asyncio.ensure_future(send(desk, principal_of(request), [owned]))
         try:
             await asyncio.shield(sending)

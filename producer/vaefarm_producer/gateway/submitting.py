@@ -12,7 +12,7 @@ from vaefarm_shared import latents, tracing
 from vaefarm_shared.checks import MAX_LATENT_BYTES
 from vaefarm_shared.errors import InvalidLatents, InvalidOption
 from vaefarm_shared.images import IMAGE_STORAGE, Images
-from vaefarm_shared.job import JobStatus
+from vaefarm_shared.job import JobSpec, JobStatus
 from vaefarm_shared.latents import Latents
 
 from ..encoding import EncodeOptions, prepare_encode
@@ -26,6 +26,9 @@ from .webhook_hosts import check_webhook
 #: What a safetensors file is called, and the pictures that an encode takes.
 SAFETENSORS: Final[str] = "application/safetensors"
 PICTURES: Final[frozenset[str]] = frozenset({"image/png", "image/jpeg", "image/webp"})
+
+#: The lane of jobs that name none.
+DEFAULT_LANE: Final[str] = JobSpec.model_fields["producer"].default
 
 #: Parameters that may be given more than once.
 REPEATED: Final[frozenset[str]] = frozenset({"shape"})
@@ -126,7 +129,15 @@ def prepare_body(
         prepared = prepare_encode(image, options.vae, contract, job_id, cast("EncodeOptions", more))
     else:
         prepared = prepare(_latents(body, options), options.vae, contract, job_id, cast("SubmitOptions", more))
-    return PreparedJob(prepared.spec.model_copy(update={"owner": principal.owner}), prepared.packed)
+    return owned_by(principal, prepared)
+
+
+def owned_by(principal: Principal, job: PreparedJob) -> PreparedJob:
+    """A job as its key's: seen by that key, and in a lane of its own where it names none, so that keys take turns."""
+    named = {"owner": principal.owner}
+    if not principal.is_admin and job.spec.producer == DEFAULT_LANE:
+        named["producer"] = principal.name
+    return PreparedJob(job.spec.model_copy(update=named), job.packed)
 
 
 def _latents(body: bytes, options: TensorOptions) -> Latents:
