@@ -7,6 +7,7 @@ from contextlib import aclosing
 
 import aiohttp
 import numpy as np
+import pytest
 from tests.conftest import Serve
 from tests.gateway.conftest import Gateway, soon
 
@@ -143,3 +144,13 @@ async def test_three_hundred_who_wait_cost_no_connection_to_redis_each(gateway: 
             assert {(await (await poll).json())["status"] for poll in polls} == {"canceled"}
             for stream in streams[:100]:
                 assert b"canceled" in await stream.content.read()
+
+
+@pytest.mark.parametrize("seen", ["1_0-0", "5--3", "\u0663-0", "1 - 0", "1-18446744073709551616", "1-"])
+async def test_an_id_that_python_reads_as_a_number_and_redis_does_not_is_refused(
+    gateway: Gateway, farm: Farm, seen: str
+) -> None:
+    job = farm.submit(ARRAY, vae="demo")
+    for path in ("/v1/events", f"/v1/jobs/{job.id}/events"):
+        async with gateway.client.get(path, headers={"Last-Event-ID": seen}) as answer:
+            assert (answer.status, (await answer.json())["code"]) == (422, "InvalidOption")
