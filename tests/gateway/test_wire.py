@@ -1,8 +1,10 @@
 """What comes to the port and is no HTTP request."""
 
+import gzip
 import json
 import logging
 
+import numpy as np
 import pytest
 from tests.gateway.conftest import Gateway, raw
 
@@ -32,3 +34,24 @@ async def test_what_is_no_http_is_answered_as_json_and_leaves_no_traceback(
     assert json.loads(body)["code"] == "BadRequest"
     assert b"nosniff" in head
     assert not [record for record in caplog.records if record.exc_info]
+
+
+@pytest.mark.parametrize("packing", ["gzip", "deflate", "gzip, gzip", "unheard-of"])
+async def test_a_packed_body_is_refused_and_never_unpacked(gateway: Gateway, packing: str) -> None:
+    whole = np.zeros((1, 4, 8, 8), np.float16).tobytes()
+    asked = {"vae": "demo", "shape": "1,4,8,8", "dtype": "float16"}
+    for path, status in (("/v1/jobs", 422), ("/hf/demo", 400)):
+        async with gateway.client.post(
+            path, params=asked, data=gzip.compress(whole), headers={"Content-Encoding": packing}
+        ) as answer:
+            assert answer.status == status
+            assert "not packed" in (await answer.json())["error"]
+
+
+async def test_what_is_refused_before_its_body_is_read_is_not_unpacked_either(gateway: Gateway) -> None:
+    broken = b"\x1f\x8bno gzip"
+    headers = f"Host: localhost\r\nContent-Encoding: gzip\r\nContent-Length: {len(broken)}\r\n\r\n"
+    follower = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    answer = await raw(gateway.url, b"POST /nowhere HTTP/1.1\r\n" + headers.encode() + broken + follower)
+    assert answer.startswith(b"HTTP/1.1 404 ")
+    assert b"HTTP/1.1 200 " in answer, "a body that was unpacked ends its connection"

@@ -7,7 +7,7 @@ from typing import Final
 
 from aiohttp import web
 
-from vaefarm_shared.errors import BodyTooLarge, IncompleteBody, QueueFull
+from vaefarm_shared.errors import BodyTooLarge, IncompleteBody, InvalidOption, QueueFull
 
 from .desk import desk_of
 
@@ -73,9 +73,13 @@ async def read_chunks(request: web.Request, share: Share, most: int | None = Non
     Raises:
         BodyTooLarge: it has more; the rest is not read.
         IncompleteBody: it comes too slowly, or ends before its Content-Length.
+        InvalidOption: it is packed.
         QueueFull: the gateway holds as much as it may.
     """
     settings = desk_of(request).settings
+    packing = request.headers.get("Content-Encoding", "identity")
+    if packing.strip().lower() != "identity":
+        raise InvalidOption(f"Content-Encoding is {packing[:40]!r}; expected a body that is not packed: leave it out")
     limit = settings.max_body_bytes if most is None else min(most, settings.max_body_bytes)
     if request.content_length is not None and request.content_length > limit:
         raise too_large(limit)

@@ -46,6 +46,11 @@ class WireServer(Server):
 class Runner(web.AppRunner):
     """Runs an application on such connections."""
 
+    def __init__(self, app: web.Application, **options: Any) -> None:
+        """Bodies are left as they come: to unpack a bomb of a megabyte keeps the loop for seconds, also where the
+        request was refused before its body was read."""
+        super().__init__(app, auto_decompress=False, **options)
+
     async def _make_server(self) -> Any:
         server = await super()._make_server()
         return WireServer(
