@@ -36,6 +36,10 @@ RESULT_SECONDS: Final[int] = 24 * 3600
 #: Seconds that a failed job and its latent are kept unless the job says otherwise: a week.
 FAILURE_SECONDS: Final[int] = 7 * 24 * 3600
 
+#: Seconds that a job may name, 31 years: Redis refuses lives that do not fit its clock, and with them the settle of
+#: every job in the same round trip.
+MAX_SECONDS: Final[int] = 10**9
+
 #: Seconds that a tombstone outlives its job: a week.
 TOMBSTONE_SECONDS: Final[int] = 7 * 24 * 3600
 
@@ -66,6 +70,9 @@ FIRST_LAYOUTS: Final[tuple[Layout, ...]] = ("spatial", "packed")
 Task = Literal["decode", "encode"]
 OutputType = Literal["pil", "pt"]
 Factor = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+
+#: Text that can be written as UTF-8: pydantic looks for halves of surrogate pairs where a length is to be checked.
+Unicode = Annotated[str, Field(min_length=0)]
 
 
 class JobSpec(BaseModel):
@@ -117,13 +124,13 @@ class JobSpec(BaseModel):
     owner: Annotated[str, Field(min_length=1)] = ADMIN
     priority: Priority = "normal"
     #: Seconds after submit by which the decode must have begun, by Redis' clock.
-    deadline_seconds: Annotated[float, Field(gt=0)] | None = None
-    metadata: dict[str, str] = Field(default_factory=dict)
+    deadline_seconds: Annotated[float, Field(gt=0, le=MAX_SECONDS)] | None = None
+    metadata: dict[Unicode, Unicode] = Field(default_factory=dict)
     traceparent: str | None = None
     #: A URL that is told of the job's end; by gateways, to hosts that the operator allows.
     webhook: Annotated[str, Field(pattern=r"^https?://[!-~]+$", max_length=2048)] | None = None
-    result_seconds: Annotated[int, Field(ge=1)] = RESULT_SECONDS
-    failure_seconds: Annotated[int, Field(ge=1)] = FAILURE_SECONDS
+    result_seconds: Annotated[int, Field(ge=1, le=MAX_SECONDS)] = RESULT_SECONDS
+    failure_seconds: Annotated[int, Field(ge=1, le=MAX_SECONDS)] = FAILURE_SECONDS
 
     @property
     def pixels(self) -> int:

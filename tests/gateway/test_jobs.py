@@ -59,6 +59,11 @@ async def test_raw_bytes_with_shape_and_dtype_are_the_same_job_as_a_safetensors_
         ({"vae": "a\r\nb"}, ARRAY.tobytes(), 422, "vae"),
         ({"colour": "red"}, ARRAY.tobytes(), 422, "colour"),
         ({"metadata": "[" * 2_000}, ARRAY.tobytes(), 422, "metadata"),
+        ({"metadata": '{"a": "\\ud800"}'}, ARRAY.tobytes(), 422, "metadata"),
+        ({"metadata": '{"\\ud800": "a"}'}, ARRAY.tobytes(), 422, "metadata"),
+        ({"result_seconds": "9" * 18}, ARRAY.tobytes(), 422, "result_seconds"),
+        ({"failure_seconds": "9" * 18}, ARRAY.tobytes(), 422, "failure_seconds"),
+        ({"deadline_seconds": "inf"}, ARRAY.tobytes(), 422, "deadline_seconds"),
     ],
 )
 async def test_bad_input_is_named_and_nothing_is_queued(

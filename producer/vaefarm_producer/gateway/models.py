@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from vaefarm_shared.job import ImageFormat, JobStatus, Priority, Task
+from vaefarm_shared.job import MAX_SECONDS, ImageFormat, JobStatus, Priority, Task
 from vaefarm_shared.quarantine import Device
 from vaefarm_shared.records import DecodeReport
 
@@ -36,11 +36,17 @@ class Options(BaseModel):
     seed: Annotated[int | None, Field(ge=0, lt=2**64, description="Of an encode: sample the posterior.")] = None
     producer: Annotated[str | None, Field(description="The lane; lanes take turns.")] = None
     priority: Priority | None = None
-    deadline_seconds: Annotated[float | None, Field(gt=0, description="Expires unless begun by then.")] = None
+    deadline_seconds: Annotated[
+        float | None, Field(gt=0, le=MAX_SECONDS, description="Expires unless begun by then.")
+    ] = None
     metadata: Annotated[dict[str, str] | None, Field(description="Kept in the record.")] = None
     traceparent: Annotated[str | None, Field(description="W3C trace context; else the header's.")] = None
-    result_seconds: Annotated[int | None, Field(ge=1, description="How long the result is kept.")] = None
-    failure_seconds: Annotated[int | None, Field(ge=1, description="How long a failed job is kept.")] = None
+    result_seconds: Annotated[int | None, Field(ge=1, le=MAX_SECONDS, description="How long the result is kept.")] = (
+        None
+    )
+    failure_seconds: Annotated[
+        int | None, Field(ge=1, le=MAX_SECONDS, description="How long a failed job is kept.")
+    ] = None
     webhook: Annotated[str | None, Field(description="URL that is told of the job's end.")] = None
 
 
