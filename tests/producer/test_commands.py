@@ -14,6 +14,7 @@ from tests.conftest import RedisServer, Serve, StartWorker, eventually, url_vari
 
 from vaefarm_producer import Farm
 from vaefarm_producer.cli import COMMANDS, app
+from vaefarm_producer.local.up import GATEWAY_MODULES
 from vaefarm_shared.cli_errors import run
 
 LATENTS = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -252,3 +253,25 @@ def test_the_redis_that_up_starts_ends_with_its_parent(tmp_path: Path) -> None:
     process.stdout.close()
 
     eventually("Redis has ended", lambda: vaefarm("status", url=url).returncode == 1)
+
+
+def test_a_clients_install_shows_its_help_and_says_what_a_gateway_and_its_keys_need(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "class Missing:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name in {GATEWAY_MODULES!r}: raise ModuleNotFoundError(f'No module named {{name}}', name=name)\n"
+        "sys.meta_path.insert(0, Missing())\n"
+        "from vaefarm_producer.cli import main; main()"
+    )
+
+    def bare(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", code, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+
+    assert bare("--help").returncode == 0
+    for arguments in (["gateway"], ["keys", "list"], ["keys", "add", "web", "--file", "keys.toml"]):
+        refused = bare(*arguments)
+        assert refused.returncode == 1
+        (line,) = refused.stderr.splitlines()
+        assert "pip install 'vaefarm[gateway]'" in line

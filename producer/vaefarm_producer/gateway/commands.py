@@ -6,11 +6,11 @@ from typing import Annotated
 import typer
 
 from vaefarm_shared import tracing
-from vaefarm_shared.errors import ConfigurationError
 from vaefarm_shared.logs import configure_logging
 from vaefarm_shared.settings import Settings
 
 from ..commands import LogFormatOption, RedisOption
+from .extra import gateway_extra
 
 
 def gateway(
@@ -29,14 +29,11 @@ def gateway(
     """
     farm = Settings.from_env(redis_url=redis, log_format=log_format)
     configure_logging(verbose, farm.log_format)
-    try:
-        # Here and not above: a client's install has none of the gateway's libraries.
+    with gateway_extra():
         from .app import create_app
         from .chores import add_chores
         from .serving import leave, serve
         from .settings import GatewaySettings
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(f"the gateway needs {error.name}: pip install 'vaefarm[gateway]'") from error
     tracing.configure("vaefarm-gateway")
     app = create_app(farm, GatewaySettings.from_env(), host)
     add_chores(app, farm)

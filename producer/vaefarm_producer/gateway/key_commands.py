@@ -12,7 +12,7 @@ from rich.table import Table
 from vaefarm_shared.errors import InvalidOption
 
 from ..commands import JsonOption
-from .key_file import add_key, new_entry, new_key, read_keys, remove_key
+from .extra import gateway_extra
 from .settings import GatewaySettings
 
 app = typer.Typer(
@@ -37,6 +37,8 @@ def add(
     file: FileOption = None,
 ) -> None:
     """Make a key and print it, this once: the file keeps no more than its hash."""
+    with gateway_extra():
+        from .key_file import add_key, new_entry, new_key
     path, key = path_of(file), new_key()
     entry = new_entry(name, key, admin=admin, rate=rate, max_in_flight=max_in_flight)
     add_key(path, entry, replace=replace)
@@ -47,6 +49,8 @@ def add(
 @app.command("list")
 def list_keys(file: FileOption = None, as_json: JsonOption = False) -> None:
     """Show whose keys there are, and what they may."""
+    with gateway_extra():
+        from .key_file import read_keys
     entries = read_keys(path_of(file))
     if as_json:
         for entry in entries:
@@ -63,6 +67,8 @@ def list_keys(file: FileOption = None, as_json: JsonOption = False) -> None:
 @app.command()
 def remove(name: NameArgument, file: FileOption = None) -> None:
     """Take a key away: its requests that run are ended. Its jobs stay, for admins and a new key of that name."""
+    with gateway_extra():
+        from .key_file import remove_key
     remove_key(path_of(file), name)
     print(name)
 

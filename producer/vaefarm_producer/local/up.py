@@ -33,7 +33,10 @@ GATEWAY_PORT: Final[int] = 8000
 GATEWAY_PORTS: Final[int] = 100
 
 #: What the gateway's extra installs besides what everyone has.
-GATEWAY_MODULES: Final = ("aiohttp_sse", "itsdangerous", "limits", "openapi_pydantic", "prometheus_client")
+GATEWAY_MODULES: Final = (
+    *("aiohttp_sse", "itsdangerous", "limits", "multipart", "openapi_pydantic", "prometheus_client"),
+    *("standardwebhooks", "swagger_ui", "tomlkit"),
+)
 
 
 def up(
