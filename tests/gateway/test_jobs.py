@@ -1,14 +1,17 @@
 """Jobs over HTTP: submit, ask, wait, fetch, cancel; and each kind of bad input."""
 
 import asyncio
+import gc
 import json
 
 import numpy as np
 import pytest
 from tests.conftest import Serve
-from tests.gateway.conftest import Gateway
+from tests.gateway.conftest import Gateway, soon
 
 from vaefarm_producer import Farm
+from vaefarm_producer.gateway.desk import DESK
+from vaefarm_producer.submission import PreparedJob
 from vaefarm_shared import latents
 from vaefarm_shared.latents import Latents
 
@@ -42,6 +45,25 @@ async def test_raw_bytes_with_shape_and_dtype_are_the_same_job_as_a_safetensors_
         assert answer.status == 202
     async with gateway.client.put("/v1/jobs/mine", params=RAW, data=(-ARRAY).tobytes()) as answer:
         assert (answer.status, (await answer.json())["code"]) == (409, "JobConflict")
+
+
+async def test_a_submit_that_waits_for_its_job_holds_none_of_its_bytes(gateway: Gateway, farm: Farm) -> None:
+    async def submit() -> int:
+        wait = {"Prefer": "wait=60"}
+        async with gateway.client.put("/v1/jobs/mine", params={"vae": "demo"}, data=PACKED, headers=wait) as answer:
+            return answer.status
+
+    async def waits() -> bool:
+        return "mine" in gateway.app[DESK].follower._waiting
+
+    submitting = asyncio.create_task(submit())
+    await soon("the submit waits", waits)
+    gc.collect()
+    held = [one for one in gc.get_objects() if type(one) is PreparedJob and one.spec.id == "mine"]
+    farm.job("mine").cancel()
+
+    assert held == []
+    assert await submitting == 200
 
 
 @pytest.mark.parametrize(

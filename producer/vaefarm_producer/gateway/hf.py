@@ -113,6 +113,15 @@ async def get_vae_health(request: web.Request) -> web.StreamResponse:
 
 async def _post(request: web.Request, task: Task | None) -> web.Response:
     """Read a request, queue its job, wait for its end, and answer."""
+    job_id, reply, scaled = await _queue(request, task)
+    return await _answer(request, job_id, reply, scaled)
+
+
+async def _queue(request: web.Request, task: Task | None) -> tuple[str, Wanted, Scaled]:
+    """Read a request and queue its job: its id, and the reply that is wanted.
+
+    The job's bytes go with this frame, before any wait: the room counts them no longer.
+    """
     desk, vae = desk_of(request), await vae_of(request)
     contract = await contract_of(desk, vae)
     async with request.app[ROOM].hold() as share:
@@ -132,7 +141,7 @@ async def _post(request: web.Request, task: Task | None) -> web.Response:
         except asyncio.CancelledError:
             await _forget(request, job.spec.id, sending)
             raise
-    return await _answer(request, job.spec.id, reply, scaled)
+    return job.spec.id, reply, scaled
 
 
 def _circumstances(request: web.Request, scaled: Scaled) -> dict[str, Any]:

@@ -23,15 +23,21 @@ MAX_JSON: Final[int] = 256 * 1024
 
 async def post_job(request: web.Request) -> web.Response:
     """Queue a job under an id of the farm's."""
-    return await _submit(request, new_job_id())
+    return await _submit_and_answer(request, new_job_id())
 
 
 async def put_job(request: web.Request) -> web.Response:
     """Queue a job under an id of the caller's; the same again changes nothing."""
-    return await _submit(request, job_id_of(request))
+    return await _submit_and_answer(request, job_id_of(request))
 
 
-async def _submit(request: web.Request, job_id: str) -> web.Response:
+async def _submit_and_answer(request: web.Request, job_id: str) -> web.Response:
+    await _submit(request, job_id)
+    return await _answer_waiting(request, job_id, accepted=True)
+
+
+async def _submit(request: web.Request, job_id: str) -> None:
+    """Queue a request's job. Its bytes go with this frame, before any wait: the room counts them no longer."""
     desk, principal = desk_of(request), principal_of(request)
     options = options_from_query(request.query, request.headers)
     if options.task == "decode" and request.content_type.startswith("image/"):
@@ -41,7 +47,6 @@ async def _submit(request: web.Request, job_id: str) -> web.Response:
         prepared = await desk.call(prepare_body, desk, principal, body, options, job_id)
         del body
         await send(desk, principal, [prepared])
-    return await _answer_waiting(request, job_id, accepted=True)
 
 
 async def get_job(request: web.Request) -> web.Response:
