@@ -14,7 +14,7 @@ from .bodies import ROOM, Room
 from .desk import DESK, Desk
 from .farm_routes import FARM_ROUTES
 from .metrics import METRICS, Metrics
-from .models import JobAnswer, StatusAnswer, StatusQuery, TensorOptions, WebhookSecret
+from .models import EventsQuery, JobAnswer, StatusAnswer, StatusQuery, TensorOptions, WebhookSecret
 from .observing import observe
 from .problems import add_safe_headers, answer_problems
 from .routes import Route, add_routes
@@ -29,25 +29,31 @@ BODIES = ("application/octet-stream", SAFETENSORS, *sorted(PICTURES))
 #: What a job's stored result may be.
 RESULTS = (*sorted(PICTURES), SAFETENSORS)
 
+#: What a picture's address answers besides.
+PARTS = {206: "The range that was asked for.", 304: "What the caller has is the same.", 416: "There is no such range."}
+
+#: What a submit answers besides.
+ENDED = {200: "The job has ended already."}
+
 ROUTES = [
     Route("POST", "/v1/jobs", jobs.post_job, "Queue a job.", query=TensorOptions, bodies=BODIES, status=202,
-          answer=JobAnswer),
+          answer=JobAnswer, also=ENDED),
     Route("PUT", "/v1/jobs/{job_id}", jobs.put_job, "Queue a job under an id of your own.", query=TensorOptions,
-          bodies=BODIES, status=202, answer=JobAnswer),
+          bodies=BODIES, status=202, answer=JobAnswer, also=ENDED),
     Route("GET", "/v1/jobs/{job_id}", jobs.get_job, "How a job stands.", answer=JobAnswer),
     Route("DELETE", "/v1/jobs/{job_id}", jobs.delete_job, "Cancel a job, or remove one that has ended.",
           answer=JobAnswer, also={204: "It had ended, and is removed."}),
     Route("POST", "/v1/jobs/{job_id}/cancel", jobs.cancel_job, "Cancel a job.", answer=JobAnswer),
     Route("POST", "/v1/jobs/{job_id}/retry", jobs.retry_job, "Queue a failed job again.", status=202,
-          answer=JobAnswer),
+          answer=JobAnswer, also={200: "It had not failed, and is left as it is."}),
     Route("GET", "/v1/jobs/{job_id}/image", pictures.get_image, "A job's picture.", access="signed",
-          content_types=RESULTS),
+          content_types=RESULTS, also=PARTS),
     Route("GET", "/v1/jobs/{job_id}/image/{index}", pictures.get_image, "A job's picture by its index.",
-          access="signed", content_types=RESULTS),
+          access="signed", content_types=RESULTS, also=PARTS),
     Route("GET", "/v1/jobs/{job_id}/events", streams.job_events, "Server-sent events of a job.", access="signed",
           purpose="stream", content_types=("text/event-stream",),
           also={204: "It has ended, and nothing happened since."}),
-    Route("GET", "/v1/events", streams.all_events, "Server-sent events of all jobs.",
+    Route("GET", "/v1/events", streams.all_events, "Server-sent events of all jobs.", query=EventsQuery,
           content_types=("text/event-stream",)),
     Route("POST", "/v1/statuses", jobs.post_statuses, "The status of many jobs.", bodies=("application/json",),
           body=StatusQuery, answer=StatusAnswer),

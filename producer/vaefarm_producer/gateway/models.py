@@ -181,6 +181,12 @@ class ListQuery(BaseModel):
     limit: Annotated[int | None, Field(ge=1, le=10**9, description="Jobs at most; all unless given.")] = None
 
 
+class EventsQuery(BaseModel):
+    """Which events a stream tells."""
+
+    status: Annotated[str | None, Field(description="Statuses between commas; all unless given.")] = None
+
+
 class QueuedQuery(ListQuery):
     """Of which waiting jobs a list is."""
 

@@ -205,4 +205,6 @@ def responses(route: Route) -> dict[int, dict[str, Any]]:
     problem = {"application/json": {"schema": schema_of(Problem)}}
     told = {status: {"description": why, "content": problem} for status, why in PROBLEMS.items()}
     also: dict[int, dict[str, Any]] = {status: {"description": why} for status, why in route.also.items()}
+    if 200 in also:
+        also[200]["content"] = success["content"]
     return {route.status: success, **also, **told}
