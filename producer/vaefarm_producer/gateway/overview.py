@@ -6,7 +6,6 @@ their names and devices.
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from aiohttp import web
 
@@ -17,6 +16,7 @@ from vaefarm_shared.reading import QueueDepth
 
 from .access import principal_of
 from .desk import Desk, desk_of
+from .health import serves
 from .jobs import json_answer
 from .models import QueueAnswer, QueuesAnswer, VaeAnswer, VaesAnswer, WorkersAnswer
 
@@ -70,7 +70,7 @@ async def get_vae(request: web.Request) -> web.Response:
 def read_vaes(desk: Desk, wanted: str | None) -> list[VaeAnswer]:
     """The VAE of that id, or all; blocks. Raises UnknownVae."""
     transport = desk.transport
-    served: list[dict[str, Any]] = [vaes for one in transport.workers() if isinstance(vaes := one.get("vaes"), dict)]
+    served = [serves(one) for one in transport.workers()]
     entries = {entry.id: entry for entry in Catalogue.load(desk.farm.catalogue)}
     depths: Counter[str] = Counter()
     for queue in transport.queues():
