@@ -9,7 +9,7 @@ from rq.utils import as_text
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from vaefarm_shared import failures, pauses, quarantine, reading, rq_bridge
-from vaefarm_shared.connection import connect, farm_errors
+from vaefarm_shared.connection import REPLY_SECONDS, connect, farm_errors
 from vaefarm_shared.errors import FarmUnavailable
 from vaefarm_shared.failures import FailedJob
 from vaefarm_shared.quarantine import Device
@@ -26,10 +26,11 @@ PAGE: Final[int] = 1000
 class RedisOperations:
     """Queues, workers, pauses, failures and devices of a farm, over a Redis connection."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Raises ConfigurationError for a URL that is none."""
+    def __init__(self, settings: Settings, reply_seconds: float = REPLY_SECONDS) -> None:
+        """`reply_seconds`: after how long without a reply Redis counts as away. Raises ConfigurationError for a URL
+        that is none."""
         self._settings = settings
-        self._connection: redis.Redis = connect(settings.redis_url.get_secret_value())
+        self._connection: redis.Redis = connect(settings.redis_url.get_secret_value(), reply_seconds)
 
     def _insist(self, call: Callable[[], T], seconds: float | None = None) -> T:
         """Repeat a call that may be repeated until Redis answers, for `submit_timeout` or so many seconds."""

@@ -12,7 +12,7 @@ from vaefarm_shared import reading, transitions
 from vaefarm_shared.blobs import BlobStore, latent_name
 from vaefarm_shared.budget import Limits, held_bytes, read_limits
 from vaefarm_shared.catalogue import Catalogue, Contract, unknown_vae
-from vaefarm_shared.connection import farm_errors
+from vaefarm_shared.connection import REPLY_SECONDS, farm_errors
 from vaefarm_shared.errors import FarmError
 from vaefarm_shared.job import JobStatus
 from vaefarm_shared.records import BlobRecord, JobRecord
@@ -38,8 +38,9 @@ PUT_SECONDS: Final[int] = 24 * 3600
 class RedisTransport(RedisOperations):
     """Jobs and pictures over a Redis connection."""
 
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
+    def __init__(self, settings: Settings, reply_seconds: float = REPLY_SECONDS) -> None:
+        """As `RedisOperations`."""
+        super().__init__(settings, reply_seconds)
         self._blobs = BlobStore(self._connection, settings.blobs, settings.blob_threshold)
         self._catalogue = Catalogue.load(settings.catalogue)
         self._watcher = Watcher(self._connection)

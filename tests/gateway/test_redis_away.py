@@ -1,6 +1,7 @@
 """Redis goes and comes back: 503 at once, and everything goes on by itself."""
 
 import asyncio
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from pydantic import SecretStr
 from tests.conftest import RedisServer, redis_servers
 from tests.gateway.conftest import StartGateway, soon
 
-from vaefarm_producer.gateway.desk import DESK
+from vaefarm_producer.gateway.desk import DESK, FROZEN_SECONDS
 from vaefarm_shared.settings import Settings
 
 ARRAY = np.random.default_rng(0).standard_normal((1, 4, 8, 8)).astype(np.float16)
@@ -67,3 +68,25 @@ async def test_while_redis_is_away_it_is_503_at_once_and_then_all_goes_on(
     assert told.get("status") == "canceled", told
     async with asyncio.timeout(20):
         assert b"canceled" in await stream.content.read()
+
+
+async def test_a_redis_that_is_frozen_is_away_as_well(
+    start_gateway: StartGateway, own_server: RedisServer, settings: Settings
+) -> None:
+    gateway = await start_gateway(settings.model_copy(update={"redis_url": SecretStr(own_server.url)}))
+    async with gateway.client.put("/v1/jobs/mine", params=RAW, data=ARRAY.tobytes()) as answer:
+        assert answer.status == 202
+    assert own_server.process is not None
+    own_server.process.send_signal(signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(3 * FROZEN_SECONDS):
+            answers = await asyncio.gather(*(gateway.client.get("/v1/jobs/mine") for _ in range(40)))
+        assert {answer.status for answer in answers} == {503}
+    finally:
+        own_server.process.send_signal(signal.SIGCONT)
+
+    async def works() -> bool:
+        async with gateway.client.get("/v1/jobs/mine") as answer:
+            return answer.status == 200
+
+    await soon("the gateway finds Redis again", works)

@@ -23,6 +23,9 @@ T = TypeVar("T")
 #: Threads, and so connections, that ask Redis.
 THREADS: Final[int] = 8
 
+#: Seconds without a reply after which Redis counts as away: the threads that wait for it are all there are.
+FROZEN_SECONDS: Final[float] = 3.0
+
 #: Seconds for which a call is repeated while Redis is away.
 AT_ONCE_SECONDS: Final[float] = 0.01
 
@@ -36,7 +39,7 @@ class Desk:
         self.farm = farm
         self.settings = settings
         # Whoever calls over HTTP is told at once that Redis is away, and comes again by itself.
-        self.transport = Backing(farm.model_copy(update={"submit_timeout": AT_ONCE_SECONDS}))
+        self.transport = Backing(farm.model_copy(update={"submit_timeout": AT_ONCE_SECONDS}), FROZEN_SECONDS)
         self.follower = Follower(farm.redis_url.get_secret_value())
         #: How jobs stand, asked for together.
         self.standings: Gathering[str, Standing | JobNotFound] = Gathering(

@@ -157,6 +157,7 @@ class Follower:
             except Reset:
                 logger.warning("the stream of events begins anew: events may have been missed")
                 self._last = None
+                self._ready.clear()
                 self._kept.clear()
                 self._look_again()
             except (*AWAY, OSError) as error:

@@ -61,7 +61,8 @@ async def standing_for(request: web.Request, job_id: str, wait: float = 0.0) -> 
                 while status not in TERMINAL_STATUSES:
                     event = await news.get()
                     status = event.status if event else await look_again(desk, job_id)
-    return standing if status is standing.record.status else await read_standing(desk, job_id)
+    # Also where nothing was told: a worker of the release before writes no events.
+    return standing if standing.record.status in TERMINAL_STATUSES else await read_standing(desk, job_id)
 
 
 async def look_again(desk: Desk, job_id: str) -> JobStatus:
