@@ -11,8 +11,9 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from vaefarm_shared.errors import InvalidOption, JobExpired, JobNotFound
+from vaefarm_shared.errors import Forbidden, InvalidOption, JobExpired, JobNotFound
 from vaefarm_shared.failures import FailedJob
+from vaefarm_shared.quarantine import Device
 from vaefarm_shared.records import JobRecord
 
 from .commands import FarmOption, JsonOption, open_farm
@@ -192,13 +193,13 @@ def show_record(record: JobRecord) -> None:
 
 def show_farm(farm: Farm, as_json: bool) -> None:
     """Print queues and workers, and what is held back: paused VAEs, quarantined devices, spooled jobs."""
-    queues, workers, paused, quarantined = farm.queues(), farm.workers(), farm.paused(), farm.quarantined()
+    queues, workers, paused, quarantined = farm.queues(), farm.workers(), farm.paused(), quarantined_devices(farm)
     if as_json:
         shown: dict[str, Any] = {
             "queues": {queue.name: queue.queued for queue in queues},
             "workers": workers,
             "paused": paused,
-            "quarantined": [asdict(device) for device in quarantined],
+            "quarantined": None if quarantined is None else [asdict(device) for device in quarantined],
             "spooled": farm.spooled(),
         }
         print(json.dumps(shown))
@@ -216,12 +217,20 @@ def show_farm(farm: Farm, as_json: bool) -> None:
     console.print(living if workers else "no worker")
     if paused:
         console.print(f"paused: {', '.join(paused)} (vaefarm resume VAE)")
-    for device in quarantined:
+    for device in quarantined or ():
         console.print(
             f"quarantined: {device.id}: {device.reason} (vaefarm devices --release {device.id})", markup=False
         )
     if spooled := farm.spooled():
         console.print(f"spooled: {spooled} jobs (vaefarm submit --spool DIR)")
+
+
+def quarantined_devices(farm: Farm) -> list[Device] | None:
+    """Devices that no worker uses; None for a key that may not see devices."""
+    try:
+        return farm.quarantined()
+    except Forbidden:
+        return None
 
 
 def counts(worker: dict[str, object]) -> tuple[str, str]:

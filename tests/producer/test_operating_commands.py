@@ -11,12 +11,16 @@ import pytest
 import redis
 from safetensors.numpy import save_file
 from tests.conftest import RedisServer, Serve, redis_servers, url_variable
+from tests.served_gateway import ServedGateway
 
 from vaefarm_producer import Farm, doctor
 from vaefarm_producer.cli import app
+from vaefarm_producer.gateway.key_file import add_key, new_entry, new_key
+from vaefarm_producer.gateway.settings import GatewaySettings
 from vaefarm_shared import keys
 from vaefarm_shared.cli_errors import run
 from vaefarm_shared.quarantine import note_exit
+from vaefarm_shared.settings import Settings
 
 LATENTS = np.zeros((1, 4, 8, 8), np.float32)
 QUEUE = "rq:queue:vaefarm.demo.normal.s.default"
@@ -281,3 +285,20 @@ def test_submit_with_a_spool_keeps_jobs_while_redis_is_away_and_sends_them_later
     assert farm.job(job_id).status() == "queued"
     again = vaefarm("submit", "--spool", spool, "--json", url=server.url)
     assert json.loads(again.stdout) == {"sent": 0, "refused": 0}
+
+
+def test_status_shows_a_plain_key_what_waits_though_devices_are_for_admins(
+    vaefarm: Call, settings: Settings, farm: Farm, tmp_path: Path
+) -> None:
+    key, file = new_key(), tmp_path / "keys.toml"
+    add_key(file, new_entry("web", key, admin=False, rate=None, max_in_flight=None), replace=False)
+    farm.submit(LATENTS, vae="demo")
+    gateway = ServedGateway(settings, GatewaySettings.from_env(keys=file))
+    gateway.start()
+    try:
+        done = vaefarm("status", "--json", url=gateway.url, env={"VAEFARM_KEY": key})
+    finally:
+        gateway.stop()
+    assert (done.returncode, done.stderr) == (0, "")
+    shown = json.loads(done.stdout)
+    assert (list(shown["queues"].values()), shown["quarantined"]) == ([1], None)
