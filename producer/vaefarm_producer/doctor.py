@@ -43,7 +43,8 @@ class Finding:
 def doctor(redis: RedisOption = None, as_json: JsonOption = False) -> None:
     """Look for what is wrong with the farm, or may go wrong: Redis' policy and durability, budget, workers, devices.
 
-    Exits 1 when something is an error.
+    It asks Redis itself: run it where VAEFARM_REDIS_URL is reachable, not through a gateway. Exits 1 when something is
+    an error.
     """
     worst, console = "ok", Console()
     for finding in examine(Settings.from_env(redis_url=redis)):

@@ -118,8 +118,10 @@ class HttpClient:
                 f"the certificate of {self.url} is not trusted: {error.certificate_error}"
             ) from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            # aiohttp's own text speaks of `ssl:default` where there is no TLS at all.
+            cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
             raise FarmUnavailable(
-                f"the gateway at {self.url} is not reachable: {error or type(error).__name__}; is it running, and is"
+                f"the gateway at {self.url} is not reachable: {cause or type(error).__name__}; is it running, and is"
                 " VAEFARM_URL right?"
             ) from error
 

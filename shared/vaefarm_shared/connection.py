@@ -85,7 +85,8 @@ def farm_errors(connection: redis.Redis) -> Iterator[None]:
         raise FarmUnavailable(f"Redis at {address(connection)} refuses the login: {error}") from error
     except AWAY as error:
         raise FarmUnavailable(
-            f"Redis at {address(connection)} is not reachable: {error}; is it running, and is VAEFARM_REDIS_URL right?"
+            f"Redis at {address(connection)} is not reachable: {str(error).rstrip('.')}; is it running, and is"
+            " VAEFARM_REDIS_URL right?"
         ) from error
     except redis.ResponseError as error:
         # Redis 6.2 wraps what a script met into an error of the script's own, so the text tells.

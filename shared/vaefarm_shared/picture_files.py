@@ -65,6 +65,11 @@ class PictureFile:
     transparent: tuple[int, ...] | None = None
 
 
+def is_picture_file(data: bytes) -> bool:
+    """Whether it begins as a PNG, JPEG or WebP does; no more is looked at."""
+    return data.startswith((PNG_SIGNATURE, JPEG_SIGNATURE)) or (data[:4], data[8:12]) == (b"RIFF", b"WEBP")
+
+
 def read_picture_file(data: bytes) -> PictureFile:
     """Walk a picture's file.
 

@@ -100,6 +100,13 @@ async def test_bad_input_is_named_and_nothing_is_queued(
     assert sum(queue.queued for queue in farm.queues()) == 0
 
 
+async def test_a_picture_without_its_task_is_told_how_it_is_encoded(gateway: Gateway) -> None:
+    for picture in (b"\x89PNG\r\n\x1a\n....", b"\xff\xd8\xff....", b"RIFF....WEBP"):
+        async with gateway.client.post("/v1/jobs", params={"vae": "demo"}, data=picture) as answer:
+            assert answer.status == 422
+            assert "task=encode" in (await answer.json())["error"]
+
+
 async def test_values_that_are_not_finite_are_refused(gateway: Gateway) -> None:
     broken = ARRAY.copy()
     broken[0, 0, 0, 0] = np.nan

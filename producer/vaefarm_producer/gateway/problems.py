@@ -41,7 +41,7 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        answer = problem(error.status, error.text or error.reason, type(error).__name__)
+        answer = problem(error.status, _said(error), type(error).__name__)
         for name in ("Allow", "WWW-Authenticate"):
             if name in error.headers:
                 answer.headers[name] = error.headers[name]
@@ -53,6 +53,15 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
     except Exception:
         logger.exception("%s %s went wrong", request.method, request.path)
         return problem(500, "the gateway met an error that it does not know; its log has it", "InternalError")
+
+
+def _said(error: web.HTTPException) -> str:
+    """What an error of the router says, without the address: its own text does not say what to do."""
+    if isinstance(error, web.HTTPNotFound):
+        return "there is nothing at this address; /docs shows every call"
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        return f"this address does not take {error.method}; expected {', '.join(sorted(error.allowed_methods))}"
+    return error.text or error.reason
 
 
 async def add_safe_headers(_: web.Request, answer: web.StreamResponse) -> None:

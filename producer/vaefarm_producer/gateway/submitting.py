@@ -14,6 +14,7 @@ from vaefarm_shared.errors import InvalidLatents, InvalidOption
 from vaefarm_shared.images import IMAGE_STORAGE, Images
 from vaefarm_shared.job import JobSpec, JobStatus
 from vaefarm_shared.latents import Latents
+from vaefarm_shared.picture_files import is_picture_file
 
 from ..encoding import EncodeOptions, prepare_encode
 from ..submission import PreparedJob, SubmitOptions, prepare
@@ -142,6 +143,8 @@ def owned_by(principal: Principal, job: PreparedJob) -> PreparedJob:
 
 def _latents(body: bytes, options: TensorOptions) -> Latents:
     if options.shape is None and options.dtype is None:
+        if is_picture_file(body):
+            raise InvalidLatents("the body is a picture; expected latents to decode, or task=encode to encode it")
         return latents.unpack(body)
     tensor_bytes(options.shape, options.dtype)
     assert options.shape is not None

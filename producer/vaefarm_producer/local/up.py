@@ -18,7 +18,7 @@ import typer
 from vaefarm_shared.connection import connect
 from vaefarm_shared.errors import ConfigurationError
 from vaefarm_shared.logs import configure_logging
-from vaefarm_shared.redis_policy import check_policy
+from vaefarm_shared.redis_policy import NO_AOF, check_policy
 from vaefarm_shared.settings import Settings
 
 from ..commands import LogFormatOption
@@ -70,6 +70,8 @@ def up(
     with ExitStack() as stack:
         folder = data or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vaefarm-")))
         server = stack.enter_context(LocalRedis(folder / "redis", durable=data is not None, port=port))
+        if data is None:
+            logger.warning("without --data DIR all jobs and pictures are gone when this ends")
         say_warnings(server)
         environment = {"VAEFARM_REDIS_URL": server.url, "VAEFARM_LOG_FORMAT": chosen.value}
         if data is not None:
@@ -86,7 +88,9 @@ def say_warnings(server: LocalRedis) -> None:
     """Log what a farm on that Redis risks. Raises ConfigurationError."""
     with connect(server.url) as connection:
         for warning in check_policy(connection, Settings.from_env().allow_eviction):
-            logger.warning("%s", warning)
+            # Redis is our own: what it keeps is what --data says.
+            if not warning.endswith(NO_AOF):
+                logger.warning("%s", warning)
 
 
 def check_redis(server: LocalRedis) -> None:
