@@ -10,7 +10,7 @@ from vaefarm_shared.blobs import latent_name
 from vaefarm_shared.catalogue import Catalogue
 from vaefarm_shared.job import ADMIN
 from vaefarm_shared.leases import Claim
-from vaefarm_shared.transitions import Submission
+from vaefarm_shared.submissions import Submission
 
 #: Few jobs, so that calls meet.
 IDS: Final[tuple[str, ...]] = ("a", "b", "c")

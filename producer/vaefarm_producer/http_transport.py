@@ -7,11 +7,12 @@ from concurrent.futures import Future
 from typing import Any, Final
 
 from vaefarm_shared.catalogue import Contract
-from vaefarm_shared.errors import ConfigurationError, FarmError, FarmUnavailable, JobExpired, QueueFull, QuotaExceeded
+from vaefarm_shared.errors import ConfigurationError, FarmUnavailable, JobExpired
 from vaefarm_shared.job import JobStatus
 from vaefarm_shared.reading import not_found
 from vaefarm_shared.records import BlobRecord, JobRecord
 from vaefarm_shared.settings import Settings
+from vaefarm_shared.submissions import taken
 
 from .background import Background
 from .http_batch import batch_body
@@ -54,11 +55,7 @@ class HttpTransport(HttpOperations):
             else made_error(entry["code"], entry["error"], entry.get("retry_after_seconds"))
             for entry in entries
         ]
-        errors = [one for one in found if isinstance(one, FarmError)]
-        # A full farm takes the others later; what else is wrong stays so.
-        for error in sorted(errors, key=lambda error: isinstance(error, QueueFull | QuotaExceeded)):
-            raise error
-        return [one for one in found if isinstance(one, JobStatus)]
+        return taken(found)
 
     def put_latent(self, job: PreparedJob) -> str:
         """Raises ConfigurationError: plain RQ jobs are for those who reach Redis."""

@@ -23,6 +23,7 @@ from vaefarm_shared.reading import not_found
 from .background import Background
 from .http_client import PASSING, SILENT_SECONDS, HttpClient
 from .http_events import ServerEvent, read_stream
+from .watcher import resolve
 
 logger = logging.getLogger(__name__)
 
@@ -194,10 +195,4 @@ class HttpWatcher:
     def _resolve(self, job_id: str, end: JobStatus | Exception) -> None:
         with self._lock:
             futures = self._waiting.pop(job_id, [])
-        for future in futures:
-            if not future.set_running_or_notify_cancel():
-                continue
-            if isinstance(end, Exception):
-                future.set_exception(end)
-            else:
-                future.set_result(end)
+        resolve(futures, end)

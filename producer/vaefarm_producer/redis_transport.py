@@ -18,6 +18,7 @@ from vaefarm_shared.job import JobStatus
 from vaefarm_shared.records import BlobRecord, JobRecord
 from vaefarm_shared.redis_policy import check_policy
 from vaefarm_shared.settings import Settings
+from vaefarm_shared.submissions import Submission
 
 from .redis_operations import RedisOperations
 from .submission import PreparedJob
@@ -42,7 +43,7 @@ class RedisTransport(RedisOperations):
         """As `RedisOperations`."""
         super().__init__(settings, reply_seconds)
         self._blobs = BlobStore(self._connection, settings.blobs, settings.blob_threshold)
-        self._catalogue = Catalogue.load(settings.catalogue)
+        self.catalogue = Catalogue.load(settings.catalogue)
         self._watcher = Watcher(self._connection)
         self._contracts: dict[str, tuple[float, Contract]] = {}
         self._known_limits: Limits | None = None
@@ -60,9 +61,9 @@ class RedisTransport(RedisOperations):
         return contract
 
     def _catalogue_contract(self, vae: str) -> Contract:
-        contract = self._catalogue[vae].contract if vae in self._catalogue else None
+        contract = self.catalogue[vae].contract if vae in self.catalogue else None
         if contract is None:
-            raise unknown_vae(vae, {entry.id: entry for entry in self._catalogue})
+            raise unknown_vae(vae, {entry.id: entry for entry in self.catalogue})
         return contract
 
     def submit(self, jobs: Sequence[PreparedJob]) -> list[JobStatus]:
@@ -84,8 +85,8 @@ class RedisTransport(RedisOperations):
 
     def _send(
         self,
-        submit: Callable[[redis.Redis, Sequence[transitions.Submission], Limits, int | None], T],
-        batch: Sequence[transitions.Submission],
+        submit: Callable[[redis.Redis, Sequence[Submission], Limits, int | None], T],
+        batch: Sequence[Submission],
         quota: int | None,
     ) -> T:
         if not self._policy_checked:
@@ -94,15 +95,15 @@ class RedisTransport(RedisOperations):
             self._policy_checked = True
         return submit(self._connection, batch, self._limits(), quota)
 
-    def _stored(self, job: PreparedJob) -> transitions.Submission:
+    def _stored(self, job: PreparedJob) -> Submission:
         """Write a latent that goes to files first: a job never names a blob that is not there."""
         name = latent_name(job.spec.id, job.spec.request_hash)
         reference = self._blobs.reference(name, len(job.packed))
         held = held_bytes(job.spec, len(job.packed), self._blobs)
         if self._blobs.goes_to_files(len(job.packed)):
             self._blobs.put(name, job.packed, 0)
-            return transitions.Submission(job.spec, reference, b"", held)
-        return transitions.Submission(job.spec, reference, job.packed, held)
+            return Submission(job.spec, reference, b"", held)
+        return Submission(job.spec, reference, job.packed, held)
 
     def _limits(self) -> Limits:
         if self._known_limits is None:

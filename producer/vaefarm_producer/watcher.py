@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Iterable
 from concurrent.futures import Future
 from typing import Any, Final
 from uuid import uuid4
@@ -155,10 +156,15 @@ class Watcher:
     def _resolve(self, job_id: str, status: JobStatus | None) -> None:
         with self._lock:
             futures = self._waiting.pop(job_id, [])
-        for future in futures:
-            if not future.set_running_or_notify_cancel():
-                continue
-            if status is None:
-                future.set_exception(not_found(job_id))
-            else:
-                future.set_result(status)
+        resolve(futures, not_found(job_id) if status is None else status)
+
+
+def resolve(futures: "Iterable[Future[JobStatus]]", end: JobStatus | Exception) -> None:
+    """Tell those who wait of a job's end, or of why nothing more is told; not those who wait no longer."""
+    for future in futures:
+        if not future.set_running_or_notify_cancel():
+            continue
+        if isinstance(end, Exception):
+            future.set_exception(end)
+        else:
+            future.set_result(end)

@@ -5,7 +5,7 @@ inside the scripts: the farm's Redis is one server, not a cluster.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final
@@ -35,19 +35,6 @@ class Script:
         except redis.exceptions.NoScriptError:
             connection.script_load(self.text)
             return connection.evalsha(self.digest, 0, *arguments)
-
-    def run_many(self, connection: redis.Redis, calls: Sequence[Sequence[Argument]]) -> list[Any]:
-        """Run it once for each list of arguments, in one round trip; raise the first error.
-
-        After an error some calls may have run: every script is written so that repeating a call is harmless.
-        """
-
-        def fill(pipe: Pipeline) -> None:
-            for arguments in calls:
-                self.queue(pipe, *arguments)
-
-        with connection.pipeline(transaction=False) as pipe:
-            return self.execute(pipe, fill)
 
     def queue(self, pipe: Pipeline, *arguments: Argument) -> None:
         """Put a call on a pipeline."""

@@ -16,13 +16,13 @@ from redis.client import Pipeline
 
 from . import keys, rq_bridge
 from .budget import Limits, full, quota_exceeded
-from .errors import FarmError, FarmUnavailable, JobConflict, QueueFull, QuotaExceeded
-from .job import ADMIN, JobSpec, JobStatus
+from .errors import FarmError, FarmUnavailable, JobConflict
+from .job import ADMIN, JobStatus
 from .leases import Claim
-from .queues import queue_name
 from .reading import not_found
 from .records import DecodeReport, blob_references
 from .scripts import Argument, script
+from .submissions import Submission, taken
 
 #: Jobs that one call of a script ends: a call holds Redis for as long as it runs.
 CALL_JOBS: Final[int] = 500
@@ -30,46 +30,11 @@ CALL_JOBS: Final[int] = 500
 #: Bytes that Redis reads at a time (PROTO_IOBUF_LEN).
 READ_BYTES: Final[int] = 16 * 1024
 
-#: Bytes of the largest latent that its script carries as an argument: those of 512 x 512 pixels, and their header.
-CARRIED_BYTES: Final[int] = 40 * 1024
-
 #: Seconds that a larger latent lies in Redis before its job is: the two travel together.
 UNCLAIMED_SECONDS: Final[int] = 600
 
 #: A begin's verdicts besides the number of the attempt.
 LOST, EXPIRED = "lost", "expired"
-
-
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """A checked job on its way to its queue."""
-
-    spec: JobSpec
-    latent_reference: str
-    #: The latent's bytes where Redis keeps them; empty where they were stored before.
-    latent_bytes: bytes
-    #: Bytes of Redis that the job holds until it ends: its latent, and room for its pictures.
-    held_bytes: int = 0
-
-    @property
-    def is_carried(self) -> bool:
-        """Whether the script is given all that there is of the latent's bytes."""
-        return len(self.latent_bytes) <= CARRIED_BYTES
-
-    @property
-    def latent_name(self) -> str:
-        """The latent's blob name."""
-        return self.latent_reference.partition(":")[2]
-
-    @property
-    def queue(self) -> str:
-        """The queue it goes to."""
-        return queue_of(self.spec)
-
-
-def queue_of(spec: JobSpec) -> str:
-    """The queue of a job."""
-    return queue_name(spec.vae, spec.priority, spec.picture_pixels, spec.producer)
 
 
 def submit(
@@ -92,12 +57,7 @@ def submit(
         QueueFull: the farm takes no more just now; those before the first that was refused are queued.
         QuotaExceeded: nor of this owner; as with QueueFull.
     """
-    verdicts = submit_each(connection, submissions, limits, quota)
-    refusals = [verdict for verdict in verdicts if isinstance(verdict, FarmError)]
-    # A full farm takes the others later; what else is wrong stays so.
-    for refusal in sorted(refusals, key=lambda refusal: isinstance(refusal, QueueFull | QuotaExceeded)):
-        raise refusal
-    return [verdict for verdict in verdicts if isinstance(verdict, JobStatus)]
+    return taken(submit_each(connection, submissions, limits, quota))
 
 
 def submit_each(

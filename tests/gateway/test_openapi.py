@@ -15,6 +15,8 @@ async def test_the_document_names_every_route_and_is_valid(gateway: Gateway) -> 
     routed = {route.resource.canonical for route in gateway.app.router.routes() if route.resource}
     assert set(raw["paths"]) == routed
     assert "JobAnswer" in raw["components"]["schemas"]
+    named = [operation["operationId"] for path in raw["paths"].values() for operation in path.values()]
+    assert len(set(named)) == len(named)
     assert raw["paths"]["/v1/jobs"]["post"]["responses"].keys() >= {"200", "202", "429", "503"}
     assert raw["paths"]["/v1/jobs/{job_id}/image"]["get"]["responses"].keys() >= {"200", "206", "304", "416"}
     assert [one["name"] for one in raw["paths"]["/v1/events"]["get"]["parameters"]] == ["status"]

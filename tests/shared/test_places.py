@@ -22,7 +22,8 @@ from vaefarm_shared.leases import Claim, Source, Wanted
 from vaefarm_shared.pace import Backlog, eta_seconds, read_pace
 from vaefarm_shared.reading import read_backlog, read_standing
 from vaefarm_shared.scripts import script
-from vaefarm_shared.transitions import Outcome, Submission
+from vaefarm_shared.submissions import Submission
+from vaefarm_shared.transitions import Outcome
 from vaefarm_shared.workers import publish_worker
 
 LATENTS = np.zeros((1, 4, 8, 8), np.float32)

@@ -14,7 +14,7 @@ from vaefarm_shared.budget import held_bytes
 from vaefarm_shared.connection import AWAY
 from vaefarm_shared.errors import ConfigurationError, EncodesNothing, UnsupportedVersion
 from vaefarm_shared.leases import ClaimedJob, Wanted
-from vaefarm_shared.transitions import Submission
+from vaefarm_shared.submissions import Submission
 
 from .claiming import FIRST_JOBS, ClaimOrder
 from .doorbell import Doorbell

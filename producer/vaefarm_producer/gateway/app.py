@@ -1,8 +1,9 @@
 """The application: routes, middlewares, and what starts and stops with it."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 from aiohttp import web
 
@@ -112,20 +113,24 @@ async def watch_keys(app: web.Application) -> AsyncIterator[None]:
     if ring is None:
         yield
         return
-    watch = asyncio.create_task(ring.watch())
-    yield
-    watch.cancel()
-    with suppress(asyncio.CancelledError):
-        await watch
+    async with running(ring.watch()):
+        yield
 
 
 async def deliver_webhooks(app: web.Application) -> AsyncIterator[None]:
     """Take a share of the webhooks while the application runs; those in hand at its end are another gateway's."""
-    delivering = asyncio.create_task(deliverer.Deliverer(app[DESK], app[SIGNER].secret).run())
+    async with running(deliverer.Deliverer(app[DESK], app[SIGNER].secret).run()):
+        yield
+
+
+@asynccontextmanager
+async def running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Have something run beside what is done within."""
+    task = asyncio.create_task(work)
     yield
-    delivering.cancel()
+    task.cancel()
     with suppress(asyncio.CancelledError):
-        await delivering
+        await task
 
 
 async def end_waits(app: web.Application) -> None:

@@ -16,6 +16,7 @@ from vaefarm_shared import keys, pace, reading
 from vaefarm_shared.errors import FarmError
 from vaefarm_shared.figures import JOBS, SECONDS, read_counted
 from vaefarm_shared.job import JobStatus
+from vaefarm_shared.queues import parts_of
 from vaefarm_shared.workers import read_workers
 
 from .backing import Backing
@@ -50,10 +51,10 @@ def farm_metrics(connection: redis.Redis) -> Iterator[Metric]:
     by_queue: Counter[tuple[str, ...]] = Counter()
     queues = reading.read_queues(connection)
     for one in queues:
-        vae, *parts = one.name.split(".")[1:]
+        vae, priority, size, _ = parts_of(one.name)
         jobs[JobStatus.QUEUED.value, vae] += one.queued
-        if len(parts) == 3:
-            by_queue[vae, parts[0], parts[1]] += one.queued
+        if priority:
+            by_queue[vae, priority, size] += one.queued
     yield gauge("vaefarm_jobs", "Jobs that have not ended.", ("state", "vae"), jobs.items())
     yield gauge("vaefarm_queue_jobs", "Entries of queues.", ("vae", "priority", "size"), by_queue.items())
     waiting = pace.backlog(((one.name, one.queued) for one in queues), pace.read_pace(connection))
@@ -80,7 +81,7 @@ def count_in_hand(connection: redis.Redis) -> Counter[tuple[str, ...]]:
             replies = pipe.execute()
         for status, queue in replies:
             if status in (b"queued", b"started") and queue:
-                found[status.decode(), queue.decode("utf-8", "replace").split(".")[1]] += 1
+                found[status.decode(), parts_of(queue.decode("utf-8", "replace"))[0]] += 1
     return found
 
 

@@ -1,7 +1,7 @@
 """Whether the gateway lives, and whether it can be used: for load balancers, supervisors, and whoever sets one up."""
 
 import asyncio
-import time
+from functools import partial
 from typing import Final, Literal
 
 from aiohttp import web
@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from vaefarm_shared.errors import FarmError
 
+from .believed import Believed
 from .desk import Desk
 from .problems import problem
 
@@ -27,36 +28,24 @@ class ReadyAnswer(BaseModel):
     ready: Literal[True] = True
 
 
-class Readiness:
-    """What is missing, asked for by one request at a time."""
+#: What is missing and what to say of it; None where nothing is.
+Missing = tuple[Part, str] | None
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
-        self._lock = asyncio.Lock()
-        self._until = float("-inf")
-        self._found: tuple[Part, str] | None = None
 
-    async def missing(self) -> tuple[Part, str] | None:
-        """What is missing and what to say of it; None where nothing is."""
-        async with self._lock:
-            if time.monotonic() >= self._until:
-                self._found = await self._look()
-                self._until = time.monotonic() + BELIEVED_SECONDS
-            return self._found
-
-    async def _look(self) -> tuple[Part, str] | None:
-        try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                workers = await self._desk.call(self._desk.transport.workers)
-        except FarmError as error:
-            return "redis", str(error)
-        except TimeoutError:
-            return "redis", f"Redis did not answer within {ANSWER_SECONDS:g} seconds"
-        vae = self._desk.settings.default_vae
-        served = {str(name) for one in workers for name in serves(one)}
-        if served if vae is None else vae in served:
-            return None
-        return "worker", f"no worker that lives serves {'any VAE' if vae is None else f'VAE {vae!r}'}; start one"
+async def find_missing(desk: Desk) -> Missing:
+    """Ask Redis and its workers."""
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            workers = await desk.call(desk.transport.workers)
+    except FarmError as error:
+        return "redis", str(error)
+    except TimeoutError:
+        return "redis", f"Redis did not answer within {ANSWER_SECONDS:g} seconds"
+    vae = desk.settings.default_vae
+    served = {str(name) for one in workers for name in serves(one)}
+    if served if vae is None else vae in served:
+        return None
+    return "worker", f"no worker that lives serves {'any VAE' if vae is None else f'VAE {vae!r}'}; start one"
 
 
 def serves(worker: dict[str, object]) -> set[str]:
@@ -66,7 +55,7 @@ def serves(worker: dict[str, object]) -> set[str]:
 
 
 #: Where an application keeps what it knows of that.
-READINESS: Final = web.AppKey("readiness", Readiness)
+READINESS: Final = web.AppKey("readiness", Believed[Missing])
 
 
 async def get_health(_: web.Request) -> web.Response:
@@ -76,7 +65,7 @@ async def get_health(_: web.Request) -> web.Response:
 
 async def get_ready(request: web.Request) -> web.Response:
     """Whether Redis answers, and a worker serves the default VAE, or any where none is set."""
-    missing = await request.app[READINESS].missing()
+    missing = await request.app[READINESS].get()
     if missing is None:
         return web.json_response({"ready": True})
     part, says = missing
@@ -87,4 +76,4 @@ async def get_ready(request: web.Request) -> web.Response:
 
 def add_readiness(app: web.Application, desk: Desk) -> None:
     """Give an application its readiness."""
-    app[READINESS] = Readiness(desk)
+    app[READINESS] = Believed(partial(find_missing, desk), BELIEVED_SECONDS)

@@ -7,26 +7,27 @@ then on, so that what a client gave up on can be had from `/v1/jobs/{id}`, as lo
 import asyncio
 import logging
 from collections.abc import Awaitable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Final
 
 from aiohttp import web
 
 from vaefarm_shared.errors import FarmError, FarmUnavailable, InvalidInput, JobFailed, UnknownVae, WaitTimeout
-from vaefarm_shared.job import Task, new_job_id
+from vaefarm_shared.job import TERMINAL_STATUSES, Task, new_job_id
 from vaefarm_shared.records import JobRecord
 
 from ..handle import report_of
 from .access import principal_of
+from .believed import Believed
 from .bodies import ROOM
-from .desk import Desk, desk_of
+from .desk import DESK, Desk, desk_of
 from .hf_parameters import Scaled, scaling
 from .hf_reply import make_reply
 from .hf_request import prepare_asked, read_request, task_of
-from .hf_vae import WORKERS, Workers, contract_of, need_worker, vae_of
+from .hf_vae import BELIEVED_SECONDS, WORKERS, contract_of, need_worker, read_loadable, vae_of
 from .hf_wanted import Wanted, wanted
 from .problems import Handler, farm_problem
-from .standing import is_past, standing_for
+from .standing import standing_for
 from .submitting import inherited_trace, owned_by, send
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ SCALE_UP: Final[str] = "X-Scale-Up-Timeout"
 
 def add_hf(app: web.Application) -> None:
     """Give an application what the handlers keep in it."""
-    app[WORKERS] = Workers()
+    app[WORKERS] = Believed(partial(read_loadable, app[DESK]), BELIEVED_SECONDS)
 
 
 def answers_as_hf(handler: Handler) -> Handler:
@@ -66,21 +67,6 @@ def status_of(error: FarmError) -> int:
 async def post_vae(request: web.Request) -> web.StreamResponse:
     """Decode or encode, whichever the request carries."""
     return await _post(request, None)
-
-
-async def post_vae_slash(request: web.Request) -> web.StreamResponse:
-    """As `post_vae`: addresses are written with a slash behind them."""
-    return await post_vae(request)
-
-
-async def post_default(request: web.Request) -> web.StreamResponse:
-    """As `post_vae`, for the default VAE."""
-    return await post_vae(request)
-
-
-async def post_predict(request: web.Request) -> web.StreamResponse:
-    """As `post_vae`, for the default VAE: the toolkit's second address."""
-    return await post_vae(request)
 
 
 @answers_as_hf
@@ -175,7 +161,7 @@ async def _ended(request: web.Request, job_id: str) -> JobRecord:
     desk = desk_of(request)
     seconds = desk.settings.wait_seconds
     record = (await standing_for(request, job_id, seconds)).record
-    if is_past(record.status):
+    if record.status in TERMINAL_STATUSES:
         return record
     if desk.follower.stopping:
         raise FarmUnavailable(f"this gateway stops; job {job_id!r} lives on: GET /v1/jobs/{job_id}, or send it again")

@@ -26,7 +26,7 @@ from .bodies import Share, read_body
 from .desk import Desk, desk_of
 from .hf_parameters import HfParameters, Scaled, from_query, parameters
 from .hf_wanted import Wanted, no_film
-from .submitting import content_type, read_array, read_json, tensor_bytes
+from .submitting import content_type, raw_tensor, read_array, read_json, tensor_bytes
 
 #: Content types of bodies that are JSON with base64 in it.
 JSON_TYPES: Final = frozenset({"application/json", "tensor/base64"})
@@ -137,7 +137,7 @@ def prepare_asked(
 
 
 def _latents(asked: Asked, contract: Contract) -> Latents:
-    shape, dtype = _tensor(asked)
+    shape, dtype = raw_tensor(asked.said.shape, asked.said.dtype)
     latents.check_dtype(dtype)
     if len(shape) == 5 and ("frames" not in contract.layouts or shape[2] != 1):
         raise no_film(f"shape {list(shape)}")
@@ -154,17 +154,8 @@ def _latents(asked: Asked, contract: Contract) -> Latents:
 def _images(asked: Asked) -> bytes | Images:
     if asked.said.shape is None and asked.said.dtype is None:
         return asked.data
-    shape, dtype = _tensor(asked)
+    shape, dtype = raw_tensor(asked.said.shape, asked.said.dtype)
     return Images(read_array(asked.data, shape, dtype), dtype)
-
-
-def _tensor(asked: Asked) -> tuple[tuple[int, ...], str]:
-    """Shape and dtype. Raises InvalidLatents where one is missing."""
-    said = asked.said
-    tensor_bytes(said.shape, said.dtype)
-    assert said.shape is not None
-    assert said.dtype is not None
-    return said.shape, said.dtype
 
 
 def _described(said: HfParameters) -> str:

@@ -1,8 +1,6 @@
 """Which VAE a request of the Hugging Face remote-VAE protocol means, and whether a worker serves it now."""
 
-import asyncio
 import re
-import time
 from typing import Any, Final
 
 from aiohttp import web
@@ -13,7 +11,9 @@ from vaefarm_shared.job import JobSpec
 from vaefarm_shared.queues import size_class
 from vaefarm_shared.workers import holders
 
+from .believed import Believed
 from .desk import Desk, desk_of
+from .health import serves
 
 #: Seconds for which the list of workers is believed.
 BELIEVED_SECONDS: Final[float] = 1.0
@@ -31,32 +31,21 @@ class NoWorker(FarmUnavailable):
     retry_after_seconds = RETRY_SECONDS
 
 
-class Workers:
-    """The workers that live, asked for by one request at a time."""
-
-    def __init__(self) -> None:
-        self._lock = asyncio.Lock()
-        self._read_at = float("-inf")
-        self._found: list[dict[str, Any]] = []
-
-    async def read(self, desk: Desk) -> list[dict[str, Any]]:
-        """What each says of itself, at most BELIEVED_SECONDS old. Raises FarmUnavailable."""
-        async with self._lock:
-            if time.monotonic() - self._read_at >= BELIEVED_SECONDS:
-                found = await desk.call(desk.transport.workers)
-                # One that could not load a VAE names it still.
-                self._found = [one | {"sizes": _loadable(one)} for one in found]
-                self._read_at = time.monotonic()
-            return self._found
+#: Where an application keeps what its workers say of themselves.
+WORKERS: Final = web.AppKey("hf_workers", Believed[list[dict[str, Any]]])
 
 
-def _loadable(worker: dict[str, Any]) -> dict[str, Any]:
-    failed = worker.get("unavailable", {})
-    return {vae: sizes for vae, sizes in worker.get("sizes", {}).items() if vae not in failed}
+async def read_loadable(desk: Desk) -> list[dict[str, Any]]:
+    """The workers that live, with the sizes of what they have: one that could not load a VAE names it still. Raises
+    FarmUnavailable."""
+    workers: list[dict[str, Any]] = await desk.call(desk.transport.workers)
+    return [one | {"sizes": loadable(one)} for one in workers]
 
 
-#: Where an application keeps them.
-WORKERS: Final = web.AppKey("hf_workers", Workers)
+def loadable(worker: dict[str, Any]) -> dict[str, Any]:
+    """The sizes of a worker's VAEs, without those that it could not load."""
+    served = serves(worker)
+    return {vae: sizes for vae, sizes in worker.get("sizes", {}).items() if vae in served}
 
 
 async def vae_of(request: web.Request) -> str:
@@ -71,7 +60,7 @@ async def vae_of(request: web.Request) -> str:
     desk = desk_of(request)
     if desk.settings.default_vae is not None:
         return desk.settings.default_vae
-    served = sorted({vae for one in await request.app[WORKERS].read(desk) for vae in one["sizes"]})
+    served = sorted({vae for one in await request.app[WORKERS].get() for vae in one["sizes"]})
     if not served:
         raise NoWorker("no worker serves a VAE; start one, or try again")
     if len(served) > 1:
@@ -91,7 +80,7 @@ async def contract_of(desk: Desk, vae: str) -> Contract:
 
 async def need_worker(request: web.Request, vae: str, spec: JobSpec | None = None) -> None:
     """Raise NoWorker unless one that lives serves a VAE and, if a job is given, pictures of its size."""
-    workers = await request.app[WORKERS].read(desk_of(request))
+    workers = await request.app[WORKERS].get()
     if not any(vae in one["sizes"] for one in workers):
         raise NoWorker(f"no worker serves VAE {vae!r} now; start one, or try again")
     if spec is not None and not holders(workers, vae, size_class(spec.picture_pixels)):

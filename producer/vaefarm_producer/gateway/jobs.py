@@ -6,7 +6,7 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from vaefarm_shared.errors import JobExpired
-from vaefarm_shared.job import JobStatus, check_job_id, new_job_id
+from vaefarm_shared.job import TERMINAL_STATUSES, JobStatus, check_job_id, new_job_id
 from vaefarm_shared.reading import Standing
 
 from .access import principal_of
@@ -14,7 +14,7 @@ from .bodies import ROOM, read_body
 from .desk import desk_of
 from .models import StatusAnswer, StatusQuery
 from .problems import farm_problem, validated
-from .standing import answer_of, is_past, job_id_of, read_standing, standing_for, wait_of
+from .standing import answer_of, job_id_of, read_standing, standing_for, wait_of
 from .submitting import body_limit, options_from_query, prepare_body, read_json, send
 
 #: Bytes of a body that is JSON and nothing but.
@@ -72,7 +72,7 @@ def answer_standing(request: web.Request, standing: Standing, *, accepted: bool)
         return farm_problem(gone, id=record.id, status_of_job=record.status.value, reason=record.reason)
     answer = json_answer(answer_of(request, standing))
     if accepted:
-        answer.set_status(200 if is_past(record.status) else 202)
+        answer.set_status(200 if record.status in TERMINAL_STATUSES else 202)
         answer.headers["Location"] = f"/v1/jobs/{record.id}"
     return answer
 
@@ -81,7 +81,7 @@ async def delete_job(request: web.Request) -> web.Response:
     """Cancel a job that has not ended; remove one that has."""
     desk, job_id = desk_of(request), job_id_of(request)
     standing = await standing_for(request, job_id)
-    if not is_past(standing.record.status) and await desk.call(desk.transport.cancel, job_id):
+    if standing.record.status not in TERMINAL_STATUSES and await desk.call(desk.transport.cancel, job_id):
         return json_answer(answer_of(request, await read_standing(desk, job_id)))
     await desk.call(desk.transport.discard, job_id)
     return web.Response(status=204)

@@ -156,7 +156,7 @@ def operation(route: Route) -> dict[str, Any]:
         parameters += query_parameters(route.query)
     found: dict[str, Any] = {
         "summary": route.summary,
-        "operationId": route.handler.__name__ + ("_at" if "index" in names else "") + f"_{route.method.lower()}",
+        "operationId": re.sub(r"\W", "_", route.method.lower() + re.sub(r"[{}]", "", plain(route.path))),
         "parameters": parameters,
         "responses": {str(status): answer for status, answer in responses(route).items()},
         "security": SECURITY[route.access],

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from aiohttp import web
 
-from vaefarm_shared.catalogue import Catalogue
 from vaefarm_shared.errors import UnknownVae
 from vaefarm_shared.failures import vae_of
 from vaefarm_shared.reading import QueueDepth
@@ -71,7 +70,7 @@ def read_vaes(desk: Desk, wanted: str | None) -> list[VaeAnswer]:
     """The VAE of that id, or all; blocks. Raises UnknownVae."""
     transport = desk.transport
     served = [serves(one) for one in transport.workers()]
-    entries = {entry.id: entry for entry in Catalogue.load(desk.farm.catalogue)}
+    entries = {entry.id: entry for entry in transport.catalogue}
     depths: Counter[str] = Counter()
     for queue in transport.queues():
         depths[vae_of(queue.name)] += queue.queued

@@ -73,11 +73,6 @@ async def look_again(desk: Desk, job_id: str) -> JobStatus:
         await asyncio.sleep(RECONNECT_SECONDS)
 
 
-def is_past(status: JobStatus) -> bool:
-    """Whether a job has ended."""
-    return status in TERMINAL_STATUSES
-
-
 def answer_of(request: web.Request, standing: Standing) -> JobAnswer:
     """How a job stands, with the addresses of what came of it."""
     record = standing.record

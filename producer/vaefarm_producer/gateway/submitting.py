@@ -108,6 +108,14 @@ def tensor_bytes(shape: tuple[int, ...] | None, dtype: str | None) -> int:
     return size
 
 
+def raw_tensor(shape: tuple[int, ...] | None, dtype: str | None) -> tuple[tuple[int, ...], str]:
+    """Shape and dtype of a raw tensor that is taken. Raises as `tensor_bytes`."""
+    tensor_bytes(shape, dtype)
+    assert shape is not None
+    assert dtype is not None
+    return shape, dtype
+
+
 def read_array(body: bytes, shape: tuple[int, ...], dtype: str) -> Any:
     """A raw tensor as an array in the storage of its dtype. Raises InvalidLatents unless the body is just as long."""
     wanted = tensor_bytes(shape, dtype)
@@ -146,11 +154,9 @@ def _latents(body: bytes, options: TensorOptions) -> Latents:
         if is_picture_file(body):
             raise InvalidLatents("the body is a picture; expected latents to decode, or task=encode to encode it")
         return latents.unpack(body)
-    tensor_bytes(options.shape, options.dtype)
-    assert options.shape is not None
-    assert options.dtype is not None
-    latents.check_dtype(options.dtype)
-    return Latents(read_array(body, options.shape, options.dtype), options.dtype)
+    shape, dtype = raw_tensor(options.shape, options.dtype)
+    latents.check_dtype(dtype)
+    return Latents(read_array(body, shape, dtype), dtype)
 
 
 def is_tensor_file(body: bytes) -> bool:
