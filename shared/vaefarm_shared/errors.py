@@ -11,15 +11,16 @@
          - IncompleteBody      a request that ended too early, or came too slowly
      - Unauthorized            no key, or one that is none
      - Forbidden               a key that may not do this, or a call from a place that may not
-     - TooManyRequests         a key's rate is used up; says when to try again
      - JobConflict             that id was used for other content
      - JobNotFound             no job of that id, or one whose tombstone is past its life
      - JobExpired              its result or its deadline is past
      - JobFailed               it ended without a picture; the message says why
      - JobCanceled             somebody canceled it
      - WaitTimeout             the wait gave up; the job lives on
-     - QueueFull               the farm takes no more just now; says when to try again
-     - QuotaExceeded           an owner has as many unended jobs as it may have; says when to try again
+     - RetryLater              not now; says when to try again
+         - TooManyRequests     a key's rate is used up
+         - QueueFull           the farm takes no more just now
+         - QuotaExceeded       an owner has as many unended jobs as it may have
      - FarmUnavailable         Redis is not reachable
      - ConfigurationError      settings, catalogue or environment
          - EncodesNothing      this worker has no encoder; another may
@@ -98,16 +99,21 @@ class Forbidden(FarmError):
     http_status = 403
 
 
-class TooManyRequests(FarmError):
-    """A key's rate is used up."""
+class RetryLater(FarmError):
+    """Not now: nothing was done, and the same may be done later."""
 
-    http_status = 429
     retryable = True
 
     def __init__(self, message: str, retry_after_seconds: float = 1.0) -> None:
         super().__init__(message)
         #: When to try again, from now.
         self.retry_after_seconds = retry_after_seconds
+
+
+class TooManyRequests(RetryLater):
+    """A key's rate is used up."""
+
+    http_status = 429
 
 
 class JobConflict(FarmError):
@@ -147,28 +153,16 @@ class WaitTimeout(FarmError, TimeoutError):
     retryable = True
 
 
-class QueueFull(FarmError):
+class QueueFull(RetryLater):
     """The farm takes no more jobs just now."""
 
     http_status = 503
-    retryable = True
-
-    def __init__(self, message: str, retry_after_seconds: float = 1.0) -> None:
-        super().__init__(message)
-        #: When to try again, from now.
-        self.retry_after_seconds = retry_after_seconds
 
 
-class QuotaExceeded(FarmError):
+class QuotaExceeded(RetryLater):
     """The owner has as many jobs that have not ended as it may have."""
 
     http_status = 429
-    retryable = True
-
-    def __init__(self, message: str, retry_after_seconds: float = 1.0) -> None:
-        super().__init__(message)
-        #: When to try again, from now.
-        self.retry_after_seconds = retry_after_seconds
 
 
 class FarmUnavailable(FarmError, ConnectionError):
