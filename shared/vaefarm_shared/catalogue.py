@@ -13,8 +13,9 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from .endpoints import EndpointEntry
 from .errors import ConfigurationError, UnknownVae
-from .job import Layout, Name
+from .job import Factor, Layout, Name
 
 #: Pixels of the largest picture taken unless an entry says otherwise: 4096 x 4096.
 MAX_PIXELS: Final[int] = 4096 * 4096
@@ -24,7 +25,9 @@ MAX_COUNT: Final[int] = 64
 
 #: Fields of an entry that say where its weights lie, and those that mean something for one such place alone.
 PLACES: Final[frozenset[str]] = frozenset({"source", "path"})
-OF_A_PLACE: Final[frozenset[str]] = frozenset({"subfolder", "revision", "variant", "gated"})
+OF_A_PLACE: Final[frozenset[str]] = frozenset(
+    {"subfolder", "revision", "variant", "gated", "scaling_factor", "shift_factor"}
+)
 
 
 class Contract(BaseModel):
@@ -72,6 +75,11 @@ class VaeEntry(BaseModel):
     binned: bool | None = None
     max_pixels: int | None = None
     max_count: int | None = None
+    #: The constants of its config.json, for endpoints that are told them; without them they scale by their own.
+    scaling_factor: Factor | None = None
+    shift_factor: Factor | None = None
+    #: Where it is decoded by others (`vaefarm worker --remote ID`).
+    endpoints: tuple[EndpointEntry, ...] = ()
 
     @cached_property
     def contract(self) -> Contract | None:
@@ -163,6 +171,9 @@ def _entry(vae: str, fields: dict[str, Any]) -> VaeEntry:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise ConfigurationError(f"catalogue entry [vaes.{vae}]: {place}: {first['msg']}") from error
-    if (entry.source is None) == (entry.path is None):
-        raise ConfigurationError(f"catalogue entry [vaes.{vae}]: expected either `source` or `path`")
+    places = sum(place is not None for place in (entry.source, entry.path))
+    if places > 1 or (not places and not entry.endpoints):
+        raise ConfigurationError(
+            f"catalogue entry [vaes.{vae}]: expected either `source` or `path`, or `endpoints` alone"
+        )
     return entry

@@ -32,6 +32,9 @@
          - NonFiniteImage      NaN or Inf in the picture, also in the widest dtype
          - OutOfMemory         the device has no room for it
          - VaeUnavailable      its VAE cannot be loaded here just now
+             - EndpointsAway   nor is there an endpoint that decodes it now; costs the job nothing
+         - EndpointRefused     an endpoint will not decode this job: to ask again changes nothing
+         - EndpointFailed      an endpoint that decodes others gave no picture of it, asked several times
          - BatchMismatch       n latents in, m images out
      - DeviceFault             the device is at fault, no job is: the process must end
 
@@ -210,6 +213,18 @@ class OutOfMemory(DecodeError):
 
 class VaeUnavailable(DecodeError):
     """The job's VAE cannot be loaded by this worker just now."""
+
+
+class EndpointsAway(VaeUnavailable):
+    """No endpoint of the job's VAE answers now: no fault of the job's, which goes back to its queue."""
+
+
+class EndpointRefused(DecodeError):
+    """An endpoint says that it will not decode this job; to ask it again changes nothing."""
+
+
+class EndpointFailed(DecodeError):
+    """An endpoint that decodes others gave no picture of this job, asked several times."""
 
 
 class BatchMismatch(DecodeError):

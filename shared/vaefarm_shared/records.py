@@ -46,6 +46,8 @@ class DecodeReport(BaseModel):
     dtype: str
     device: str
     worker: str
+    #: The endpoint that decoded it for the worker, by its name.
+    endpoint: str | None = None
     attempt: int
     seconds_queued: float
     seconds_decode: float

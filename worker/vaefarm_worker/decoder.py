@@ -78,6 +78,9 @@ class Decoded:
     files: tuple[bytes, ...] = ()
     #: Of a job that wants output_type='pt': (count, 3 or 4, height, width) float16, as the decoder gave it.
     tensor: HostTensor | None = None
+    #: Of what an endpoint decoded: its name, and the revision of its weights where it tells.
+    endpoint: str | None = None
+    revision: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

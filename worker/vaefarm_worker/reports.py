@@ -1,12 +1,15 @@
 """How a job's pictures were made: its provenance, in the record."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from vaefarm_shared.records import DecodeReport, ImageRecord, LatentsRecord, TensorRecord
 
 from .after_decode import AfterDecodes
 from .decoder import Decoded, Decoder, Encoded
+
+#: The device of what an endpoint decoded.
+REMOTE: Final[str] = "remote"
 
 if TYPE_CHECKING:
     from .endings import Done
@@ -31,12 +34,15 @@ class Reporter:
     ) -> DecodeReport:
         """The report of one finished job; seconds are rounded to microseconds."""
         spec = done.job.spec
+        endpoint = made.endpoint if isinstance(made, Decoded) else None
+        revision = made.revision if isinstance(made, Decoded) else None
         return DecodeReport(
             vae=spec.vae,
-            revision=self.decoder.vaes[spec.vae].revision,
+            revision=revision or self.decoder.vaes[spec.vae].revision,
             dtype=made.dtype,
-            device=self.decoder.device,
+            device=self.decoder.device if endpoint is None else REMOTE,
             worker=self.worker_name,
+            endpoint=endpoint,
             attempt=done.attempt,
             seconds_queued=round(done.job.seconds_queued, 6),
             seconds_decode=round(done.seconds_decode, 6),

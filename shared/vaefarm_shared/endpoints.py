@@ -1,0 +1,134 @@
+"""Remote endpoints that decode: how an operator names them (`EndpointEntry`), and what a worker tells of them
+(`EndpointState`). docs/remote_endpoints.md is their manual.
+"""
+
+from ipaddress import ip_address
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from .job import Factor, Name
+
+#: Generations of the protocol that a worker speaks: raw bytes with parameters in the query (today's), and JSON with
+#: base64 and parameters (the first).
+Protocol = Literal["v2", "v1"]
+
+#: closed: it is asked; open: it failed, and is left alone; half-open: one known latent tries whether it works again.
+Circuit = Literal["closed", "open", "half-open"]
+
+#: Pixels of the largest picture that Hugging Face's endpoints decode: 2048 x 2048.
+HF_MAX_PIXELS: Final[int] = 2048 * 2048
+
+#: Hosts that are this machine.
+LOOPBACK_NAMES: Final = frozenset({"localhost", "localhost.localdomain", "ip6-localhost"})
+
+
+class EndpointEntry(BaseModel):
+    """One endpoint of a VAE: `[[vaes.ID.endpoints]]` of the catalogue."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    #: http://HOST/PATH or https://; a user and password in it are sent as they are there, and never shown.
+    url: Annotated[str, Field(repr=False)]
+    #: What it is called in records, logs and figures; its host unless given.
+    name: Name | None = None
+    #: The environment variable whose value is sent as bearer token.
+    token_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+    protocol: Protocol = "v2"
+    #: Requests that it is asked at a time by one worker.
+    concurrency: Annotated[int, Field(ge=1, le=1024)] = 8
+    #: Pixels of the largest picture that it is asked for.
+    max_pixels: Annotated[int, Field(ge=1)] = HF_MAX_PIXELS
+    #: What it is told to scale by; the VAE's own entry unless given, and where that has none the endpoint's own.
+    scaling_factor: Factor | None = None
+    shift_factor: Factor | None = None
+    #: Whether its files are kept as they come where the job wants just such a file.
+    pass_through: bool = True
+    connect_seconds: Annotated[float, Field(gt=0, le=3600)] = 5.0
+    #: Seconds without a byte, once it has begun to answer.
+    read_seconds: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    #: Seconds for a whole request.
+    timeout_seconds: Annotated[float, Field(gt=0, le=86400)] = 120.0
+    #: Whether a request that takes longer than 95 of 100 others is sent to another endpoint too.
+    hedge: bool = False
+    #: Whether http:// is taken for another machine than this one.
+    allow_http: bool = False
+
+    @field_validator("url")
+    @classmethod
+    def _is_url(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.fragment or parts.port == 0:
+            raise ValueError("expected https://HOST/PATH, or http:// for this machine")
+        return url
+
+    @property
+    def shown_url(self) -> str:
+        """The URL as it may be shown: without user, password and query."""
+        parts = urlsplit(self.url)
+        return SplitResult(parts.scheme, _place(parts), parts.path, "", "").geturl()
+
+    @property
+    def shown_name(self) -> str:
+        """The name, or host and port."""
+        return self.name or _place(urlsplit(self.url))
+
+    @property
+    def is_safe(self) -> bool:
+        """Whether what is sent can be read on no network: https, or this machine; or the operator said so."""
+        parts = urlsplit(self.url)
+        return parts.scheme == "https" or self.allow_http or _is_loopback(parts.hostname or "")
+
+
+class EndpointState(BaseModel):
+    """How one endpoint does, as the worker that asks it tells in its description (`endpoints`)."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    vae: str
+    name: str
+    #: Without user, password and query.
+    url: str
+    state: Circuit
+    #: Until when, Unix seconds, it is left alone since it said so (429, 503 with Retry-After); 0 where it did not.
+    resting_until: float = 0.0
+    in_flight: int = 0
+    concurrency: int = 1
+    #: Requests so far that gave a picture, and those that did not for the endpoint's sake.
+    succeeded: int = 0
+    failed: int = 0
+    #: Of those, what is counted of the last hundred requests: failed / all.
+    error_rate: float = 0.0
+    #: Of the last hundred pictures; None while there is none.
+    latency_p50_seconds: float | None = None
+    latency_p95_seconds: float | None = None
+    #: The last trouble, in one line without secrets; '' where there was none.
+    last_error: str = ""
+
+
+def read_endpoints(description: dict[str, Any]) -> list[EndpointState]:
+    """The endpoints in a worker's description; those that another release wrote otherwise are left out."""
+    found = []
+    listed = description.get("endpoints")
+    for raw in listed if isinstance(listed, list) else []:
+        try:
+            found.append(EndpointState.model_validate(raw))
+        except ValidationError:
+            continue
+    return found
+
+
+def _place(parts: SplitResult) -> str:
+    host = parts.hostname or ""
+    shown = f"[{host}]" if ":" in host else host
+    return shown + (f":{parts.port}" if parts.port else "")
+
+
+def _is_loopback(host: str) -> bool:
+    if host.lower() in LOOPBACK_NAMES:
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
