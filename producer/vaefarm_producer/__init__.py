@@ -28,6 +28,7 @@ from vaefarm_shared.job import JobStatus
 from vaefarm_shared.latents import HostTensor, Latents
 from vaefarm_shared.quarantine import Device
 from vaefarm_shared.records import DecodeReport, ImageRecord, JobRecord, LatentsRecord, TensorRecord
+from vaefarm_shared.workers import WorkerEndpoint
 
 from .async_farm import AsyncFarm, AsyncJob
 from .encoding import EncodeOptions
@@ -57,6 +58,7 @@ __all__ = [
     "JobStatus",
     "LatentsRecord",
     "TensorRecord",
+    "WorkerEndpoint",
     # Errors
     "ConfigurationError",
     "DecodeError",

@@ -14,6 +14,7 @@ from vaefarm_shared.latents import HostTensor, Latents
 from vaefarm_shared.reading import QueueDepth
 from vaefarm_shared.records import JobRecord
 from vaefarm_shared.settings import Settings
+from vaefarm_shared.workers import WorkerEndpoint
 
 from .backpressure import Patience, batches
 from .encoding import EncodeOptions
@@ -218,6 +219,10 @@ class AsyncFarm:
     async def workers(self) -> list[dict[str, object]]:
         """As `Farm.workers`."""
         return await asyncio.to_thread(self._farm.workers)
+
+    async def endpoints(self) -> list[WorkerEndpoint]:
+        """As `Farm.endpoints`."""
+        return await asyncio.to_thread(self._farm.endpoints)
 
     async def pause(self, vae: str) -> bool:
         """As `Farm.pause`."""

@@ -28,6 +28,7 @@ COMMANDS: Final[dict[str, str]] = {
     "pause": "vaefarm_producer.operating_commands:pause",
     "resume": "vaefarm_producer.operating_commands:resume",
     "devices": "vaefarm_producer.operating_commands:devices",
+    "endpoints": "vaefarm_producer.endpoints_command:endpoints",
     "reap": "vaefarm_producer.reap_command:reap",
     "doctor": "vaefarm_producer.doctor:doctor",
 }

@@ -12,6 +12,7 @@ from vaefarm_shared.failures import FailedJob
 from vaefarm_shared.quarantine import Device
 from vaefarm_shared.reading import QueueDepth
 from vaefarm_shared.settings import Settings
+from vaefarm_shared.workers import WorkerEndpoint
 
 from .background import Background
 from .http_client import HttpClient, part
@@ -48,6 +49,10 @@ class HttpOperations:
     def workers(self) -> list[dict[str, object]]:
         """What each living worker says of itself; for a key that is no admin's, which VAEs it serves."""
         return list(self._get("/v1/workers")["workers"])
+
+    def endpoints(self) -> list[WorkerEndpoint]:
+        """The remote endpoints that living workers ask."""
+        return [WorkerEndpoint.model_validate(one) for one in self._get("/v1/endpoints")["endpoints"]]
 
     def pause(self, vae: str) -> bool:
         """Let no worker claim a VAE's jobs."""

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from vaefarm_shared.failures import FailedJob
 from vaefarm_shared.quarantine import Device
 from vaefarm_shared.reading import QueueDepth
+from vaefarm_shared.workers import WorkerEndpoint
 
 from .transport import Transport
 
@@ -21,6 +22,10 @@ class Operating:
     def workers(self) -> list[dict[str, object]]:
         """What each living worker says of itself: name, VAEs, device, since when."""
         return self._transport.workers()
+
+    def endpoints(self) -> list[WorkerEndpoint]:
+        """The remote endpoints that living workers ask, one for each worker: its circuit, load, latency and errors."""
+        return self._transport.endpoints()
 
     def pause(self, vae: str) -> bool:
         """Let no worker take jobs of a VAE; they are still taken in, and those in hand go on.

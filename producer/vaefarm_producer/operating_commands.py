@@ -17,6 +17,7 @@ from vaefarm_shared.quarantine import Device
 from vaefarm_shared.records import JobRecord
 
 from .commands import FarmOption, JsonOption, open_farm
+from .endpoints_command import troubles
 from .farm import Farm
 
 
@@ -192,7 +193,7 @@ def show_record(record: JobRecord) -> None:
 
 
 def show_farm(farm: Farm, as_json: bool) -> None:
-    """Print queues and workers, and what is held back: paused VAEs, quarantined devices, spooled jobs."""
+    """Print queues and workers, and what is held back: paused VAEs, quarantined devices, endpoints, spooled jobs."""
     queues, workers, paused, quarantined = farm.queues(), farm.workers(), farm.paused(), quarantined_devices(farm)
     if as_json:
         shown: dict[str, Any] = {
@@ -221,6 +222,8 @@ def show_farm(farm: Farm, as_json: bool) -> None:
         console.print(
             f"quarantined: {device.id}: {device.reason} (vaefarm devices --release {device.id})", markup=False
         )
+    for trouble in troubles(workers):
+        console.print(trouble)
     if spooled := farm.spooled():
         console.print(f"spooled: {spooled} jobs (vaefarm submit --spool DIR)")
 

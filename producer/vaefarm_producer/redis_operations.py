@@ -15,7 +15,7 @@ from vaefarm_shared.failures import FailedJob
 from vaefarm_shared.quarantine import Device
 from vaefarm_shared.reading import QueueDepth
 from vaefarm_shared.settings import Settings
-from vaefarm_shared.workers import read_workers
+from vaefarm_shared.workers import WorkerEndpoint, read_workers, worker_endpoints
 
 T = TypeVar("T")
 
@@ -68,6 +68,10 @@ class RedisOperations:
         """What each living worker says of itself."""
         with farm_errors(self._connection):
             return read_workers(self._connection)
+
+    def endpoints(self) -> list[WorkerEndpoint]:
+        """The remote endpoints that living workers ask."""
+        return worker_endpoints(self.workers())
 
     def pause(self, vae: str) -> bool:
         """Let no worker claim a VAE's jobs."""

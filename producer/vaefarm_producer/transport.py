@@ -10,6 +10,7 @@ from vaefarm_shared.job import JobStatus
 from vaefarm_shared.quarantine import Device
 from vaefarm_shared.reading import QueueDepth
 from vaefarm_shared.records import BlobRecord, JobRecord
+from vaefarm_shared.workers import WorkerEndpoint
 
 from .submission import PreparedJob
 
@@ -84,6 +85,10 @@ class Transport(Protocol):
 
     def workers(self) -> list[dict[str, object]]:
         """What each living worker says of itself."""
+        ...
+
+    def endpoints(self) -> list[WorkerEndpoint]:
+        """The remote endpoints that living workers ask."""
         ...
 
     def queued(self, vae: str) -> Iterator[str]:

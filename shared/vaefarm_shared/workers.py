@@ -1,14 +1,27 @@
 """What living workers say of themselves: anyone who routes, waits or shows the farm reads it here."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import redis
+from pydantic import ConfigDict, ValidationError
 from rq.utils import as_text
 from rq.worker_registration import REDIS_WORKER_KEYS
 
 from . import keys
+from .endpoints import EndpointState, read_endpoints
+
+
+class WorkerEndpoint(EndpointState):
+    """A remote endpoint, as the worker that asks it sees it."""
+
+    # Infinity is a number to json, and none in JSON.
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    #: The worker's name.
+    worker: str
 
 
 def publish_worker(connection: redis.Redis, name: str, description: dict[str, Any]) -> None:
@@ -31,3 +44,13 @@ def describe_workers(connection: redis.Redis, members: Iterable[bytes | str]) ->
 def holders(workers: list[dict[str, Any]], vae: str, size: str) -> set[str]:
     """Names of the workers that serve a VAE and hold pictures of a size class."""
     return {str(one["name"]) for one in workers if size in one.get("sizes", {}).get(vae, ())}
+
+
+def worker_endpoints(workers: Iterable[Mapping[str, Any]]) -> list[WorkerEndpoint]:
+    """The endpoints that these workers ask, one for each worker, by VAE, endpoint and worker."""
+    found = []
+    for one in workers:
+        for state in read_endpoints(dict(one)):
+            with suppress(ValidationError):
+                found.append(WorkerEndpoint(worker=str(one.get("name", "")), **state.model_dump()))
+    return sorted(found, key=lambda endpoint: (endpoint.vae, endpoint.name, endpoint.worker, endpoint.url))

@@ -304,6 +304,7 @@ def test_what_operators_do_is_for_admins() -> None:
         ("GET", "/v1/failed"),
         ("GET", "/v1/queued"),
         ("GET", "/v1/devices"),
+        ("GET", "/v1/endpoints"),
         ("DELETE", "/v1/devices/{device_id}"),
     }
     assert all(route.access in ("admin", "key") for route in FARM_ROUTES)

@@ -1,8 +1,6 @@
 """The operator's commands as they are typed: what they show, what they change, what a program reads of them."""
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,47 +8,19 @@ import numpy as np
 import pytest
 import redis
 from safetensors.numpy import save_file
-from tests.conftest import RedisServer, Serve, redis_servers, url_variable
+from tests.conftest import RedisServer, Serve, redis_servers
+from tests.producer.conftest import Call
 from tests.served_gateway import ServedGateway
 
 from vaefarm_producer import Farm, doctor
-from vaefarm_producer.cli import app
 from vaefarm_producer.gateway.key_file import add_key, new_entry, new_key
 from vaefarm_producer.gateway.settings import GatewaySettings
 from vaefarm_shared import keys
-from vaefarm_shared.cli_errors import run
 from vaefarm_shared.quarantine import note_exit
 from vaefarm_shared.settings import Settings
 
 LATENTS = np.zeros((1, 4, 8, 8), np.float32)
 QUEUE = "rq:queue:vaefarm.demo.normal.s.default"
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a command left."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-Call = Callable[..., Done]
-
-
-@pytest.fixture
-def vaefarm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Run a command as its console script does, in this process: a Python of its own for each would take seconds."""
-
-    def call(*arguments: object, url: str, env: dict[str, str] | None = None) -> Done:
-        with monkeypatch.context() as patch:
-            for name, value in {url_variable(url): url, **(env or {})}.items():
-                patch.setenv(name, value)
-            patch.setattr("sys.argv", ["vaefarm", *map(str, arguments)])
-            capsys.readouterr()
-            return Done(run(app), *capsys.readouterr())
-
-    return call
 
 
 def fail(farm: Farm, connection: redis.Redis, job_id: str, vae: str = "demo", ended_at: float = 2e9) -> None:

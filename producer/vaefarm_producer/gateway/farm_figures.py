@@ -6,18 +6,19 @@ Prometheus expects of a process.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any, Final, cast
+from typing import Any, Final, cast, get_args
 
 import redis
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from vaefarm_shared import keys, pace, reading
+from vaefarm_shared.endpoints import Circuit
 from vaefarm_shared.errors import FarmError
 from vaefarm_shared.figures import JOBS, SECONDS, read_counted
 from vaefarm_shared.job import JobStatus
 from vaefarm_shared.queues import parts_of
-from vaefarm_shared.workers import read_workers
+from vaefarm_shared.workers import WorkerEndpoint, read_workers, worker_endpoints
 
 from .backing import Backing
 from .health import serves
@@ -67,7 +68,9 @@ def farm_metrics(connection: redis.Redis) -> Iterator[Metric]:
     held = dict(read_hash(connection, keys.BUDGET))
     yield gauge("vaefarm_budget_bytes", "Bytes of the budget in use.", (), [((), held.get("bytes", 0.0))])
     yield gauge("vaefarm_budget_jobs", "Jobs that the budget counts.", (), [((), held.get("jobs", 0.0))])
-    yield from worker_metrics(read_workers(connection))
+    workers = read_workers(connection)
+    yield from worker_metrics(workers)
+    yield from endpoint_metrics(worker_endpoints(workers))
 
 
 def count_in_hand(connection: redis.Redis) -> Counter[tuple[str, ...]]:
@@ -117,6 +120,35 @@ def worker_metrics(workers: list[dict[str, Any]]) -> Iterator[Metric]:
                 stages.add_metric((name, vae, stage), spent.buckets(SECONDS), spent.sum)
     yield batches
     yield stages
+
+
+def endpoint_metrics(endpoints: list[WorkerEndpoint]) -> Iterator[Metric]:
+    """What workers say of the endpoints that they ask."""
+    # A series that is there twice would spoil the scrape: of a worker's endpoints of one name the last is shown.
+    named = {(one.worker, one.vae, one.name): one for one in endpoints}
+    labels = ("worker", "vae", "endpoint")
+    states = [((*key, state), float(state == one.state)) for key, one in named.items() for state in get_args(Circuit)]
+    yield gauge("vaefarm_endpoint_state", "1 for the state of an endpoint's circuit.", (*labels, "state"), states)
+    busy = [(key, one.in_flight) for key, one in named.items()]
+    yield gauge("vaefarm_endpoint_in_flight", "Requests that an endpoint has not answered.", labels, busy)
+    most = [(key, one.concurrency) for key, one in named.items()]
+    yield gauge("vaefarm_endpoint_concurrency", "Requests that an endpoint is asked at a time.", labels, most)
+    done = [
+        ((*key, outcome), count)
+        for key, one in named.items()
+        for outcome, count in (("succeeded", one.succeeded), ("failed", one.failed))
+    ]
+    yield counter("vaefarm_endpoint_requests", "Requests that an endpoint ended.", (*labels, "outcome"), done)
+    took = [
+        ((*key, quantile), value)
+        for key, one in named.items()
+        for quantile, value in (("0.5", one.latency_p50_seconds), ("0.95", one.latency_p95_seconds))
+        if value is not None
+    ]
+    says = "Quantiles of an endpoint's last hundred pictures."
+    yield gauge("vaefarm_endpoint_latency_seconds", says, (*labels, "quantile"), took)
+    wrong = [(key, one.error_rate) for key, one in named.items()]
+    yield gauge("vaefarm_endpoint_error_ratio", "Failed of an endpoint's last hundred requests.", labels, wrong)
 
 
 def gauge(name: str, says: str, labels: tuple[str, ...], samples: Iterable[Sample]) -> Metric:

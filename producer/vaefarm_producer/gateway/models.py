@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from vaefarm_shared.job import MAX_SECONDS, ImageFormat, JobStatus, Priority, Task
 from vaefarm_shared.quarantine import Device
 from vaefarm_shared.records import DecodeReport
+from vaefarm_shared.workers import WorkerEndpoint
 
 Dtype = Literal["float16", "bfloat16", "float32", "uint8"]
 
@@ -153,6 +154,12 @@ class WorkersAnswer(BaseModel):
     """What each living worker says of itself."""
 
     workers: list[dict[str, Any]]
+
+
+class EndpointsAnswer(BaseModel):
+    """The remote endpoints that living workers ask, one for each worker."""
+
+    endpoints: list[WorkerEndpoint]
 
 
 class VaeAnswer(BaseModel):

@@ -1,4 +1,4 @@
-"""What an operator asks over HTTP: pauses, failed and waiting jobs, devices. For admins alone.
+"""What an operator asks over HTTP: pauses, failed and waiting jobs, devices, endpoints. For admins alone.
 
 Long lists come as JSON lines, as they are read: neither side ever holds all of them.
 """
@@ -15,7 +15,7 @@ from vaefarm_shared.errors import InvalidOption
 
 from .desk import desk_of
 from .jobs import json_answer
-from .models import ChangedAnswer, DevicesAnswer, DevicesQuery, ListQuery, QueuedQuery
+from .models import ChangedAnswer, DevicesAnswer, DevicesQuery, EndpointsAnswer, ListQuery, QueuedQuery
 from .problems import validated
 
 #: Lines that are read at a time.
@@ -65,6 +65,12 @@ async def release_device(request: web.Request) -> web.Response:
     if not device_id.isprintable():
         raise InvalidOption("the device's id holds characters that none has; GET /v1/devices names them")
     return json_answer(ChangedAnswer(changed=await desk.call(desk.transport.release, device_id)))
+
+
+async def get_endpoints(request: web.Request) -> web.Response:
+    """The remote endpoints that living workers ask, one for each worker."""
+    desk = desk_of(request)
+    return json_answer(EndpointsAnswer(endpoints=await desk.call(desk.transport.endpoints)))
 
 
 async def _answer_lines(request: web.Request, lines: Iterator[dict[str, Any]]) -> web.StreamResponse:
