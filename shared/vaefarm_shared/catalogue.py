@@ -11,9 +11,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
-from .endpoints import EndpointEntry
+from .endpoints import EndpointEntry, wrong_factors
 from .errors import ConfigurationError, UnknownVae
 from .job import Factor, Layout, Name
 
@@ -80,6 +81,12 @@ class VaeEntry(BaseModel):
     shift_factor: Factor | None = None
     #: Where it is decoded by others (`vaefarm worker --remote ID`).
     endpoints: tuple[EndpointEntry, ...] = ()
+
+    @model_validator(mode="after")
+    def _scales(self) -> "VaeEntry":
+        if (why := wrong_factors(self.scaling_factor, self.shift_factor)) is not None:
+            raise PydanticCustomError("contradiction", "{why}", {"why": why})
+        return self
 
     @cached_property
     def contract(self) -> Contract | None:
@@ -169,8 +176,9 @@ def _entry(vae: str, fields: dict[str, Any]) -> VaeEntry:
         _ = entry.contract
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ConfigurationError(f"catalogue entry [vaes.{vae}]: {place}: {first['msg']}") from error
+        # What two fields say together has no place of its own.
+        place = ".".join(str(part) for part in first["loc"]) + ": " * bool(first["loc"])
+        raise ConfigurationError(f"catalogue entry [vaes.{vae}]: {place}{first['msg']}") from error
     places = sum(place is not None for place in (entry.source, entry.path))
     if places > 1 or (not places and not entry.endpoints):
         raise ConfigurationError(

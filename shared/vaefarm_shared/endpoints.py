@@ -6,7 +6,8 @@ from ipaddress import ip_address
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from .job import Factor, Name
 
@@ -63,6 +64,16 @@ class EndpointEntry(BaseModel):
             raise ValueError("expected https://HOST/PATH, or http:// for this machine")
         return url
 
+    @model_validator(mode="after")
+    def _scales(self) -> "EndpointEntry":
+        """Refuse factors that no request could say."""
+        why = wrong_factors(self.scaling_factor, self.shift_factor)
+        if self.scaling_factor is not None and self.protocol == "v1":
+            why = "protocol v1 has no word for scaling_factor; leave it out: its servers scale by their own"
+        if why is not None:
+            raise PydanticCustomError("contradiction", "{why}", {"why": why})
+        return self
+
     @property
     def shown_url(self) -> str:
         """The URL as it may be shown: without user, password and query."""
@@ -105,6 +116,15 @@ class EndpointState(BaseModel):
     latency_p95_seconds: float | None = None
     #: The last trouble, in one line without secrets; '' where there was none.
     last_error: str = ""
+
+
+def wrong_factors(scaling_factor: float | None, shift_factor: float | None) -> str | None:
+    """Why nothing can be scaled by these; None where it can, or there are none."""
+    if scaling_factor == 0:
+        return "scaling_factor is 0; expected the number that latents are divided by"
+    if scaling_factor is None and shift_factor is not None:
+        return "shift_factor comes without scaling_factor; expected both, or neither"
+    return None
 
 
 def read_endpoints(description: dict[str, Any]) -> list[EndpointState]:

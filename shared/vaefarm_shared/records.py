@@ -1,8 +1,14 @@
 """Records: a job as anyone may read it, what came of it and how that was made, and what is left past its life."""
 
+import re
+from typing import Final
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from .job import ADMIN, ImageFormat, JobStatus
+
+#: A dtype, a revision or a switch of a report, as headers tell them.
+PROVENANCE: Final[re.Pattern[str]] = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 
 
 class BlobRecord(BaseModel):

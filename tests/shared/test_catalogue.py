@@ -29,10 +29,21 @@ def test_every_built_in_entry_has_a_contract_and_names_what_it_takes() -> None:
     assert contracts["flux2"].layouts == ("packed", "patchified", "spatial")
 
 
+def test_factors_are_those_of_one_division_and_never_of_a_vae_with_vectors() -> None:
+    known = {entry.id: (entry.scaling_factor, entry.shift_factor) for entry in Catalogue.load()}
+    assert {vae: factors for vae, factors in known.items() if factors != (None, None)} == {
+        **dict.fromkeys(("sd-v1", "pixart-alpha"), (0.18215, None)),
+        **dict.fromkeys(("sdxl", "sdxl-original", "kolors", "pixart-sigma"), (0.13025, None)),
+        "sd3": (1.5305, 0.0609),
+        **dict.fromkeys(("flux", "z-image"), (0.3611, 0.1159)),
+    }
+
+
 def test_an_entry_pointed_elsewhere_forgets_what_was_of_its_repository(tmp_path: Path) -> None:
     catalogue = load(tmp_path, '[vaes.kolors]\npath = "/models/kolors"\n[vaes.flux2]\nsource = "me/mine"')
 
     assert (catalogue["kolors"].variant, catalogue["kolors"].revision) == (None, None)
+    assert catalogue["kolors"].scaling_factor is None
     assert (catalogue["flux2"].origin, catalogue["flux2"].gated) == ("me/mine", False)
     assert catalogue["flux2"].contract is not None
 
@@ -53,6 +64,14 @@ def test_an_operators_entry_may_leave_its_contract_to_the_worker(tmp_path: Path)
     ("text", "named"),
     [
         ("[vaes.mine", "no TOML"),
+        ('[vaes.mine]\npath = "/m"\nshift_factor = 0.1', r"\[vaes.mine\]: shift_factor comes without scaling_factor"),
+        ('[vaes.mine]\npath = "/m"\nscaling_factor = 0', "scaling_factor is 0"),
+        ('[[vaes.mine.endpoints]]\nurl = "https://x"\nscaling_factor = 0', "endpoints.0: scaling_factor is 0"),
+        ('[[vaes.mine.endpoints]]\nurl = "https://x"\nshift_factor = 1', "without scaling_factor"),
+        (
+            '[[vaes.mine.endpoints]]\nurl = "https://x"\nprotocol = "v1"\nscaling_factor = 1.0',
+            "v1 has no word for scaling_factor",
+        ),
         ("vaes = 3", "expected tables"),
         ('[vaes.mine]\npath = "/m"\nlatent_chanels = 4', "latent_chanels"),
         ('[vaes.mine]\npath = "/m"\ndtype = "int8"', "dtype"),

@@ -168,6 +168,37 @@ def test_a_vae_that_is_not_what_the_catalogue_says_is_not_served(
         LocalDecoder([changed(tiny_vaes / "sd-v1", tmp_path, **changes)], "cpu")
 
 
+@pytest.mark.parametrize(
+    ("vae", "factors", "changes", "named"),
+    [
+        ("sd-v1", {"scaling_factor": 0.13025}, {}, "'x'.*scaling_factor 0.18215 and.*the catalogue says 0.13025"),
+        ("flux", {"scaling_factor": 0.3611}, {}, "shift_factor 0.1159; the catalogue says 0.3611 and 0.0"),
+        ("sd-v1", {"scaling_factor": 0.18215, "shift_factor": 0.1}, {}, "says 0.18215 and 0.1: it is not served"),
+        (
+            "sd-v1",
+            {"scaling_factor": 0.18215},
+            {"latents_mean": [0.0] * 4, "latents_std": [1.0] * 4},
+            "and latents_mean",
+        ),
+    ],
+)
+def test_a_vae_that_endpoints_would_be_told_to_scale_otherwise_is_not_served(
+    tmp_path: Path, tiny_vaes: Path, vae: str, factors: dict[str, float], changes: dict[str, object], named: str
+) -> None:
+    entry = VaeEntry(id="x", path=changed(tiny_vaes / vae, tmp_path, **changes).path, **factors)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=named):
+        LocalDecoder([entry], "cpu")
+
+
+def test_a_vae_with_the_factors_that_the_catalogue_says_is_served(tiny_vaes: Path) -> None:
+    for vae, factors in (
+        ("sd-v1", {"scaling_factor": 0.18215}),
+        ("flux", {"scaling_factor": 0.3611, "shift_factor": 0.1159}),
+    ):
+        entry = VaeEntry(id="x", path=str(tiny_vaes / vae), **factors)  # type: ignore[arg-type]
+        assert list(LocalDecoder([entry], "cpu").vaes) == ["x"]
+
+
 def test_pickled_weights_are_not_loaded(tmp_path: Path, tiny_vaes: Path) -> None:
     folder = shutil.copytree(tiny_vaes / "sd-v1", tmp_path / "vae")
     (folder / "diffusion_pytorch_model.safetensors").unlink()

@@ -154,8 +154,23 @@ def check_contract(entry: VaeEntry, config: dict[str, Any], family: Family) -> C
             raise ConfigurationError(
                 f"VAE {entry.id!r} ({entry.origin}) has {name} {found}; the catalogue says {said}: it is not served"
             )
+    check_factors(entry, config)
     limits: dict[str, Any] = {"layouts": family.layouts, **entry.limits}
     return Contract(latent_channels=channels, spatial_scale=scale, picture_channels=colours, **limits)
+
+
+def check_factors(entry: VaeEntry, config: dict[str, Any]) -> None:
+    """Raise ConfigurationError where the catalogue tells endpoints to scale otherwise than a VAE's own config does."""
+    if entry.scaling_factor is None:
+        return
+    said = (entry.scaling_factor, entry.shift_factor or 0.0)
+    found = (config.get("scaling_factor"), config.get("shift_factor") or 0.0)
+    vectors = config.get("latents_mean") is not None
+    if said != found or vectors:
+        raise ConfigurationError(
+            f"VAE {entry.id!r} ({entry.origin}) has scaling_factor {found[0]} and shift_factor {found[1]}"
+            f"{', and latents_mean' if vectors else ''}; the catalogue says {said[0]} and {said[1]}: it is not served"
+        )
 
 
 def _defaults(vae_class: Any) -> dict[str, Any]:

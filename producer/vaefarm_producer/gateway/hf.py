@@ -22,7 +22,7 @@ from .believed import Believed
 from .bodies import ROOM
 from .desk import DESK, Desk, desk_of
 from .hf_parameters import Scaled, scaling
-from .hf_reply import make_reply
+from .hf_reply import make_reply, provenance
 from .hf_request import prepare_asked, read_request, task_of
 from .hf_vae import BELIEVED_SECONDS, WORKERS, contract_of, need_worker, read_loadable, vae_of
 from .hf_wanted import Wanted, wanted
@@ -115,7 +115,7 @@ async def _queue(request: web.Request, task: Task | None) -> tuple[str, Wanted, 
         task = task or task_of(asked, contract)
         reply = wanted(request.headers.get("Accept", ""), asked.said, task)
         scaled = scaling(asked.said, "model" if asked.is_json or desk.settings.hf_scales else "none")
-        more = _circumstances(request, scaled)
+        more = _circumstances(request, scaled) | ({"reproducible": True} if asked.said.reproducible else {})
         job = await desk.call(prepare_asked, desk, vae, task, asked, reply, scaled, more, new_job_id())
         del asked
         if not request.headers.get(SCALE_UP):
@@ -173,7 +173,10 @@ async def _ended(request: web.Request, job_id: str) -> JobRecord:
 
 def _result(desk: Desk, record: JobRecord, reply: Wanted) -> web.Response:
     """The reply out of a job's result; blocks. Raises JobFailed, JobCanceled, JobExpired."""
-    return make_reply(reply, [desk.transport.stored(record.id, one) for one in report_of(record).stored])
+    report = report_of(record)
+    answer = make_reply(reply, [desk.transport.stored(record.id, one) for one in report.stored])
+    answer.headers.update(provenance(report))
+    return answer
 
 
 async def _forget(request: web.Request, job_id: str, sending: Awaitable[object] | None = None) -> None:

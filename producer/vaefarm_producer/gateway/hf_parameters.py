@@ -44,6 +44,9 @@ class HfParameters(BaseModel):
     do_scaling: Annotated[bool | None, Field(description="Whether to scale by the VAE's own constants.")] = None
     height: Annotated[int | None, Field(ge=1, le=65536, description="Pixels; for packed latents alone.")] = None
     width: Annotated[int | None, Field(ge=1, le=65536, description="Pixels; for packed latents alone.")] = None
+    reproducible: Annotated[
+        bool, Field(description="The pipeline's own picture, bit for bit; the reply then says x-reproducible: True.")
+    ] = False
 
     @property
     def names_decode(self) -> bool:

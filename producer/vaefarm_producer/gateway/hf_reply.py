@@ -10,6 +10,7 @@ import numpy.typing as npt
 from aiohttp import web
 
 from vaefarm_shared.latents import STORAGE, HostTensor, read_tensor
+from vaefarm_shared.records import PROVENANCE, DecodeReport
 from vaefarm_shared.unit import to_unit
 
 from ..handle import open_image
@@ -28,6 +29,21 @@ def make_reply(reply: Wanted, stored: Sequence[bytes]) -> web.Response:
     made = _picture(reply, stored[0]) if reply.content == "picture" else _tensor(reply, tensor_of(reply, stored))
     body, content_type, headers = made
     return web.Response(body=body, content_type=content_type, headers=headers)
+
+
+def provenance(report: DecodeReport) -> dict[str, str]:
+    """How the result was made, as headers: a farm that asked another has it in its own record."""
+    told = {
+        "x-decode-dtype": report.dtype,
+        "x-decode-revision": report.revision,
+        "x-decode-widened-from": report.widened_from or "",
+    }
+    found = {name: value for name, value in told.items() if PROVENANCE.fullmatch(value)}
+    if switches := [name for name in report.switches if PROVENANCE.fullmatch(name)]:
+        found["x-decode-switches"] = ", ".join(switches)
+    if report.reproducible:
+        found["x-reproducible"] = "True"
+    return found
 
 
 def tensor_of(reply: Wanted, stored: Sequence[bytes]) -> HostTensor:
