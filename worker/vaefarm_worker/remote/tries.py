@@ -1,0 +1,206 @@
+"""One job at one endpoint after another, until its pictures are there or it is known whose fault it is that none is.
+
+An endpoint that is away is no fault of the job's. A try that ends otherwise may be, and so whoever was tried often
+enough is judged by a known latent: an endpoint that decodes that is well, and the job is not.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
+
+from vaefarm_shared.errors import EndpointFailed, EndpointRefused, EndpointsAway
+
+from ..decoder import BatchItem, Decoded
+from .circle import Circle
+from .endpoint import Endpoint
+from .exchange import NotReproducible, Question, joined, refusal
+from .trouble import Away, Refused, Trouble
+
+#: Requests whose tries are remembered while their jobs are back in their queues.
+REMEMBERED: Final[int] = 10_000
+
+#: Part of the other requests that a slow one is slower than.
+SLOW_PERCENT: Final[int] = 95
+
+
+class Suspicions:
+    """How often requests of jobs that went back to their queues had failed in ways that may be their own fault.
+
+    Without it a job that breaks its endpoint would open the circuit, go back for nothing, and come again for ever.
+    """
+
+    def __init__(self) -> None:
+        self._tries: OrderedDict[tuple[str, int], int] = OrderedDict()
+
+    def take(self, job: str, part: int) -> int:
+        """The tries of one request so far, which are forgotten here."""
+        return self._tries.pop((job, part), 0)
+
+    def keep(self, job: str, part: int, tries: int) -> None:
+        """Remember them."""
+        if tries:
+            self._tries[job, part] = tries
+            while len(self._tries) > REMEMBERED:
+                self._tries.popitem(last=False)
+
+
+class JobTries:
+    """One job, whose requests are asked at the same time."""
+
+    def __init__(self, circle: Circle, item: BatchItem, suspicions: Suspicions, *, plain: bool) -> None:
+        self.circle = circle
+        self.item = item
+        self.suspicions = suspicions
+        reasons = {one: refusal(item.spec, one.entry) for one in circle.endpoints}
+        #: Endpoints that will not decode this job, and why.
+        self.excluded = {one: f"endpoint {one.name}: {reason}" for one, reason in reasons.items() if reason}
+        # Files and pixels do not go together in one job.
+        mixed = item.spec.count > 1 and len({one.entry.pass_through for one in circle.endpoints}) > 1
+        self._plain = plain or mixed
+        self._questions: dict[Endpoint, list[Question]] = {}
+
+    async def decode(self, more: Callable[[int], None]) -> Decoded:
+        """Its pictures.
+
+        Args:
+            more: Told how many requests it has beyond the first.
+
+        Raises:
+            EndpointRefused, EndpointFailed, EndpointsAway: as `RemoteDecoder.start` says.
+        """
+        able = self.not_excluded()
+        if not any(one.health.can_be_asked for one in able):
+            raise self.circle.away(able)
+        count = len(self.questions(able[0]))
+        more(count - 1)
+        tasks = [asyncio.create_task(_RequestTries(self, part).decode()) for part in range(count)]
+        try:
+            return joined(list(await asyncio.gather(*tasks)))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def questions(self, endpoint: Endpoint) -> list[Question]:
+        """Its requests in an endpoint's words; as many in any."""
+        if endpoint not in self._questions:
+            self._questions[endpoint] = endpoint.questions(self.item, plain=self._plain)
+        return self._questions[endpoint]
+
+    def not_excluded(self) -> list[Endpoint]:
+        """Endpoints that may decode it. Raises EndpointRefused where there are none, with what was said last."""
+        found = [one for one in self.circle.endpoints if one not in self.excluded]
+        if not found:
+            raise EndpointRefused(list(self.excluded.values())[-1])
+        return found
+
+
+class _RequestTries:
+    """One request of a job."""
+
+    def __init__(self, job: JobTries, part: int) -> None:
+        self._job = job
+        self._part = part
+        self._circle = job.circle
+        self._pacing = job.circle.pacing
+        #: Endpoints that gave no picture of it, the last one last.
+        self._tried: list[Endpoint] = []
+        #: Tries that failed in ways that may be the job's own fault, those of an earlier claim included.
+        self._suspicious = job.suspicions.take(job.item.spec.id, part)
+        self._patience = 2 * max(one.entry.timeout_seconds for one in self._circle.endpoints)
+        self._backoff = wait_random_exponential(self._pacing.first_backoff, self._pacing.longest_backoff)
+
+    async def decode(self) -> Decoded:
+        """Its picture. Raises as JobTries.decode."""
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(Trouble),
+            stop=self._is_over,
+            wait=self._pause,
+            reraise=True,
+        )
+        try:
+            async for attempt in retrying:
+                with attempt:
+                    return await self._once()
+            raise AssertionError("tenacity raises the last error")
+        except Trouble as trouble:
+            raise await self._verdict(trouble) from None
+        except (EndpointsAway, asyncio.CancelledError):
+            self._job.suspicions.keep(self._job.item.spec.id, self._part, self._suspicious)
+            raise
+
+    async def _once(self) -> Decoded:
+        """One try, at whatever endpoint will decode it."""
+        while True:
+            self._job.not_excluded()
+            endpoint = await self._circle.free_endpoint(self._job.excluded, self._tried)
+            decoded = await self._decode_at(endpoint)
+            if decoded is not None:
+                return decoded
+
+    async def _decode_at(self, endpoint: Endpoint) -> Decoded | None:
+        """The picture by one endpoint, or by another one that was faster; None where none of them will decode it."""
+        out = {self._begin(endpoint): endpoint}
+        try:
+            slow_seconds = self._slow_seconds(endpoint)
+            if slow_seconds is not None:
+                await asyncio.wait(out, timeout=slow_seconds)
+                second = self._circle.second_endpoint(endpoint, self._job.excluded)
+                if second is not None and not any(task.done() for task in out):
+                    out[self._begin(second)] = second
+            return await self._first_of(out)
+        finally:
+            for task in out:
+                task.cancel()
+
+    async def _first_of(self, out: "dict[asyncio.Task[Decoded], Endpoint]") -> Decoded | None:
+        """The first picture. Raises the last Trouble where none came."""
+        trouble: Trouble | None = None
+        while out:
+            done, _ = await asyncio.wait(out, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                endpoint = out.pop(task)
+                try:
+                    return task.result()
+                except (Refused, NotReproducible) as error:
+                    self._job.excluded[endpoint] = f"endpoint {endpoint.name} refuses it: {error}"
+                except Trouble as error:
+                    trouble = error
+                    self._tried.append(endpoint)
+                    self._suspicious += not isinstance(error, Away)
+        if trouble is not None:
+            raise trouble
+        return None
+
+    def _begin(self, endpoint: Endpoint) -> "asyncio.Task[Decoded]":
+        return endpoint.begin(self._job.questions(endpoint)[self._part], self._job.item.spec)
+
+    def _slow_seconds(self, endpoint: Endpoint) -> float | None:
+        if not endpoint.entry.hedge:
+            return None
+        return endpoint.health.percentile(SLOW_PERCENT, least=self._pacing.latencies_to_hedge)
+
+    def _is_over(self, state: RetryCallState) -> bool:
+        """Whether it was tried often or long enough."""
+        tries = max(state.attempt_number, self._suspicious)
+        return tries >= self._pacing.tries or (state.seconds_since_start or 0.0) >= self._patience
+
+    def _pause(self, state: RetryCallState) -> float:
+        """Until the next try: as long as the endpoint that is back first rests, where that is not for long."""
+        rest = self._circle.rest_seconds(self._job.excluded)
+        if rest > self._pacing.longest_wait_for_rest:
+            # Nothing is worth waiting for, which the next look at the endpoints says.
+            return 0.0
+        return max(self._backoff(state), rest)
+
+    async def _verdict(self, trouble: Trouble) -> Exception:
+        """Whose fault it is, once every try is used up."""
+        endpoint, tries = self._tried[-1], self._suspicious
+        is_away = isinstance(trouble, Away) or not endpoint.health.can_be_asked
+        if is_away or not await endpoint.probe():
+            self._job.suspicions.keep(self._job.item.spec.id, self._part, tries)
+            return self._circle.away(self._job.not_excluded())
+        return EndpointFailed(f"endpoint {endpoint.name} gave no picture of it in {tries} tries: {trouble}")
