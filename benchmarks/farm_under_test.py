@@ -21,8 +21,8 @@ from vaefarm_shared import latents
 from vaefarm_shared.catalogue import Catalogue
 from vaefarm_shared.connection import connect
 from vaefarm_shared.settings import Settings
-from vaefarm_worker.commands import make_decoder
 from vaefarm_worker.decoder import Batch, BatchItem, Decoder
+from vaefarm_worker.decoders import make_decoder
 from vaefarm_worker.encode import encoded_files
 
 from . import cpu

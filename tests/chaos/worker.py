@@ -36,7 +36,7 @@ def main() -> int:
         set_job_version(options.job_version)
     FaultyConnections(options.fault, options.cut_rate, options.seed).install()
     decoder = ChaosDecoder(options.seconds, options.faulty_after, options.memory_pixels)
-    commands.make_decoder = lambda *_, **__: decoder
+    vars(commands)["make_decoder"] = lambda *_, **__: decoder
     sys.argv[1:] = ["--vaes", VAE, *rest]
     app = typer.Typer(add_completion=False)
     app.command()(commands.worker)

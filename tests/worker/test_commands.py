@@ -66,7 +66,7 @@ def test_a_device_that_fails_costs_no_job_an_attempt_and_is_quarantined_the_thir
 
 
 def chosen(vaes: str) -> list[VaeEntry]:
-    return commands.chosen_entries(Catalogue.load(), vaes)
+    return commands.chosen_entries(Catalogue.load(), vaes, None)
 
 
 def test_vaes_are_named_once_each_in_the_order_given() -> None:

@@ -118,7 +118,7 @@ def test_it_tells_its_memory_only_when_asked_to() -> None:
 
 def test_it_imports_no_torch() -> None:
     code = (
-        "import sys; from vaefarm_worker.commands import make_decoder; from vaefarm_shared.catalogue import Catalogue;"
+        "import sys; from vaefarm_worker.decoders import make_decoder; from vaefarm_shared.catalogue import Catalogue;"
         "make_decoder('fake', [Catalogue.load()['demo']], 'auto', 0.0, 4000, 4000).self_test();"
         "assert 'torch' not in sys.modules"
     )

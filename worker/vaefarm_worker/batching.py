@@ -6,6 +6,8 @@ from typing import Final, Generic, TypeVar
 
 from vaefarm_shared.job import JobSpec
 
+from .sharing import Side
+
 T = TypeVar("T")
 
 #: Jobs of the largest batch, however small their pictures are.
@@ -30,9 +32,10 @@ class BatchKey:
     output_type: str
     #: Set for a job that shares the device with no other.
     alone: str = ""
+    side: Side = Side.DEVICE
 
 
-def batch_key(spec: JobSpec, alone: bool = False) -> BatchKey:
+def batch_key(spec: JobSpec, alone: bool = False, side: Side = Side.DEVICE) -> BatchKey:
     """The key of a job. One that must be reproducible, or may have ended a worker, has a key of its own."""
     single = spec.id if alone or spec.reproducible else ""
     sizes = (spec.height, spec.width, *spec.picture_size)
@@ -48,6 +51,7 @@ def batch_key(spec: JobSpec, alone: bool = False) -> BatchKey:
         spec.task,
         spec.output_type,
         single,
+        side,
     )
 
 
@@ -88,8 +92,7 @@ class Batcher(Generic[T]):
 
     def ready(self) -> tuple[int, int]:
         """Jobs that could be decoded now, and their pixels."""
-        groups = [group for key, group in self._groups.items() if self._is_ready(key)]
-        return sum(len(group.entries) for group in groups), sum(group.pixels for group in groups)
+        return self.count(self._is_ready)
 
     def remove(self, key: Hashable) -> list[T]:
         """All jobs of a key, in their order; none of them waits afterwards."""
@@ -115,6 +118,23 @@ class Batcher(Generic[T]):
         if not group.entries:
             del self._groups[key]
         return [one for *_, one in taken]
+
+    def pick(self, accepts: Callable[[Hashable], bool], most: int, *, newest: bool = False) -> list[T]:
+        """Up to `most` jobs of keys that `accepts` likes, whatever is ready: the oldest, or the newest."""
+        found = [(entry, key) for key, group in self._groups.items() if accepts(key) for entry in group.entries]
+        found.sort(key=lambda one: one[0][0], reverse=newest)
+        for entry, key in found[:most]:
+            group = self._groups[key]
+            group.entries.remove(entry)
+            group.pixels -= self._forget([entry])
+            if not group.entries:
+                del self._groups[key]
+        return [entry[3] for entry, _ in found[:most]]
+
+    def count(self, accepts: Callable[[Hashable], bool]) -> tuple[int, int]:
+        """Jobs of keys that `accepts` likes, and their pixels."""
+        groups = [group for key, group in self._groups.items() if accepts(key)]
+        return sum(len(group.entries) for group in groups), sum(group.pixels for group in groups)
 
     def next_jobs(self, budget: Callable[[Hashable], int]) -> int:
         """How many jobs the next batch would have now."""

@@ -49,15 +49,25 @@ class ClaimOrder:
 
 @dataclass(slots=True)
 class Cost:
-    """What a pixel of each VAE costs the device, in seconds, learned from each batch."""
+    """What a pixel of each VAE costs the device, in seconds, learned from each batch, and how many a job has."""
 
     _learned: dict[str, float] = field(default_factory=dict)
+    _pixels: dict[str, float] = field(default_factory=dict)
 
     def note(self, vae: str, pixels: int, seconds: float) -> None:
         """Learn from a batch."""
         fresh = seconds / pixels
         before = self._learned.get(vae, fresh)
         self._learned[vae] = before + LEARNING_RATE * (fresh - before)
+
+    def note_pixels(self, vae: str, pixels: int) -> None:
+        """Learn what jobs there are."""
+        before = self._pixels.get(vae, float(pixels))
+        self._pixels[vae] = before + LEARNING_RATE * (pixels - before)
+
+    def job_seconds(self, vae: str) -> float:
+        """What a job like those of late takes; 0 while nothing is known."""
+        return self._pixels.get(vae, 0.0) * self.seconds_per_pixel(vae)
 
     def seconds_per_pixel(self, vae: str) -> float:
         """The estimate; 0 while there is none."""

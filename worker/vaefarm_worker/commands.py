@@ -6,7 +6,7 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -25,7 +25,9 @@ from vaefarm_shared.redis_policy import check_policy
 from vaefarm_shared.settings import Settings
 
 from .decoder import Decoder
+from .decoders import make_decoder, make_pooled
 from .lifeline import Lifeline
+from .remote_option import remote_vaes
 from .worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -40,7 +42,20 @@ QUARANTINE_WAIT_SECONDS = 2.0
 
 
 def worker(
-    vaes: Annotated[str, typer.Option(help="VAE ids to serve, separated by commas.", envvar="VAEFARM_VAES")],
+    vaes: Annotated[
+        str | None, typer.Option(help="VAE ids to decode here, separated by commas.", envvar="VAEFARM_VAES")
+    ] = None,
+    remote: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="VAE=URL of an endpoint that decodes for this worker, or VAE for those of the catalogue; may be"
+            " repeated. A VAE that --vaes names too goes there when the device is behind.",
+            envvar="VAEFARM_REMOTE",
+        ),
+    ] = None,
+    allow_http: Annotated[
+        bool, typer.Option("--allow-http", help="Ask endpoints of other machines over http:// too, unencrypted.")
+    ] = False,
     device: Annotated[str, typer.Option(help="cuda:N, cpu, mps, xpu, or auto.", envvar="VAEFARM_DEVICE")] = "auto",
     redis: Annotated[str | None, typer.Option(help="Redis URL. Otherwise VAEFARM_REDIS_URL.")] = None,
     catalogue: Annotated[
@@ -88,7 +103,9 @@ def worker(
     )
     configure_logging(verbose, settings.log_format)
     tracing.configure("vaefarm-worker")
-    entries = chosen_entries(Catalogue.load(settings.catalogue), vaes)
+    catalogue_of = Catalogue.load(settings.catalogue)
+    entries = chosen_entries(catalogue_of, vaes, remote)
+    remotes = remote_vaes(catalogue_of, remote or (), allow_http=allow_http)
     limit_bytes = None if vram_limit is None else read_bytes(vram_limit, "--vram-limit")
     patiently(partial(read_policy, settings))
     worker_name = name or default_name()
@@ -102,10 +119,23 @@ def worker(
         limit_bytes=limit_bytes,
         idle_seconds=idle_unload,
         decode_only=decode_only,
+        fake_seconds=fake_seconds,
+        fake_image_bytes=fake_image_bytes,
+        fake_memory_bytes=fake_memory_bytes,
     )
-    chosen = make(fake_seconds=fake_seconds, fake_image_bytes=fake_image_bytes, fake_memory_bytes=fake_memory_bytes)
     connection = connect(settings.redis_url.get_secret_value())
-    patiently(partial(wait_for_release, connection, chosen.device_id))
+    if remotes:
+        asking = partial(quarantine.is_quarantined, connection)
+        chosen: Decoder = make_pooled(
+            make if entries else None,
+            remotes,
+            lambda device_id: patiently(partial(asking, device_id)),
+            plain=settings.after_decode is not None,
+            trust_env=settings.trust_env,
+        )
+    else:
+        chosen = make()
+        patiently(partial(wait_for_release, connection, chosen.device_id))
     worker = patiently(partial(Worker, settings, chosen, worker_name, lifeline))
     stop_on_signals(worker)
     try:
@@ -122,11 +152,17 @@ def worker(
             os._exit(0)
 
 
-def chosen_entries(catalogue: Catalogue, vaes: str) -> list[VaeEntry]:
-    """The entries of a list of ids separated by commas. Raises UnknownVae, ConfigurationError for none."""
-    ids = [vae.strip() for vae in vaes.split(",") if vae.strip()]
-    if not ids:
-        raise ConfigurationError(f"--vaes {vaes!r} names no VAE; expected ids separated by commas, such as sd-v1,sdxl")
+def chosen_entries(catalogue: Catalogue, vaes: str | None, remote: Sequence[str] | None) -> list[VaeEntry]:
+    """The entries of a list of ids separated by commas; none where endpoints decode all.
+
+    Raises UnknownVae, ConfigurationError for none.
+    """
+    ids = [vae.strip() for vae in (vaes or "").split(",") if vae.strip()]
+    if not ids and not (vaes is None and remote):
+        named = "no VAE was named" if vaes is None else f"--vaes {vaes!r} names no VAE"
+        raise ConfigurationError(
+            f"{named}; expected --vaes with ids separated by commas, such as sd-v1,sdxl, or --remote VAE=URL"
+        )
     return [catalogue[vae] for vae in dict.fromkeys(ids)]
 
 
@@ -160,35 +196,6 @@ def wait_for_release(connection: Redis, device_id: str) -> None:
             )
         told = True
         time.sleep(QUARANTINE_WAIT_SECONDS)
-
-
-def make_decoder(
-    kind: str,
-    entries: list[VaeEntry],
-    device: str,
-    fake_seconds: float = 0.0,
-    fake_image_bytes: int | None = None,
-    fake_memory_bytes: int | None = None,
-    limit_bytes: int | None = None,
-    idle_seconds: float | None = None,
-    decode_only: bool = False,
-) -> Decoder:
-    """The decoder of that kind, its entries loaded as far as there is room.
-
-    Raises ConfigurationError, and DeviceFault for a broken GPU.
-    """
-    if kind == "fake":
-        from .fake_decoder import FakeDecoder
-
-        return FakeDecoder(entries, fake_seconds, fake_image_bytes, fake_memory_bytes, decode_only=decode_only)
-    if kind != "local":
-        raise ConfigurationError(f"--decoder {kind!r} is not known; expected local or fake")
-    try:
-        # Here and not above: torch takes seconds to import, and a client's install has none.
-        from .local_decoder import LocalDecoder
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(f"a worker needs {error.name}: pip install 'vaefarm[worker]'") from error
-    return LocalDecoder(entries, device, limit_bytes, idle_seconds, decode_only)
 
 
 def read_bytes(text: str, name: str) -> int:

@@ -76,6 +76,8 @@ class Device:
         self._outbox = outbox
         self._connection = connection
         self._on_fault = on_fault
+        self._lost = False
+        pool.bound_seconds = self.bound_seconds
         self._slot: queue.SimpleQueue[Bound | None] = queue.SimpleQueue()
         self._bound: list[Bound] = []
         self._free_at = float("inf")
@@ -94,12 +96,38 @@ class Device:
     def stop(self, seconds: float) -> bool:
         """Bind no more; return whether what was bound is decoded within `seconds`."""
         self._stopping.set()
+        if self._binder.ident is None:
+            # There was no device to begin with.
+            return True
         self._pool.notify()
         deadline = time.monotonic() + seconds
         self._binder.join(seconds)
         self._slot.put(None)
         self._thread.join(max(0.0, deadline - time.monotonic()))
         return not (self._binder.is_alive() or self._thread.is_alive())
+
+    def bound_seconds(self) -> float | None:
+        """Seconds that what is bound still takes, as far as one can tell; None while nothing is bound."""
+        with self._pool.changed:
+            if not self._bound:
+                return None
+            seconds = [self._station.cost.seconds(one.vae, one.pixels) for one in self._bound]
+            begun = self._free_at - time.monotonic()
+            return sum(seconds[1:]) + (min(seconds[0], max(0.0, begun)) if begun < float("inf") else seconds[0])
+
+    def abandon(self) -> None:
+        """The device is lost: bind no more, and give back what was bound. From any of its threads."""
+        with self._pool.changed:
+            self._lost, bound = True, list(self._bound)
+            self._bound.clear()
+        self._stopping.set()
+        self._slot.put(None)
+        for one in bound:
+            self._return(one)
+
+    def _return(self, bound: Bound) -> None:
+        for one in bound.jobs:
+            self._outbox.hand_back(one.claim, "free", "the device is at fault")
 
     def _guard(self, run: Callable[[], None]) -> None:
         """A thread that ends by an error would leave a worker which claims and decodes nothing."""
@@ -123,10 +151,12 @@ class Device:
                 logger.exception("%d jobs could not begin", len(jobs), extra=ids_of(jobs))
                 self._station.lifeline.drop([one.claim for one in jobs])
                 continue
-            if bound.jobs:
-                with self._pool.changed:
+            with self._pool.changed:
+                if bound.jobs and not self._lost:
                     self._bound.append(bound)
-                self._slot.put(bound)
+                    self._slot.put(bound)
+                    continue
+            self._return(bound)
 
     def _next_jobs(self) -> list[Loaded] | None:
         """Wait until a batch is to be bound; None when the device stops."""
@@ -162,20 +192,8 @@ class Device:
     def _begin(self, jobs: list[Loaded]) -> Bound:
         """Write that they begin; drop those that were canceled, went to another or are too late."""
         began = time.monotonic()
-        claims = [(one.claim, one.spec.deadline_seconds) for one in jobs]
-        begin = partial(transitions.begin, self._connection, claims, self._station.name, shared=len(jobs) > 1)
-        verdicts = self._station.patience.insist(begin)
+        kept = begin(self._station, self._connection, self._outbox, jobs, shared=len(jobs) > 1)
         self._bind_seconds += 0.2 * (time.monotonic() - began - self._bind_seconds)
-        kept: list[tuple[Loaded, int]] = []
-        for one, verdict in zip(jobs, verdicts, strict=True):
-            if isinstance(verdict, int):
-                kept.append((one, verdict))
-            elif verdict == transitions.EXPIRED:
-                self._outbox.expire(one)
-            else:
-                job_id = one.claim.job_id
-                logger.info("job %s was canceled or went to another: dropped", job_id, extra={"job_id": job_id})
-                self._station.lifeline.drop([one.claim])
         return Bound(tuple(one for one, _ in kept), tuple(attempt for _, attempt in kept))
 
     def _decode(self) -> None:
@@ -200,7 +218,8 @@ class Device:
             logger.info("%d jobs of %s decoded in %.3f s", len(bound.jobs), bound.vae, seconds, extra=which)
             self._outbox.put(self._done(bound, outcomes, seconds, tracing.traceparent_of(traced)))
             with self._pool.changed:
-                self._bound.remove(bound)
+                if bound in self._bound:
+                    self._bound.remove(bound)
                 self._free_at = float("inf")
                 self._pool.changed.notify_all()
 
@@ -225,6 +244,29 @@ class Device:
             Done(one, attempt, outcome, seconds * one.spec.pixels / bound.pixels, len(bound.jobs), trace)
             for one, attempt, outcome in zip(bound.jobs, bound.attempts, outcomes, strict=True)
         ]
+
+
+def begin(
+    station: Station, connection: redis.Redis, outbox: Outbox, jobs: Sequence[Loaded], *, shared: bool
+) -> list[tuple[Loaded, int]]:
+    """Write that jobs begin; those that still are this worker's and in time, each with the number of its attempt.
+
+    Raises:
+        Abandoned: the worker stops, and Redis is away.
+    """
+    claims = [(one.claim, one.spec.deadline_seconds) for one in jobs]
+    write = partial(transitions.begin, connection, claims, station.name, shared=shared)
+    kept: list[tuple[Loaded, int]] = []
+    for one, verdict in zip(jobs, station.patience.insist(write), strict=True):
+        if isinstance(verdict, int):
+            kept.append((one, verdict))
+        elif verdict == transitions.EXPIRED:
+            outbox.expire(one)
+        else:
+            job_id = one.claim.job_id
+            logger.info("job %s was canceled or went to another: dropped", job_id, extra={"job_id": job_id})
+            station.lifeline.drop([one.claim])
+    return kept
 
 
 def ids_of(jobs: Sequence[Loaded]) -> dict[str, list[str]]:

@@ -4,13 +4,21 @@ import logging
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import redis
 
 from vaefarm_shared import keys
 from vaefarm_shared.blobs import BlobStore, image_name
-from vaefarm_shared.errors import DecodeError, FarmError, NonFiniteImage, OutOfMemory, VaeUnavailable
+from vaefarm_shared.errors import (
+    DecodeError,
+    EndpointRefused,
+    EndpointsAway,
+    FarmError,
+    NonFiniteImage,
+    OutOfMemory,
+    VaeUnavailable,
+)
 from vaefarm_shared.job import JobSpec, JobStatus
 from vaefarm_shared.latents import HostTensor
 from vaefarm_shared.leases import Claim, How
@@ -28,6 +36,13 @@ from .station import Station
 
 logger = logging.getLogger(__name__)
 
+#: What other workers lack, too, where a job fails for want of it.
+LACKS: Final[dict[type[Exception], str]] = {
+    OutOfMemory: "has room for it",
+    VaeUnavailable: "can load it",
+    EndpointRefused: "decodes it",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Done:
@@ -41,6 +56,13 @@ class Done:
     batch_size: int
     #: The `traceparent` of the batch's span.
     batch_trace: str | None = None
+    #: Of what was forwarded: its share of the worker's time, of which its lane is charged; else as `seconds_decode`.
+    charged_seconds: float | None = None
+
+    @property
+    def seconds_charged(self) -> float:
+        """What its lane is charged."""
+        return self.seconds_decode if self.charged_seconds is None else self.charged_seconds
 
 
 @dataclass(slots=True)
@@ -68,6 +90,7 @@ class Endings:
         self._worker_name = station.name
         self._max_attempts = station.settings.max_attempts
         self._patience = station.patience
+        self._sides = station.sides
         self._reporter = Reporter(station.name, station.decoder, station.after_decode)
         self._after_decode = station.after_decode
         self._connection = connection
@@ -132,8 +155,8 @@ class Endings:
             JobStatus.FINISHED,
             self._worker_name,
             report=report,
-            extra_seconds=done.seconds_decode - done.job.cost_seconds,
-            device_seconds=done.seconds_decode,
+            extra_seconds=done.seconds_charged - done.job.cost_seconds,
+            device_seconds=done.seconds_charged,
             files=to_redis,
         )
         size = sum(len(data) for _, data, _ in to_redis)
@@ -142,14 +165,14 @@ class Endings:
         )
 
     def _went_wrong(self, done: Done, error: Exception) -> Ready:
-        """What a job's own error costs it: an attempt, or its life; want of room only sends it to another worker."""
+        """What a job's own error costs it: an attempt, or its life; what is lacking here only sends it elsewhere."""
         claim, reason = done.job.claim, describe(error)
-        if isinstance(error, OutOfMemory | VaeUnavailable):
+        if isinstance(error, EndpointsAway) or self._sides.turn(done.job.spec, error):
+            return Ready(claim, how="free", reason=reason)
+        if isinstance(error, OutOfMemory | VaeUnavailable | EndpointRefused):
             if self._patience.insist(partial(self._another_holds, claim, done.job.spec.vae)):
                 return Ready(claim, how="avoid", reason=reason)
-            lacks = "has room for it" if isinstance(error, OutOfMemory) else "can load it"
-            reason = f"{reason}, and no other worker that lives {lacks}"
-            return self._failed(done, reason)
+            return self._failed(done, f"{reason}, and no other worker that lives {LACKS[type(error)]}")
         if not isinstance(error, FarmError):
             logger.error("job %s: %s", claim.job_id, reason, exc_info=error, extra={"job_id": claim.job_id})
         may_pass = (isinstance(error, DecodeError) and not isinstance(error, NonFiniteImage)) or not isinstance(
@@ -160,7 +183,7 @@ class Endings:
         return self._failed(done, reason)
 
     def _failed(self, done: Done, reason: str) -> Ready:
-        extra = done.seconds_decode - done.job.cost_seconds
+        extra = done.seconds_charged - done.job.cost_seconds
         return Ready(
             done.job.claim,
             outcome=Outcome(done.job.claim, JobStatus.FAILED, self._worker_name, reason, extra_seconds=extra),

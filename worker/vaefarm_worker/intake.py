@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import TYPE_CHECKING, Final
 
 import redis
 
@@ -12,22 +13,31 @@ from vaefarm_shared import leases, tracing, transitions
 from vaefarm_shared.blobs import BlobStore
 from vaefarm_shared.budget import held_bytes
 from vaefarm_shared.connection import AWAY
-from vaefarm_shared.errors import ConfigurationError, EncodesNothing, UnsupportedVersion
+from vaefarm_shared.errors import ConfigurationError, EncodesNothing, EndpointRefused, UnsupportedVersion
 from vaefarm_shared.leases import ClaimedJob, Wanted
+from vaefarm_shared.queues import size_classes
 from vaefarm_shared.submissions import Submission
 
 from .claiming import FIRST_JOBS, ClaimOrder
 from .doorbell import Doorbell
+from .endings import Done
 from .loading import Loaded, Plain, Unloadable, load
 from .outbox import Outbox
 from .pool import Pool
-from .registration import Registration
+from .registration import Registration, held_sizes
+from .sharing import Side
 from .station import Station
+
+if TYPE_CHECKING:
+    from .remote.remote_decoder import RemoteDecoder
 
 logger = logging.getLogger(__name__)
 
 #: Seconds that an idle intake waits for a ring before it looks by itself.
-LOOK_SECONDS = 1.0
+LOOK_SECONDS: Final[float] = 1.0
+
+#: The same where there was no room for some VAE's jobs, which ring no more.
+PARTIAL_LOOK_SECONDS: Final[float] = 0.1
 
 
 class Intake:
@@ -49,15 +59,16 @@ class Intake:
         self._connection = connection
         self._blobs = blobs
         # Two: each counts its claims, of which every tenth begins with the lowest priority.
-        self._order, self._cold_order = (ClaimOrder(list(station.decoder.vaes)) for _ in range(2))
+        self._order, self._cold_order, self._forward_order = (ClaimOrder(list(station.decoder.vaes)) for _ in range(3))
         self._doorbell = Doorbell(connection, station.decoder.vaes)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="vaefarm-intake", daemon=True)
         self._nothing_since: int | None = None
+        self._skipped = False
 
     @property
     def found_nothing(self) -> bool:
-        """Whether the last claim found nothing, and no job went back to its queue since."""
+        """Whether the last claim found nothing anywhere, and no job went back to its queue since."""
         return self._nothing_since == self._outbox.returned
 
     def start(self) -> None:
@@ -74,10 +85,10 @@ class Intake:
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                if not self._pool.room()[0]:
+                if not self._pool.has_room():
                     self._pool.wait_for_room(LOOK_SECONDS)
                 elif not self.claim_once():
-                    self._doorbell.wait(LOOK_SECONDS)
+                    self._doorbell.wait(PARTIAL_LOOK_SECONDS if self._skipped else LOOK_SECONDS)
             except AWAY as error:
                 # What a lost reply claimed comes back when its lease ends.
                 logger.warning("Redis is away: %s", error)
@@ -87,11 +98,33 @@ class Intake:
                 self._stopping.wait(LOOK_SECONDS)
 
     def claim_once(self) -> int:
-        """Claim and load once; return how many jobs there were."""
-        returned = self._outbox.returned
-        decoder, sizes = self._station.decoder, self._registration.sizes
+        """Claim and load once, for the device and for endpoints; return how many jobs there were."""
+        returned, remote = self._outbox.returned, self._station.sides.remote
+        jobs, pixels = self._pool.room()
+        claimed = self._claim_for_device(jobs, pixels) if jobs else 0
+        rooms = self._pool.forward_room()
+        if remote is not None:
+            claimed += sum(self._claim_for_endpoints(remote, vae, room) for vae, room in rooms.items() if room)
+        if not claimed and jobs:
+            self._station.backlog.forget()
+        # Where there was no room, jobs may wait that ring no more; where an endpoint rests, it says when it is back.
+        self._skipped = not all(rooms.values()) or (not jobs and self._station.sides.local is not None)
+        is_everywhere = not self._skipped and all(vae in rooms for vae in self._endpoints_alone())
+        self._nothing_since = returned if is_everywhere and not claimed else None
+        return claimed
+
+    def _endpoints_alone(self) -> list[str]:
+        """The VAEs that no device of this worker decodes."""
+        remote, local = self._station.sides.remote, self._station.sides.local
+        return [vae for vae in (remote.vaes if remote else ()) if local is None or vae not in local.vaes]
+
+    def _claim_for_device(self, jobs: int, pixels: int) -> int:
+        decoder = self._station.sides.local
+        if decoder is None:
+            return 0
+        sizes = self._registration.sizes if self._station.sides.remote is None else held_sizes(decoder)
         hot = {vae: held for vae, held in sizes.items() if decoder.is_hot(vae)}
-        claimed = self._claim(self._order, hot, *self._pool.room()) if hot else 0
+        claimed = self._claim(self._order, hot, jobs, pixels) if hot else 0
         if len(hot) < len(sizes):
             # A few jobs of a VAE that is not loaded: they wait for its load, and must not fill the pool meanwhile.
             waiting = self._pool.waiting_vaes()
@@ -101,10 +134,17 @@ class Intake:
                 if vae not in hot and vae not in waiting and decoder.load_error(vae) is None
             }
             claimed += self._claim(self._cold_order, cold, FIRST_JOBS, self._pool.room()[1] or 1) if cold else 0
-        self._nothing_since = None if claimed else returned
         return claimed
 
-    def _claim(self, order: ClaimOrder, sizes: Mapping[str, Sequence[str]], jobs: int, pixels: int) -> int:
+    def _claim_for_endpoints(self, remote: "RemoteDecoder", vae: str, jobs: int) -> int:
+        """Claim jobs of the sizes that those endpoints take which can be asked now."""
+        most = remote.max_pixels_now(vae)
+        sizes = {vae: size_classes(most, remote.vaes[vae].contract.max_pixels)}
+        return self._claim(self._forward_order, sizes, jobs, jobs * max(1, most), forward=True)
+
+    def _claim(
+        self, order: ClaimOrder, sizes: Mapping[str, Sequence[str]], jobs: int, pixels: int, *, forward: bool = False
+    ) -> int:
         """Claim of those VAEs, and take up what came; how many jobs that was."""
         sources = order.next(self._station.cost, sizes)
         wanted = Wanted(sources, jobs, pixels, self._station.settings.lease_seconds)
@@ -115,7 +155,7 @@ class Intake:
         claims = [one.claim for one in claimed]
         self._station.lifeline.hold(claims)
         try:
-            self._take_up(claimed, began)
+            self._take_up(claimed, began, forward)
         except Exception as error:
             # Their leases end, and they come back.
             which = {"job_ids": [one.job_id for one in claims]}
@@ -123,12 +163,18 @@ class Intake:
             self._station.lifeline.drop(claims)
         return len(claimed)
 
-    def _take_up(self, claimed: Sequence[ClaimedJob], began: float) -> None:
-        ready: list[Loaded] = []
+    def _take_up(self, claimed: Sequence[ClaimedJob], began: float, forward: bool) -> None:
+        ready: list[tuple[Loaded, Side]] = []
         for one in self._station.patience.insist(partial(load, self._blobs, self._station.decoder, claimed)):
             if isinstance(one, Loaded):
-                ready.append(one)
                 self._trace(one, began)
+                try:
+                    side = self._station.sides.of(one.spec)
+                except EndpointRefused as error:
+                    self._outbox.put([Done(one, 0, error, 0.0, 1)])
+                    continue
+                # It was claimed for an endpoint, since the device has enough to do.
+                ready.append((one, Side.ENDPOINT if forward and side is Side.EITHER else side))
             elif isinstance(one, Plain):
                 self._station.patience.insist(partial(self._adopt, one))
             else:

@@ -39,16 +39,10 @@ class Registration:
             serializer=JSONSerializer,
             worker_ttl=RQ_WORKER_SECONDS,
         )
-        #: The size classes that the device holds, by VAE; read anew at each sign of life.
-        self.sizes = self._held_sizes()
+        #: The size classes that the decoder holds, by VAE; read anew at each sign of life.
+        self.sizes = held_sizes(decoder)
         #: What else the worker tells of itself, read at each sign of life.
         self.figures: Callable[[], dict[str, Any]] = dict
-
-    def _held_sizes(self) -> dict[str, tuple[str, ...]]:
-        return {
-            vae: size_classes(self._decoder.max_pixels(vae), served.contract.max_pixels)
-            for vae, served in self._decoder.vaes.items()
-        }
 
     def birth(self) -> None:
         """Enter, and publish the contracts that producers check latents against. May be repeated.
@@ -70,7 +64,7 @@ class Registration:
     def heartbeat(self) -> None:
         """Say that the worker lives."""
         self._rq_worker.heartbeat(RQ_WORKER_SECONDS)
-        figures, self.sizes = self.figures(), self._held_sizes()
+        figures, self.sizes = self.figures(), held_sizes(self._decoder)
         counts: dict[Any, Any] = {
             "successful_job_count": figures.get("finished", 0),
             "failed_job_count": figures.get("failed", 0),
@@ -93,3 +87,10 @@ class Registration:
             **figures,
             **self._decoder.describe(),
         }
+
+
+def held_sizes(decoder: Decoder) -> dict[str, tuple[str, ...]]:
+    """The size classes of which a decoder holds every picture, by VAE."""
+    return {
+        vae: size_classes(decoder.max_pixels(vae), served.contract.max_pixels) for vae, served in decoder.vaes.items()
+    }

@@ -6,10 +6,12 @@ from vaefarm_shared.figures import Figures
 from vaefarm_shared.settings import Settings
 
 from .after_decode import AfterDecodes
+from .backlog import Backlog
 from .claiming import Cost
 from .decoder import Decoder
 from .lifeline import Lifeline
 from .patience import Patience
+from .sides import Sides
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,4 +25,9 @@ class Station:
     after_decode: AfterDecodes = field(default_factory=AfterDecodes)
     patience: Patience = field(default_factory=Patience)
     cost: Cost = field(default_factory=Cost)
+    backlog: Backlog = field(default_factory=Backlog)
     figures: Figures = field(default_factory=Figures)
+    sides: Sides = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sides", Sides(self.decoder))

@@ -5,11 +5,12 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import redis
 
-from vaefarm_shared import budget, leases, rq_bridge
+from vaefarm_shared import budget, leases, quarantine, rq_bridge
 from vaefarm_shared.blobs import BlobStore
 from vaefarm_shared.connection import connect
 from vaefarm_shared.errors import DeviceFault
@@ -23,11 +24,13 @@ from vaefarm_shared.settings import Settings
 from .after_decode import AfterDecodes
 from .decoder import Decoder
 from .device import Device
+from .forwarder import Forwarder
 from .intake import Intake
 from .lifeline import Lifeline
 from .outbox import Outbox
 from .patience import Abandoned
 from .pool import Pool
+from .pooled_decoder import PooledDecoder
 from .registration import HEARTBEAT_SECONDS, Registration
 from .station import Station
 
@@ -35,6 +38,12 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two looks of the main thread, which serves signals.
 LOOK_SECONDS: Final[float] = 0.5
+
+#: Seconds between two looks at the queues' lengths, of a worker that may forward what its device is behind with.
+BACKLOG_SECONDS: Final[float] = 0.5
+
+#: Seconds without an endpoint after which a worker that lost its device ends.
+HOPELESS_SECONDS: Final[float] = 60.0
 
 #: The same in a burst, which looks whether it is over.
 BURST_LOOK_SECONDS: Final[float] = 0.01
@@ -50,7 +59,7 @@ class Worker:
         self.name = name
         self._url = settings.redis_url.get_secret_value()
         self._connections: list[redis.Redis] = []
-        self._connection, self._tidying = self._connect(), self._connect()
+        self._connection, self._tidying, self._fault_connection = (self._connect() for _ in range(3))
         self._blobs = BlobStore(self._connection, settings.blobs, settings.blob_threshold)
         steps = AfterDecodes.load(settings.after_decode)
         self._station = Station(name, settings, decoder, lifeline or Lifeline(settings, name), steps)
@@ -60,13 +69,17 @@ class Worker:
         decoder.on_load(self._pool.notify)
         self._outbox = Outbox(self._station, self._connect(), self._blobs, self._pool.notify)
         self._device = Device(self._station, self._pool, self._outbox, self._connect(), self._on_fault)
+        remote = self._station.sides.remote
+        self._forwarder = (
+            None if remote is None else Forwarder(self._station, remote, self._pool, self._outbox, self._connect())
+        )
         self._intake = Intake(self._station, self._registration, self._pool, self._outbox, self._connect(), self._blobs)
         # Tidying walks over all that there is: the reaper must not wait for it.
         self._keepers = (Keeper(self._chores()), Keeper([(TIDY_SECONDS, self._tidy)]))
         self._over = threading.Event()
         self._fault: DeviceFault | None = None
         self._stuck = self._serves = False
-        self._born = time.monotonic()
+        self._born = self._hopeful_at = time.monotonic()
 
     def stop(self) -> None:
         """Claim no more, finish what is on the device, hand the rest back, leave `run`."""
@@ -90,8 +103,10 @@ class Worker:
             self._station.lifeline.close()
             raise
         self._serves = True
-        for part in (*self._keepers, self._outbox, self._device, self._intake):
-            part.start()
+        device = None if self._station.sides.local is None else self._device
+        for part in (*self._keepers, self._outbox, device, self._forwarder, self._intake):
+            if part is not None:
+                part.start()
         logger.info("worker %s serves %s on %s", self.name, ", ".join(self._decoder.vaes), self._decoder.device)
         try:
             while not self._over.wait(BURST_LOOK_SECONDS if burst else LOOK_SECONDS):
@@ -132,6 +147,8 @@ class Worker:
         self._hand_back([(one.claim, "free") for one in waiting])
         decoded = self._fault is not None or self._device.stop(max(0.0, deadline - time.monotonic()))
         self._stuck = not decoded
+        if self._forwarder is not None:
+            self._forwarder.stop(max(0.0, deadline - time.monotonic()))
         settled = self._outbox.stop(max(0.0, deadline - time.monotonic()))
         if self._fault is not None or not (decoded and settled):
             self._hand_back_all()
@@ -159,8 +176,28 @@ class Worker:
 
     def _on_fault(self, fault: DeviceFault) -> None:
         logger.error("the device is at fault, its jobs are handed back: %s", fault)
-        self._fault = fault
-        self._over.set()
+        if not isinstance(self._decoder, PooledDecoder):
+            self._fault = fault
+            self._over.set()
+            return
+        logger.error("endpoints alone decode from now on; restart worker %s once its device is well", self.name)
+        self._decoder.lose_device(str(fault))
+        self._device.abandon()
+        try:
+            quarantine.note_exit(self._fault_connection, self._decoder.device_id, str(fault))
+        except redis.RedisError as error:
+            logger.warning("the fault of device %s is not noted: %s", self._decoder.device_id, error)
+
+    def _despair(self) -> None:
+        """End for the device's fault where endpoints decode nothing either: a supervisor may start what does."""
+        decoder = self._decoder
+        if not isinstance(decoder, PooledDecoder) or decoder.device_fault is None:
+            return
+        if any(map(decoder.is_hot, decoder.vaes)):
+            self._hopeful_at = time.monotonic()
+        elif time.monotonic() - self._hopeful_at > HOPELESS_SECONDS:
+            self._fault = DeviceFault(f"{decoder.device_fault}; and no endpoint answers")
+            self._over.set()
 
     def _chores(self) -> list[tuple[float, Callable[[], Any]]]:
         reaper = Reaper(self._connect(), self._settings.lease_seconds, self._settings.max_attempts)
@@ -169,7 +206,15 @@ class Worker:
             (REAP_SECONDS, self._station.lifeline.check),
             (HEARTBEAT_SECONDS, self._registration.heartbeat),
             (HEARTBEAT_SECONDS, self._decoder.drop_idle),
+            (HEARTBEAT_SECONDS, self._despair),
+            *self._pooled_chores(),
         ]
+
+    def _pooled_chores(self) -> list[tuple[float, Callable[[], Any]]]:
+        """What a worker does besides that has a device and endpoints."""
+        if self._station.sides.local is None or self._station.sides.remote is None:
+            return []
+        return [(BACKLOG_SECONDS, partial(self._station.backlog.look, self._connect()))]
 
     def _tidy(self) -> None:
         rq_bridge.clean_registries(self._tidying)

@@ -1,0 +1,83 @@
+"""Which decoder a worker has: a device, a fake, endpoints, or a device and endpoints."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from vaefarm_shared.catalogue import VaeEntry
+from vaefarm_shared.errors import ConfigurationError, DeviceFault
+
+from .decoder import Decoder
+from .pooled_decoder import PooledDecoder
+
+if TYPE_CHECKING:
+    from .remote.remote_decoder import RemoteVae
+
+logger = logging.getLogger(__name__)
+
+
+def make_decoder(
+    kind: str,
+    entries: list[VaeEntry],
+    device: str,
+    fake_seconds: float = 0.0,
+    fake_image_bytes: int | None = None,
+    fake_memory_bytes: int | None = None,
+    limit_bytes: int | None = None,
+    idle_seconds: float | None = None,
+    decode_only: bool = False,
+) -> Decoder:
+    """The decoder of that kind, its entries loaded as far as there is room.
+
+    Raises ConfigurationError, and DeviceFault for a broken GPU.
+    """
+    if kind == "fake":
+        from .fake_decoder import FakeDecoder
+
+        return FakeDecoder(entries, fake_seconds, fake_image_bytes, fake_memory_bytes, decode_only=decode_only)
+    if kind != "local":
+        raise ConfigurationError(f"--decoder {kind!r} is not known; expected local or fake")
+    try:
+        # Here and not above: torch takes seconds to import, and a client's install has none.
+        from .local_decoder import LocalDecoder
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"a worker needs {error.name}: pip install 'vaefarm[worker]'") from error
+    return LocalDecoder(entries, device, limit_bytes, idle_seconds, decode_only)
+
+
+def make_pooled(
+    make: Callable[[], Decoder] | None,
+    remotes: "Sequence[RemoteVae]",
+    quarantined: Callable[[str], str | None],
+    *,
+    plain: bool = False,
+    trust_env: bool = False,
+) -> PooledDecoder:
+    """Endpoints and, where `make` gives one, a device; one that fails or is quarantined is left out.
+
+    Args:
+        quarantined: Why a device is quarantined, by its id; None for one that is not.
+        plain, trust_env: As RemoteDecoder has them.
+
+    Raises:
+        ConfigurationError: an endpoint, or the device's settings, are not as they should be.
+    """
+    try:
+        from .remote.remote_decoder import RemoteDecoder
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"--remote needs {error.name}: pip install 'vaefarm[remote]'") from error
+    remote = RemoteDecoder(remotes, plain=plain, trust_env=trust_env)
+    if make is None:
+        return PooledDecoder(None, remote)
+    try:
+        pooled = PooledDecoder(make(), remote)
+    except DeviceFault as fault:
+        pooled = PooledDecoder(None, remote, str(fault))
+    except BaseException:
+        remote.close()
+        raise
+    if pooled.local is not None and (reason := quarantined(pooled.device_id)) is not None:
+        pooled.lose_device(f"device {pooled.device_id} is quarantined: {reason}")
+    if pooled.device_fault is not None:
+        logger.error("endpoints alone decode; restart the worker once its device is well: %s", pooled.device_fault)
+    return pooled

@@ -1,0 +1,114 @@
+"""The forwarder: a thread that gives endpoints as many jobs as they have slots for, and the outbox what comes of them.
+
+A job begins as it does on the device, but shares: should this process die, no job that it had forwarded is to blame.
+"""
+
+import logging
+import threading
+import time
+from functools import partial
+from typing import Final
+
+import redis
+
+from vaefarm_shared import tracing
+
+from .decoder import Decoded
+from .device import begin, ids_of
+from .endings import Done
+from .loading import Loaded
+from .outbox import Outbox
+from .patience import Abandoned
+from .pool import Pool
+from .remote.remote_decoder import RemoteDecoder
+from .station import Station
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks of a forwarder that nobody wakes.
+LOOK_SECONDS: Final[float] = 0.5
+
+
+class Forwarder:
+    """Takes jobs from the pool one by one; many are out at a time."""
+
+    def __init__(
+        self, station: Station, remote: RemoteDecoder, pool: Pool, outbox: Outbox, connection: redis.Redis
+    ) -> None:
+        self._station = station
+        self._remote = remote
+        self._pool = pool
+        self._outbox = outbox
+        self._connection = connection
+        self._out = 0
+        self._changed = threading.Condition()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="vaefarm-forwarder", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self, seconds: float) -> bool:
+        """Forward no more; return whether what is out has come back within `seconds`. The rest is given back."""
+        self._stopping.set()
+        self._pool.notify()
+        deadline = time.monotonic() + seconds
+        self._thread.join(seconds)
+        with self._changed:
+            done = self._changed.wait_for(lambda: not self._out, max(0.0, deadline - time.monotonic()))
+        self._remote.close()
+        return done and not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while (jobs := self._next_jobs()) is not None:
+            try:
+                self._forward(jobs)
+            except Abandoned as error:
+                logger.warning("%d jobs are left to their leases: %s", len(jobs), error, extra=ids_of(jobs))
+                return
+            except Exception:
+                # Their leases end, and they come back.
+                logger.exception("%d jobs could not be forwarded", len(jobs), extra=ids_of(jobs))
+                self._station.lifeline.drop([one.claim for one in jobs])
+
+    def _next_jobs(self) -> list[Loaded] | None:
+        """Wait until there are jobs that endpoints have room for; None when the worker stops."""
+        changed = self._pool.changed
+        with changed:
+            while not self._stopping.is_set():
+                for one, error in self._pool.take_unloadable():
+                    self._outbox.put([Done(one, 0, error, 0.0, 1)])
+                if self._outbox.has_room() and (jobs := self._pool.take_forwarded()):
+                    return jobs
+                changed.wait(LOOK_SECONDS)
+        return None
+
+    def _forward(self, jobs: list[Loaded]) -> None:
+        for one, attempt in begin(self._station, self._connection, self._outbox, jobs, shared=True):
+            with self._changed:
+                self._out += 1
+            self._remote.start(one.item, partial(self._on_done, one, attempt, time.time()))
+
+    def _on_done(self, job: Loaded, attempt: int, began: float, outcome: Decoded | Exception, seconds: float) -> None:
+        """What an endpoint gave goes to the outbox; on the remote decoder's own thread."""
+        spec = job.spec
+        # Of requests that run side by side each takes its share of the worker's time, as jobs of a batch do.
+        share = seconds / max(1, self._remote.slots(spec.vae))
+        local = self._station.sides.local
+        if isinstance(outcome, Decoded) and (local is None or spec.vae not in local.vaes):
+            self._station.cost.note(spec.vae, spec.pixels, share)
+        tracing.record(
+            "vaefarm forward",
+            began,
+            time.time(),
+            parent=spec.traceparent,
+            error=str(outcome) if isinstance(outcome, Exception) else None,
+            vaefarm__job_id=spec.id,
+            vaefarm__vae=spec.vae,
+            vaefarm__worker=self._station.name,
+        )
+        self._outbox.put([Done(job, attempt, outcome, seconds, 1, charged_seconds=share)])
+        with self._changed:
+            self._out -= 1
+            self._changed.notify_all()

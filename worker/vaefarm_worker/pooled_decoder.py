@@ -1,0 +1,117 @@
+"""A device and endpoints as one decoder: what a worker with both, or with endpoints alone, serves.
+
+The device decodes batches, the endpoints are asked job by job; whichever a job goes to is `sides`' and `sharing`'s to
+say. Here is what the two serve together.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from vaefarm_shared.errors import DeviceFault, VaeUnavailable
+
+from .decoder import Batch, Decoded, Decoder, Encoded, ServedVae
+
+if TYPE_CHECKING:
+    from .remote.remote_decoder import RemoteDecoder
+
+logger = logging.getLogger(__name__)
+
+
+class PooledDecoder:
+    """Endpoints, and a device as long as it is well."""
+
+    def __init__(self, local: Decoder | None, remote: "RemoteDecoder", device_fault: str | None = None) -> None:
+        """`device_fault`: why there is no device, where there should be one."""
+        #: None where there is none, or none any more.
+        self.local = local
+        self.remote = remote
+        #: Why the device is not used; None while it is well, or where there is none.
+        self.device_fault = device_fault
+        self._device_id = (local or remote).device_id
+
+    def lose_device(self, fault: str) -> None:
+        """Go on with endpoints alone: the device is at fault."""
+        self.local, self.device_fault = None, fault
+
+    @property
+    def device(self) -> str:
+        """The device's name, else what endpoints are called."""
+        return (self.local or self.remote).device
+
+    @property
+    def device_id(self) -> str:
+        """What tells the device apart, also one that is lost."""
+        return self._device_id
+
+    @property
+    def vaes(self) -> Mapping[str, ServedVae]:
+        """The VAEs that either serves; of those that both do, as the device's weights are."""
+        return {**self.remote.vaes, **(self.local.vaes if self.local else {})}
+
+    def is_hot(self, vae: str) -> bool:
+        """Whether it is loaded, or an endpoint can be asked."""
+        return any(side.is_hot(vae) for side in self._sides(vae))
+
+    def begin_load(self, vae: str) -> None:
+        """Load it on the device."""
+        for side in self._sides(vae):
+            side.begin_load(vae)
+
+    def load_error(self, vae: str) -> VaeUnavailable | None:
+        """Why neither can decode it just now; None where either can. What an endpoint lacks costs a job nothing."""
+        errors = [side.load_error(vae) for side in self._sides(vae)]
+        return None if None in errors or not errors else errors[-1]
+
+    def on_load(self, notify: Callable[[], None]) -> None:
+        """Have `notify` called whenever a load has ended, or endpoints can be asked again."""
+        self.remote.on_load(notify)
+        if self.local is not None:
+            self.local.on_load(notify)
+
+    def drop_idle(self) -> None:
+        """Drop what the device has not used for long."""
+        if self.local is not None:
+            self.local.drop_idle()
+
+    def max_pixels(self, vae: str) -> int | None:
+        """Pixels of the largest picture that either takes; None where one knows no limit."""
+        limits = [side.max_pixels(vae) for side in self._sides(vae)]
+        known = [limit for limit in limits if limit is not None]
+        return None if len(known) < len(limits) else max(known, default=0)
+
+    def batch_pixels(self, vae: str, picture_pixels: int | None = None) -> int | None:
+        """The device's."""
+        return self.local.batch_pixels(vae, picture_pixels) if self.local and vae in self.local.vaes else None
+
+    def decode(self, batch: Batch, *, tiled: bool = False) -> list[Decoded]:
+        """By the device where it serves the VAE, else by endpoints."""
+        local = self.local if self.local is not None and batch.vae in self.local.vaes else None
+        return (local or self.remote).decode(batch, tiled=tiled)
+
+    def encode(self, batch: Batch) -> list[Encoded]:
+        """By the device. Raises EncodesNothing where there is none."""
+        return (self.local or self.remote).encode(batch)
+
+    def self_test(self) -> None:
+        """Test the device; one that fails is given up."""
+        try:
+            if self.local is not None:
+                self.local.self_test()
+        except DeviceFault as fault:
+            logger.error("the device is at fault, endpoints alone decode: %s", fault)
+            self.lose_device(str(fault))
+
+    def describe(self) -> dict[str, Any]:
+        """What the worker tells of both."""
+        told = {**self.remote.describe(), **(self.local.describe() if self.local else {}), "device": self.device}
+        return told | ({} if self.device_fault is None else {"device_fault": self.device_fault})
+
+    def close(self) -> None:
+        """End every request."""
+        self.remote.close()
+
+    def _sides(self, vae: str) -> list[Decoder]:
+        """Those that serve a VAE, the device first."""
+        sides: list[Decoder] = [self.remote] if self.local is None else [self.local, self.remote]
+        return [side for side in sides if vae in side.vaes]
