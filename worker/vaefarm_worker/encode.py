@@ -6,7 +6,7 @@ from typing import Any, Final
 from PIL import Image
 
 from vaefarm_shared import latents
-from vaefarm_shared.job import JobSpec
+from vaefarm_shared.job import ImageFormat, JobSpec
 
 from .decoder import Decoded, Encoded, Pixels
 
@@ -32,20 +32,24 @@ def encoded_files(made: Decoded | Encoded, spec: JobSpec) -> list[bytes]:
 
 
 def encode_image(pixels: Pixels, spec: JobSpec) -> bytes:
-    """(height, width, 3 or 4) uint8 -> the bytes of a file in the job's format.
+    """(height, width, 3 or 4) uint8 -> the bytes of a file in the job's format."""
+    return encode_pixels(pixels, spec.image_format, spec.quality, spec.lossless)
 
-    PNG and lossless WebP keep every value.
-    """
+
+def encode_pixels(
+    pixels: Pixels, image_format: ImageFormat, quality: int | None = None, lossless: bool = False
+) -> bytes:
+    """(height, width, 3 or 4) uint8 -> the bytes of a file. PNG and lossless WebP keep every value."""
     options: dict[str, Any]
-    if spec.image_format == "png":
+    if image_format == "png":
         options = {"compress_level": PNG_LEVEL}
-    elif spec.image_format == "jpeg":
-        options = {"quality": spec.quality or QUALITY}
-    elif spec.lossless:
+    elif image_format == "jpeg":
+        options = {"quality": quality or QUALITY}
+    elif lossless:
         # The least effort: quicker than PNG at level 1, and smaller.
         options = {"lossless": True, "quality": 0, "method": 0}
     else:
-        options = {"quality": spec.quality or QUALITY, "method": 4}
+        options = {"quality": quality or QUALITY, "method": 4}
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format=spec.image_format.upper(), **options)
+    Image.fromarray(pixels).save(file, format=image_format.upper(), **options)
     return file.getvalue()

@@ -6,7 +6,7 @@ What is asked for is the smallest reply that loses nothing: uint8 pixels, or a f
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -17,8 +17,10 @@ from vaefarm_shared.catalogue import Contract, VaeEntry
 from vaefarm_shared.endpoints import EndpointEntry
 from vaefarm_shared.job import JobSpec
 from vaefarm_shared.latents import HostTensor, Latents
+from vaefarm_shared.picture_files import JPEG_SIGNATURE
 
 from ..decoder import Decoded
+from ..encode import encode_pixels
 from .replies import (
     BadReply,
     NotReproducible,
@@ -163,30 +165,37 @@ def joined(parts: list[Decoded]) -> Decoded:
     """What the requests of one job gave, as one, in their order.
 
     What they tell differently (of a job whose requests went to several endpoints) is unknown of the whole; switches
-    and endpoints are all named.
-
-    Raises:
-        ValueError: some gave files and others pixels, as those of entries with another `pass_through` do.
+    and endpoints are all named. Where some endpoints' files were kept and others gave pixels, those become such files.
     """
     first = parts[0]
-    if len({(one.pixels is None, one.tensor is None, bool(one.files)) for one in parts}) > 1:
-        raise ValueError("a job's pictures came as files and as pixels; expected all in one form")
+    if len(parts) == 1:
+        return first
+    files = [file for one in parts for file in one.files]
     dtypes, revisions = {one.dtype for one in parts}, {one.revision for one in parts}
     endpoints = dict.fromkeys(one.endpoint for one in parts if one.endpoint is not None)
+    pixels = [one.pixels for one in parts if one.pixels is not None]
+    tensors = [one.tensor.array for one in parts if one.tensor is not None]
     return Decoded(
-        pixels=None
-        if first.pixels is None
-        else np.concatenate([one.pixels for one in parts if one.pixels is not None]),
+        pixels=np.concatenate(pixels) if pixels and not files else None,
         dtype=first.dtype if len(dtypes) == 1 else UNKNOWN,
         widened_from=next((one.widened_from for one in parts if one.widened_from), None),
         switches=tuple(dict.fromkeys(name for one in parts for name in one.switches)),
-        files=tuple(file for one in parts for file in one.files),
-        tensor=None
-        if first.tensor is None
-        else HostTensor(np.concatenate([one.tensor.array for one in parts if one.tensor is not None]), "float16"),
+        files=tuple(file for one in parts for file in _as_files(one, files[0])) if files else (),
+        tensor=HostTensor(np.concatenate(tensors), "float16") if tensors else None,
         endpoint=", ".join(endpoints) or None,
         revision=first.revision if len(revisions) == 1 else None,
     )
+
+
+def _as_files(part: Decoded, like: bytes) -> Iterable[bytes]:
+    """A part's files; of pixels those that this job's other endpoints would have given: a PNG, or a JPEG of 75."""
+    if part.pixels is None:
+        return part.files
+    is_jpeg = like.startswith(JPEG_SIGNATURE)
+    return [
+        encode_pixels(one, "jpeg", quality=JPEG_QUALITY) if is_jpeg else encode_pixels(one, "png")
+        for one in part.pixels
+    ]
 
 
 def _question(
