@@ -187,6 +187,10 @@ def chunk(name: bytes, body: bytes) -> bytes:
         (picture(PIXELS[0, :, :, 0]), "colours of kind 0; expected 8 bits of RGB"),
         (picture(np.dstack([PIXELS[0], PIXELS[0, :, :, :1]])), "colours of kind 6; expected 8 bits of RGB"),
         (picture(PIXELS[0, :, :, 0].astype(np.uint16)), "16 bits"),
+        (
+            PNG[:8] + chunk(b"IHDR", struct.pack(">IIBBBBB", 24, 16, 16, 2, 0, 0, 0)) + PNG[33:],
+            "16 bits and colours of",
+        ),
         (PNG.replace(b"IHDR", b"IHDr"), "checksum"),
         (b"<html>", "no whole PNG"),
     ],
