@@ -227,11 +227,12 @@ def start_worker(settings: Settings, tmp_path: Path, connection: redis.Redis) ->
     started: list[WorkerProcess] = []
 
     def start(
-        *arguments: str, vaes: str = "demo", env: dict[str, str] | None = None, wait: bool = True
+        *arguments: str, vaes: str | None = "demo", env: dict[str, str] | None = None, wait: bool = True
     ) -> WorkerProcess:
         name = f"worker-{len(started)}"
         log_path = tmp_path / f"{name}.log"
-        command = [sys.executable, "-m", "vaefarm_worker", "--vaes", vaes, "--device", "cpu", "--name", name]
+        command = [sys.executable, "-m", "vaefarm_worker", "--device", "cpu", "--name", name]
+        command += [] if vaes is None else ["--vaes", vaes]
         environment = os.environ | {
             "VAEFARM_REDIS_URL": settings.redis_url.get_secret_value(),
             "VAEFARM_CATALOGUE": str(settings.catalogue),

@@ -55,6 +55,29 @@ def endpoint() -> Iterator[BadEndpoint]:
         yield one
 
 
+class Running:
+    """A worker on a thread."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.ended = threading.Event()
+        self._error: Exception | None = None
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def reraise(self) -> None:
+        """Raise what ended it."""
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            self.worker.run()
+        except Exception as error:
+            self._error = error
+        finally:
+            self.ended.set()
+
+
 @pytest.fixture
 def serving(
     settings: Settings, connection: redis.Redis, shared_lifelines: Callable[[Settings], Lifeline]
@@ -62,17 +85,14 @@ def serving(
     """A worker that serves a device, or none, and endpoints, as long as the context lasts."""
 
     @contextmanager
-    def run(local: Decoder | None, by: RemoteDecoder, *, name: str = "here", **changed: object) -> Iterator[Worker]:
+    def run(local: Decoder | None, by: RemoteDecoder, *, name: str = "here", **changed: object) -> Iterator[Running]:
         own = settings.model_copy(update=changed)
-        worker = Worker(own, PooledDecoder(local, by), name, shared_lifelines(settings))
-        thread = threading.Thread(target=worker.run)
-        thread.start()
+        running = Running(Worker(own, PooledDecoder(local, by), name, shared_lifelines(settings)))
         try:
             eventually("the worker serves", lambda: connection.exists(f"vaefarm:worker:{name}"))
-            yield worker
+            yield running
         finally:
-            worker.stop()
-            thread.join(60)
-            assert not thread.is_alive(), "the worker did not end"
+            running.worker.stop()
+            assert running.ended.wait(60), "the worker did not end"
 
     return run

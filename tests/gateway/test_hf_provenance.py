@@ -75,6 +75,10 @@ def test_switches_and_a_wider_dtype_are_told_where_there_were_any() -> None:
     }
 
 
+def test_what_steps_after_the_decode_may_have_changed_is_not_called_reproducible() -> None:
+    assert "x-reproducible" not in provenance(report(reproducible=True, after_decode=("watermark",)))
+
+
 def test_what_no_header_can_hold_is_left_out() -> None:
     made = report(revision="a\r\nx-evil: 1", dtype="b" * 101, switches=("a, b", "tiling"))
     assert provenance(made) == {"x-decode-switches": "tiling"}

@@ -41,7 +41,8 @@ def provenance(report: DecodeReport) -> dict[str, str]:
     found = {name: value for name, value in told.items() if PROVENANCE.fullmatch(value)}
     if switches := [name for name in report.switches if PROVENANCE.fullmatch(name)]:
         found["x-decode-switches"] = ", ".join(switches)
-    if report.reproducible:
+    # Steps of the operator may have changed what the pipeline would have made.
+    if report.reproducible and not report.after_decode:
         found["x-reproducible"] = "True"
     return found
 

@@ -125,6 +125,8 @@ class BadEndpoint:
         self._first_at: float | None = None
         self._out = 0
         self.port = 0
+        #: Whether it decodes reproducible jobs as such, and says so.
+        self.reproduces = True
         self.asked: list[Request] = []
         self.most_in_flight = 0
         self._thread: threading.Thread | None = None
@@ -233,7 +235,7 @@ class BadEndpoint:
         item = BatchItem(self._spec(query, shape, is_raw), Latents(array, query["dtype"]))
         with self._decoding:
             decoded = self._decoder.decode(Batch((item,)))[0]
-        extra = {"x-reproducible": "true"} if query.get("reproducible") == "True" else {}
+        extra = {"x-reproducible": "true"} if self.reproduces and query.get("reproducible") == "True" else {}
         return Reply(*_written(decoded, accept, extra))
 
     def _spec(self, query: dict[str, Any], shape: tuple[int, ...], is_raw: bool) -> JobSpec:

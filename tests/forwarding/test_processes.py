@@ -1,0 +1,91 @@
+"""Forwarding workers as users start them: by the command, in processes that may die."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import torch
+from tests.conftest import StartWorker, eventually
+from tests.worker.remote.bad_endpoint import BadEndpoint, Hangs
+from typer.testing import CliRunner
+
+from vaefarm_producer import Farm
+from vaefarm_producer.cli import app
+from vaefarm_shared.settings import Settings
+
+pytestmark = pytest.mark.slow
+
+TOKEN = "hf_tokenthatnobodymaysee"
+
+
+def latents(count: int) -> list[torch.Tensor]:
+    return list(torch.randn(count, 1, 4, 8, 8, generator=torch.Generator().manual_seed(8)))
+
+
+def without_torch(tmp_path: Path) -> str:
+    """A folder that hides torch and diffusers from whoever has it first on its path."""
+    for name in ("torch", "diffusers"):
+        folder = tmp_path / "hidden" / name
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").write_text(f"raise ModuleNotFoundError('no {name}', name='{name}')\n")
+    return str(tmp_path / "hidden")
+
+
+def test_a_worker_without_torch_forwards_and_its_token_is_nowhere_to_be_seen(
+    farm: Farm, endpoint: BadEndpoint, start_worker: StartWorker, settings: Settings, connection: Any, tmp_path: Path
+) -> None:
+    path = os.pathsep.join([without_torch(tmp_path), os.environ.get("PYTHONPATH", "")])
+    worker = start_worker(
+        *("--remote", f"demo={endpoint.url}?deployment=hidden-{TOKEN}", "--verbose"),
+        vaes=None,
+        env={"PYTHONPATH": path, "VAEFARM_REMOTE_TOKEN": TOKEN},
+    )
+    endpoint.behave(Hangs())
+    jobs = farm.submit_many(latents(3), vae="demo")
+    assert {job.wait(timeout=60) for job in jobs[1:]} == {"finished"}
+    assert endpoint.asked[0].headers["Authorization"] == f"Bearer {TOKEN}"
+    assert ("deployment", f"hidden-{TOKEN}") in endpoint.asked[0].query
+    jobs[0].cancel()
+
+    eventually("it is told", lambda: farm.endpoints()[0].succeeded >= 2)
+    shown = CliRunner().invoke(app, ["endpoints", "--json", "--redis", settings.redis_url.get_secret_value()])
+    assert json.loads(shown.stdout.splitlines()[0])["vae"] == "demo"
+    everything = [shown.stdout, worker.log, *(str(job.record()) for job in jobs)]
+    everything += [str(farm.workers()), str(farm.endpoints()), *map(str, dump(connection))]
+    assert not [text for text in everything if TOKEN in text]
+
+
+def dump(connection: "redis.Redis") -> list[object]:
+    """Everything that Redis holds, but for pictures."""
+    found: list[object] = []
+    for key in connection.scan_iter():
+        kind = connection.type(key)
+        found.append(connection.hgetall(key) if kind == b"hash" else connection.get(key) if kind == b"string" else key)
+    return found
+
+
+def test_the_jobs_of_a_forwarding_worker_that_is_killed_go_to_another_at_once_and_cost_nothing(
+    farm: Farm, endpoint: BadEndpoint, start_worker: StartWorker
+) -> None:
+    endpoint.behave(*[Hangs()] * 8)
+    worker = start_worker("--remote", f"demo={endpoint.url}", vaes=None)
+    jobs = farm.submit_many(latents(8), vae="demo")
+    eventually("they are out", lambda: endpoint.requests == 8)
+    worker.process.send_signal(signal.SIGKILL)
+    worker.process.wait()
+    start_worker("--remote", f"demo={endpoint.url}", vaes=None)
+    assert {job.wait(timeout=60) for job in jobs} == {"finished"}
+    assert {job.record().attempts for job in jobs} == {1}
+
+
+def test_what_is_wrong_with_an_endpoint_is_one_line_and_nothing_is_started(
+    start_worker: StartWorker,
+) -> None:
+    worker = start_worker("--remote", "demo=http://farm.example/hf/demo", vaes=None, wait=False)
+    assert worker.process.wait(60) == 1
+    assert "endpoint http://farm.example/hf/demo of VAE 'demo' would be sent" in worker.log
+    assert "Traceback" not in worker.log
