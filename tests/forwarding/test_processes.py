@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +91,23 @@ def test_what_is_wrong_with_an_endpoint_is_one_line_and_nothing_is_started(
     assert worker.process.wait(60) == 1
     assert "endpoint http://farm.example/hf/demo of VAE 'demo' would be sent" in worker.log
     assert "Traceback" not in worker.log
+
+
+def test_a_farm_of_this_machine_decodes_at_its_endpoint(endpoint: BadEndpoint) -> None:
+    code = "from vaefarm_producer.cli import main; main()"
+    command = [sys.executable, "-c", code, "up", "--no-gateway", "--remote", f"demo={endpoint.url}?key=hidden"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as up:
+        try:
+            assert up.stdout is not None
+            line = next(line for line in up.stdout if "VAEFARM_REDIS_URL=" in line)
+            with Farm(line.partition("VAEFARM_REDIS_URL=")[2].strip()) as farm:
+                job = farm.submit(latents(1)[0], vae="demo")
+                assert job.wait(timeout=60) == "finished"
+                (worker,) = farm.workers()
+            assert "hidden" not in str(worker)
+            assert b"hidden" not in Path(f"/proc/{worker['pid']}/cmdline").read_bytes()
+            up.send_signal(signal.SIGINT)
+            up.stdout.read()
+            assert up.wait(60) == 0
+        finally:
+            up.kill()

@@ -51,8 +51,13 @@ def end(child: subprocess.Popen[bytes], seconds: float) -> None:
         raise
 
 
-def worker_command(vaes: str, device: str) -> list[str]:
-    """The command that starts a worker with this Python. Raises ConfigurationError where torch is not installed."""
+def worker_command(vaes: str | None, device: str) -> list[str]:
+    """The command that starts a worker with this Python, which decodes these VAEs itself, or none.
+
+    Raises ConfigurationError where what it needs is not installed.
+    """
+    if vaes is None:
+        return [sys.executable, "-m", "vaefarm_worker"]
     if find_spec("torch") is None or find_spec("diffusers") is None:
         raise ConfigurationError("a worker on this machine needs torch and diffusers: pip install 'vaefarm[worker]'")
     return [sys.executable, "-m", "vaefarm_worker", "--vaes", vaes, "--device", device]

@@ -40,7 +40,24 @@ GATEWAY_MODULES: Final = (
 
 
 def up(
-    vaes: Annotated[str, typer.Option(help="VAE ids to serve, separated by commas.", envvar="VAEFARM_VAES")] = "demo",
+    vaes: Annotated[
+        str | None,
+        typer.Option(
+            help="VAE ids to decode on this machine, separated by commas; demo unless --remote is given.",
+            envvar="VAEFARM_VAES",
+        ),
+    ] = None,
+    remote: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="VAE=URL of an endpoint that decodes for this machine, or VAE for those of the catalogue; may be"
+            " repeated.",
+            envvar="VAEFARM_REMOTE",
+        ),
+    ] = None,
+    allow_http: Annotated[
+        bool, typer.Option("--allow-http", help="Ask endpoints of other machines over http:// too, unencrypted.")
+    ] = False,
     device: Annotated[str, typer.Option(help="cuda:N, cpu, mps, xpu, or auto.", envvar="VAEFARM_DEVICE")] = "auto",
     data: Annotated[Path | None, typer.Option(help="Folder that keeps jobs and pictures between runs.")] = None,
     port: Annotated[
@@ -61,7 +78,8 @@ def up(
     """
     chosen = Settings.from_env(log_format=log_format).log_format
     configure_logging(verbose, chosen)
-    commands = {"worker": worker_command(vaes, device)}
+    worker = worker_command(vaes if vaes or remote else "demo", device)
+    commands = {"worker": [*worker, "--allow-http"] if allow_http else worker}
     if not no_gateway and (command := gateway_command(gateway_port)) is not None:
         commands["gateway"] = command
     stopping = Event()
@@ -74,6 +92,9 @@ def up(
             logger.warning("without --data DIR all jobs and pictures are gone when this ends")
         say_warnings(server)
         environment = {"VAEFARM_REDIS_URL": server.url, "VAEFARM_LOG_FORMAT": chosen.value}
+        if remote:
+            # Not as arguments: addresses may hold passwords, and whoever lists the processes reads those.
+            environment["VAEFARM_REMOTE"] = " ".join(remote)
         if data is not None:
             environment["VAEFARM_BLOBS"] = (folder.resolve() / "blobs").as_uri()
         print("vaefarm is up; Ctrl-C ends it. Producers need:", flush=True)
