@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import redis
+import requests
 import torch
 from tests.conftest import eventually
 from tests.forwarding.conftest import entry, remote, stripes
@@ -184,3 +185,18 @@ def test_a_stopping_worker_hands_back_what_its_endpoint_does_not_answer(
     assert {job.status().value for job in jobs} == {"queued"}
     assert {job.record().attempts for job in jobs} == {0}
     assert not connection.exists("vaefarm:leases")
+
+
+def test_a_gateway_says_at_once_that_nobody_decodes_a_vae_whose_endpoints_are_away(
+    farm: Farm, endpoint: BadEndpoint, serving: Callable[..., Any], http_settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vaefarm_worker.worker.HEARTBEAT_SECONDS", 0.1)
+    url = f"{http_settings.url.get_secret_value()}/hf/demo/health"
+    with serving(None, remote(entry(endpoint.url))):
+        eventually("it is served", lambda: requests.get(url, timeout=10).status_code == 200)
+        endpoint.behave(then=Says(404))
+        job = farm.submit(latents(1)[0], vae="demo")
+        eventually("it is not", lambda: requests.get(url, timeout=10).status_code == 503)
+        endpoint.behave()
+        assert job.wait(timeout=30) == "finished"
+        eventually("it is served again", lambda: requests.get(url, timeout=10).status_code == 200)

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from vaefarm_shared.errors import DeviceFault, VaeUnavailable
+from vaefarm_shared.errors import DeviceFault, EndpointsAway, VaeUnavailable
 
 from .decoder import Batch, Decoded, Decoder, Encoded, ServedVae
 
@@ -49,6 +49,10 @@ class PooledDecoder:
         """The VAEs that either serves; of those that both do, as the device's weights are."""
         return {**self.remote.vaes, **(self.local.vaes if self.local else {})}
 
+    def has_weights(self, vae: str) -> bool:
+        """Whether the device serves a VAE: its contract is then read from the weights."""
+        return self.local is not None and vae in self.local.vaes
+
     def is_hot(self, vae: str) -> bool:
         """Whether it is loaded, or an endpoint can be asked."""
         return any(side.is_hot(vae) for side in self._sides(vae))
@@ -82,11 +86,11 @@ class PooledDecoder:
 
     def batch_pixels(self, vae: str, picture_pixels: int | None = None) -> int | None:
         """The device's."""
-        return self.local.batch_pixels(vae, picture_pixels) if self.local and vae in self.local.vaes else None
+        return self.local.batch_pixels(vae, picture_pixels) if self.local and self.has_weights(vae) else None
 
     def decode(self, batch: Batch, *, tiled: bool = False) -> list[Decoded]:
         """By the device where it serves the VAE, else by endpoints."""
-        local = self.local if self.local is not None and batch.vae in self.local.vaes else None
+        local = self.local if self.has_weights(batch.vae) else None
         return (local or self.remote).decode(batch, tiled=tiled)
 
     def encode(self, batch: Batch) -> list[Encoded]:
@@ -103,8 +107,12 @@ class PooledDecoder:
             self.lose_device(str(fault))
 
     def describe(self) -> dict[str, Any]:
-        """What the worker tells of both."""
+        """What the worker tells of both; `unavailable` is what it cannot load, `away` what no endpoint decodes now."""
         told = {**self.remote.describe(), **(self.local.describe() if self.local else {}), "device": self.device}
+        errors = {vae: error for vae in self.vaes if (error := self.load_error(vae)) is not None}
+        away = {vae for vae, error in errors.items() if isinstance(error, EndpointsAway)}
+        told["unavailable"] = {vae: str(error) for vae, error in errors.items() if vae not in away}
+        told["away"] = {vae: str(errors[vae]) for vae in away}
         return told | ({} if self.device_fault is None else {"device_fault": self.device_fault})
 
     def close(self) -> None:

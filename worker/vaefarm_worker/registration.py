@@ -15,6 +15,7 @@ from vaefarm_shared.queues import plain_queue_name, size_classes
 from vaefarm_shared.workers import publish_worker
 
 from .decoder import Decoder
+from .pooled_decoder import PooledDecoder
 
 #: Seconds after which RQ forgets a worker that says nothing.
 RQ_WORKER_SECONDS: Final[int] = 30
@@ -58,7 +59,10 @@ class Registration:
             if born is None or self._connection.hget(self._rq_worker.key, "birth") != utcformat(born).encode():
                 raise ConfigurationError(f"a worker named {self._name!r} is alive: choose another --name") from error
         for vae, served in self._decoder.vaes.items():
-            self._connection.set(keys.contract(vae), served.contract.model_dump_json(), ex=keys.CONTRACT_SECONDS)
+            # What a worker with the weights read from them counts for more than what the catalogue says.
+            is_told = isinstance(self._decoder, PooledDecoder) and not self._decoder.has_weights(vae)
+            contract = served.contract.model_dump_json()
+            self._connection.set(keys.contract(vae), contract, ex=keys.CONTRACT_SECONDS, nx=is_told)
         self.heartbeat()
 
     def heartbeat(self) -> None:

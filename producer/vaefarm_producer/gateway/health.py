@@ -49,9 +49,10 @@ async def find_missing(desk: Desk) -> Missing:
 
 
 def serves(worker: dict[str, object]) -> set[str]:
-    """The VAEs that a worker serves, without those that it could not load."""
-    vaes, unavailable = worker.get("vaes"), worker.get("unavailable")
-    return set(vaes if isinstance(vaes, dict) else ()) - set(unavailable if isinstance(unavailable, dict) else ())
+    """The VAEs that a worker serves, without those that it could not load, or whose endpoints are away."""
+    vaes, unavailable, away = (worker.get(name) for name in ("vaes", "unavailable", "away"))
+    served = set(vaes if isinstance(vaes, dict) else ())
+    return served.difference(*(not_now for not_now in (unavailable, away) if isinstance(not_now, dict)))
 
 
 #: Where an application keeps what it knows of that.
