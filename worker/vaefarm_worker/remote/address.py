@@ -16,7 +16,7 @@ from vaefarm_shared.errors import ConfigurationError
 #: Characters of a text of others that are shown.
 SHOWN_CHARACTERS: Final[int] = 200
 
-#: Characters of a query's value from which on it is taken for a secret.
+#: Characters from which on a user's name, or a value of the query, is taken for a secret.
 SECRET_CHARACTERS: Final[int] = 4
 
 
@@ -51,7 +51,8 @@ class Address:
     @property
     def headers(self) -> Mapping[str, str]:
         """Who asks; empty where nobody is named."""
-        return {"Authorization": self._authorization.get_secret_value()} if self._authorization else {}
+        found = {"Authorization": self._authorization.get_secret_value()} if self._authorization else {}
+        return found if self.url.scheme == "https" else found | self._proxy_authorization
 
     @property
     def proxy(self) -> URL | None:
@@ -60,7 +61,11 @@ class Address:
 
     @property
     def proxy_headers(self) -> Mapping[str, str]:
-        """Who asks the proxy."""
+        """Who asks the proxy, for a tunnel alone: without TLS it reads the request's own headers."""
+        return self._proxy_authorization if self.url.scheme == "https" else {}
+
+    @property
+    def _proxy_authorization(self) -> dict[str, str]:
         if self._proxy is None or self._proxy.user is None:
             return {}
         return {"Proxy-Authorization": _basic(self._proxy)}
@@ -105,12 +110,14 @@ def _basic(url: URL) -> str:
 
 
 def _secrets(url: URL, authorization: SecretStr | None, proxy: URL | None) -> list[SecretStr]:
-    """The longest first: one may be part of another."""
+    """The longest first: one may be part of another. Short names are no secrets, and parts of every text."""
     found = {url.raw_query_string, url.query_string}
-    found |= {value for value in url.query.values() if len(value) >= SECRET_CHARACTERS}
+    names = set(url.query.values())
     if authorization is not None:
         found.add(authorization.get_secret_value().partition(" ")[2])
     for part in (url, proxy):
         if part is not None:
-            found |= {part.user or "", part.password or "", part.raw_user or "", part.raw_password or ""}
+            found |= {part.password or "", part.raw_password or ""}
+            names |= {part.user or "", part.raw_user or ""}
+    found |= {name for name in names if len(name) >= SECRET_CHARACTERS}
     return [SecretStr(secret) for secret in sorted(found - {""}, key=len, reverse=True)]

@@ -74,7 +74,7 @@ class Asker:
             # A reply that grows as it is unpacked is bounded by no number of bytes.
             auto_decompress=False,
             # The total is ours to watch, so that it tells itself from other timeouts.
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=entry.connect_seconds),
+            timeout=aiohttp.ClientTimeout(total=None, connect=entry.connect_seconds),
         )
 
     async def ask(self, question: Question) -> Answer:
@@ -120,7 +120,7 @@ class Asker:
             headers=question.headers,
             allow_redirects=False,
             proxy=self._address.proxy,
-            proxy_headers=self._address.proxy_headers or None,
+            proxy_headers=self._address.proxy_headers,
         ) as response:
             try:
                 if response.status >= 300:
@@ -171,8 +171,8 @@ class Asker:
         try:
             said = json.loads(body)["error"]
         except (ValueError, KeyError, TypeError, RecursionError):
-            said = response.reason
-        cleaned = self._address.clean(said) if isinstance(said, str) else ""
+            said = None
+        cleaned = self._address.clean(said if isinstance(said, str) else response.reason or "")
         return f": {cleaned}" if cleaned else ""
 
 

@@ -4,12 +4,16 @@ import asyncio
 import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
+from typing import Final
 
 from vaefarm_shared.errors import EndpointsAway
 
 from .choosing import UNKNOWN_SECONDS, choose
 from .endpoint import Endpoint
 from .pacing import Pacing
+
+#: How much too early a wait may end.
+TIMER_SECONDS: Final[float] = 1e-3
 
 
 class Circle:

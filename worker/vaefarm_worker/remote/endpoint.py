@@ -110,11 +110,10 @@ class Endpoint:
             raise
         except Trouble as trouble:
             self._rest(trouble)
-            self.health.failed(
-                trouble,
-                fatal=isinstance(trouble, Gone | Redirected),
-                counts=not (isinstance(trouble, Asleep) and trouble.busy),
-            )
+            if isinstance(trouble, Asleep) and trouble.busy:
+                self.health.put_off(trouble)
+            else:
+                self.health.failed(trouble, fatal=isinstance(trouble, Gone | Redirected))
             raise
         self.health.succeeded(time.monotonic() - began)
         return replace(decoded, endpoint=self.name)

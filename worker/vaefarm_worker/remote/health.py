@@ -102,25 +102,25 @@ class Health:
             self._peak_seconds, self._peak_at = max(seconds, fallen), self._clock()
             self.succeeded_count += 1
         if self.circuit == "closed":
-            self._change(self._breaker.call, lambda: None)
+            self._change(partial(self._breaker.call, _succeed))
 
-    def failed(self, error: Exception, *, fatal: bool = False, counts: bool = True) -> None:
+    def failed(self, error: Exception, *, fatal: bool = False) -> None:
         """Count a request that gave no picture for the endpoint's sake.
 
         Args:
             fatal: Open the circuit at once.
-            counts: Whether it is one of the failures that open it: to be asked to wait is none.
         """
         with self._lock:
             self._outcomes.append(False)
             self.failed_count += 1
         self.last_error = str(error)
-        if self.circuit != "closed":
-            return
-        if fatal:
-            self._change(self._breaker.open, reason=self.last_error)
-        elif counts:
-            self._change(self._breaker.call, partial(_fail, error), reason=self.last_error)
+        if self.circuit == "closed":
+            act = self._breaker.open if fatal else partial(self._breaker.call, partial(_fail, error))
+            self._change(act, reason=self.last_error)
+
+    def put_off(self, error: Exception) -> None:
+        """Note a request that was asked to come later, which is no failure."""
+        self.last_error = str(error)
 
     def rest(self, seconds: float) -> None:
         """Leave it alone for so long, an hour at most."""
@@ -144,7 +144,7 @@ class Health:
         if error is not None:
             self._change(self._breaker.open, reason=self.last_error)
         else:
-            self._change(self._breaker.call, lambda: None, reason="it decodes a known latent")
+            self._change(partial(self._breaker.call, _succeed), reason="it decodes a known latent")
 
     def state(self, vae: str, name: str, url: str, concurrency: int) -> EndpointState:
         """What a worker tells of it."""
@@ -171,15 +171,19 @@ class Health:
         """What of the latency is left."""
         return math.exp(-(self._clock() - self._peak_at) / self._pacing.latency_decay)
 
-    def _change(self, act: Callable[..., object], *args: object, reason: str = "") -> None:
+    def _change(self, act: Callable[[], object], reason: str = "") -> None:
         """Have the breaker count, or change; tell of what it changed to."""
         old = self.circuit
         with suppress(Exception):
             # It raises what it is told of.
-            act(*args)
+            act()
         # Not by its listeners, which hear of a change before it is made.
         if self._on_change is not None and self.circuit != old:
             self._on_change(old, self.circuit, reason)
+
+
+def _succeed() -> None:
+    pass
 
 
 def _fail(error: Exception) -> None:

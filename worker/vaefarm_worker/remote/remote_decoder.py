@@ -79,12 +79,12 @@ class RemoteDecoder:
             served = _served(vae.entry)
             self._vaes[served.id] = served
             self._circles[served.id] = _circle(vae, served, trust_env, pacing or Pacing())
-        started = threading.Event()
+        started: Future[None] = Future()
         self._thread = threading.Thread(
             target=lambda: asyncio.run(self._serve(started)), name="vaefarm-endpoints", daemon=True
         )
         self._thread.start()
-        started.wait()
+        started.result()
 
     @property
     def device(self) -> str:
@@ -202,13 +202,17 @@ class RemoteDecoder:
         except KeyError:
             raise unknown_vae(vae, self._circles) from None
 
-    async def _serve(self, started: threading.Event) -> None:
+    async def _serve(self, started: "Future[None]") -> None:
         self._loop, self._ending = asyncio.get_running_loop(), asyncio.Event()
         endpoints = [(one, circle) for circle in self._circles.values() for one in circle.endpoints]
         with ThreadPoolExecutor(READERS, "vaefarm-replies") as readers:
-            for endpoint, circle in endpoints:
-                endpoint.open(readers, partial(self._wake, circle))
-            started.set()
+            try:
+                for endpoint, circle in endpoints:
+                    endpoint.open(readers, partial(self._wake, circle))
+            except BaseException as error:
+                started.set_exception(error)
+                raise
+            started.set_result(None)
             await self._ending.wait()
             for job in self._jobs:
                 job.cancel()

@@ -189,12 +189,12 @@ class _RequestTries:
         return tries >= self._pacing.tries or (state.seconds_since_start or 0.0) >= self._patience
 
     def _pause(self, state: RetryCallState) -> float:
-        """Until the next try: as long as the endpoint that is back first rests, where that is not for long."""
+        """Until the next try: until an endpoint can be asked, where that is not long, and a random time more."""
         rest = self._circle.rest_seconds(self._job.excluded)
         if rest > self._pacing.longest_wait_for_rest:
             # Nothing is worth waiting for, which the next look at the endpoints says.
             return 0.0
-        return max(self._backoff(state), rest)
+        return rest + self._backoff(state)
 
     async def _verdict(self, trouble: Trouble) -> Exception:
         """Whose fault it is, once every try is used up."""
