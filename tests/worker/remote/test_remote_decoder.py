@@ -1,13 +1,15 @@
 """Jobs at endpoints that misbehave: each ends right, with as many requests as it may take."""
 
+import io
 import threading
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from tests.conftest import eventually
 from tests.worker.items import item, randn
-from tests.worker.remote.asked import DEMO, NEVER_MENDED, asking, begin, changes, entry_for, is_right, job, listen
+from tests.worker.remote.asked import DEMO, FAST, NEVER_MENDED, asking, begin, changes, entry_for, is_right, job, listen
 from tests.worker.remote.bad_endpoint import (
     BadEndpoint,
     Behaviour,
@@ -33,6 +35,7 @@ from vaefarm_shared.errors import (
     UnknownVae,
 )
 from vaefarm_worker.decoder import Batch
+from vaefarm_worker.fake_decoder import stripes
 from vaefarm_worker.remote.remote_decoder import RemoteDecoder, RemoteVae
 
 HTML = "<html><title>502 Bad Gateway</title></html>"
@@ -330,7 +333,7 @@ def test_a_job_of_several_pictures_is_asked_for_each_at_the_same_time(endpoint: 
         assert decoder.free_slots("demo") == 8
 
 
-def test_files_and_pixels_do_not_mix_in_one_job(endpoint: BadEndpoint, other: BadEndpoint) -> None:
+def test_files_and_pixels_of_one_job_become_files(endpoint: BadEndpoint, other: BadEndpoint) -> None:
     entries = entry_for(endpoint, concurrency=1, pass_through=True), entry_for(other, concurrency=1)
     for one in (endpoint, other):
         one.behave(then=Well(0.05))
@@ -338,7 +341,8 @@ def test_files_and_pixels_do_not_mix_in_one_job(endpoint: BadEndpoint, other: Ba
         asked = job(decoder, count=4)
         (decoded,) = decoder.decode(Batch((asked,)))
 
-        assert is_right(decoded, asked)
+        pictures = [np.asarray(Image.open(io.BytesIO(file))) for file in decoded.files]
+        assert np.array_equal(pictures, stripes(asked))
         assert endpoint.requests
         assert other.requests
 
@@ -374,11 +378,10 @@ def test_a_raw_tensor_and_a_file_come_as_they_are(endpoint: BadEndpoint) -> None
 
 def test_a_slow_request_is_sent_twice_and_the_first_picture_wins(endpoint: BadEndpoint, other: BadEndpoint) -> None:
     entries = entry_for(endpoint, name="first", hedge=True), entry_for(other, name="second", hedge=True)
-    with asking(*entries) as decoder:
-        while min(endpoint.requests, other.requests) < 25:
+    with asking(*entries, pacing=FAST | {"requests_per_hedge": 1}) as decoder:
+        while min(endpoint.requests, other.requests) < 40:
             decoder.decode(Batch(tuple(job(decoder, seed=seed) for seed in range(8))))
         endpoint.behave(then=Hangs())
-        other.behave(then=Well())
         sent = endpoint.requests
         while endpoint.requests == sent:
             asked = job(decoder, seed=1000)
@@ -390,6 +393,17 @@ def test_a_slow_request_is_sent_twice_and_the_first_picture_wins(endpoint: BadEn
         assert states["first"].failed == states["second"].failed == 0
         assert states["first"].in_flight == states["second"].in_flight == 0
         assert endpoint.requests == sent + 1
+
+
+def test_one_request_in_twenty_is_sent_twice_at_most(endpoint: BadEndpoint, other: BadEndpoint) -> None:
+    entries = entry_for(endpoint, hedge=True), entry_for(other, hedge=True)
+    with asking(*entries) as decoder:
+        decoder.decode(Batch(tuple(job(decoder, seed=seed) for seed in range(80))))
+        for one in (endpoint, other):
+            one.behave(then=Well(0.3))
+        decoder.decode(Batch(tuple(job(decoder, seed=seed) for seed in range(8))))
+
+        assert 88 < endpoint.requests + other.requests <= 88 + 88 // 20
 
 
 def test_nothing_is_sent_twice_unless_the_entry_says_so(endpoint: BadEndpoint, other: BadEndpoint) -> None:

@@ -20,7 +20,7 @@ from ..decoder import Batch, BatchItem, Decoded, Encoded, ServedVae
 from .address import Address
 from .circle import Circle
 from .endpoint import Endpoint
-from .exchange import refusal
+from .exchange import joined, refusal
 from .pacing import Pacing
 from .tries import JobTries, Suspicions
 
@@ -69,6 +69,7 @@ class RemoteDecoder:
         """
         self._plain = plain
         self._suspicions = Suspicions()
+        self._readers = ThreadPoolExecutor(READERS, "vaefarm-replies")
         self._lock = threading.Lock()
         self._is_closed = False
         self._notified: list[Callable[[], None]] = []
@@ -205,10 +206,10 @@ class RemoteDecoder:
     async def _serve(self, started: "Future[None]") -> None:
         self._loop, self._ending = asyncio.get_running_loop(), asyncio.Event()
         endpoints = [(one, circle) for circle in self._circles.values() for one in circle.endpoints]
-        with ThreadPoolExecutor(READERS, "vaefarm-replies") as readers:
+        with self._readers:
             try:
                 for endpoint, circle in endpoints:
-                    endpoint.open(readers, partial(self._wake, circle))
+                    endpoint.open(self._readers, partial(self._wake, circle))
             except BaseException as error:
                 started.set_exception(error)
                 raise
@@ -246,7 +247,8 @@ class RemoteDecoder:
         job.add_done_callback(ended)
 
     async def _decode(self, circle: Circle, item: BatchItem, more: Callable[[int], None]) -> Decoded:
-        return await JobTries(circle, item, self._suspicions, plain=self._plain).decode(more)
+        parts = await JobTries(circle, item, self._suspicions, plain=self._plain).decode(more)
+        return await self._loop.run_in_executor(self._readers, joined, parts)
 
     def _wake(self, circle: Circle) -> None:
         circle.wake()

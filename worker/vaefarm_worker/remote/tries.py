@@ -16,7 +16,7 @@ from vaefarm_shared.errors import EndpointFailed, EndpointRefused, EndpointsAway
 from ..decoder import BatchItem, Decoded
 from .circle import Circle
 from .endpoint import Endpoint
-from .exchange import NotReproducible, Question, joined, refusal
+from .exchange import NotReproducible, Question, refusal
 from .trouble import Away, Refused, Trouble
 
 #: Requests whose tries are remembered while their jobs are back in their queues.
@@ -57,13 +57,11 @@ class JobTries:
         reasons = {one: refusal(item.spec, one.entry) for one in circle.endpoints}
         #: Endpoints that will not decode this job, and why.
         self.excluded = {one: f"endpoint {one.name}: {reason}" for one, reason in reasons.items() if reason}
-        # Files and pixels do not go together in one job.
-        mixed = item.spec.count > 1 and len({one.entry.pass_through for one in circle.endpoints}) > 1
-        self._plain = plain or mixed
+        self._plain = plain
         self._questions: dict[Endpoint, list[Question]] = {}
 
-    async def decode(self, more: Callable[[int], None]) -> Decoded:
-        """Its pictures.
+    async def decode(self, more: Callable[[int], None]) -> list[Decoded]:
+        """Its pictures, one for each request.
 
         Args:
             more: Told how many requests it has beyond the first.
@@ -78,7 +76,7 @@ class JobTries:
         more(count - 1)
         tasks = [asyncio.create_task(_RequestTries(self, part).decode()) for part in range(count)]
         try:
-            return joined(list(await asyncio.gather(*tasks)))
+            return list(await asyncio.gather(*tasks))
         finally:
             for task in tasks:
                 task.cancel()
@@ -147,9 +145,9 @@ class _RequestTries:
         try:
             slow_seconds = self._slow_seconds(endpoint)
             if slow_seconds is not None:
-                await asyncio.wait(out, timeout=slow_seconds)
-                second = self._circle.second_endpoint(endpoint, self._job.excluded)
-                if second is not None and not any(task.done() for task in out):
+                done, _ = await asyncio.wait(out, timeout=slow_seconds)
+                second = None if done else self._circle.second_endpoint(endpoint, self._job.excluded)
+                if second is not None:
                     out[self._begin(second)] = second
             return await self._first_of(out)
         finally:
