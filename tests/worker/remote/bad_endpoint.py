@@ -109,6 +109,8 @@ class Request:
     headers: dict[str, str]
     query: list[tuple[str, str]]
     body: bytes
+    #: When, by the monotonic clock.
+    at: float
 
 
 class BadEndpoint:
@@ -186,7 +188,7 @@ class BadEndpoint:
         self.most_in_flight = max(self.most_in_flight, self._out)
         try:
             body = await request.read()
-            self.asked.append(Request(dict(request.headers), list(request.query.items()), body))
+            self.asked.append(Request(dict(request.headers), list(request.query.items()), body, time.monotonic()))
             behaviour = self._on.get(body) or (self._next.popleft() if self._next else self._then)
             return await self._behave(behaviour, request, body)
         finally:

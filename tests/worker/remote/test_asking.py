@@ -1,8 +1,12 @@
 """One request over HTTP: what is sent, what each answer counts as, and what is never shown."""
 
+import asyncio
 import logging
 import re
+import shutil
 import socket
+import ssl
+import subprocess
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable
@@ -68,7 +72,8 @@ async def trouble_of(entry: EndpointEntry) -> Trouble:
 
 
 async def test_a_question_is_sent_as_it_is_by_name_of_the_farm_alone(endpoint: BadEndpoint) -> None:
-    entry = entry_for(endpoint, url=f"{endpoint.url}path?key=a%20b")
+    # By a name: no jar keeps cookies of an address.
+    entry = entry_for(endpoint, url=f"http://localhost:{endpoint.port}/path?key=a%20b")
     endpoint.behave(Headers({"Set-Cookie": "who=you"}))
     async with asker(entry) as asking_it:
         for _ in range(2):
@@ -205,6 +210,25 @@ async def test_a_place_that_takes_no_connection_sleeps() -> None:
 
     assert isinstance(trouble, Asleep)
     assert str(trouble) == "no connection within 0.2 s"
+
+
+async def test_a_certificate_that_nobody_vouches_for_is_for_somebody_to_mend(tmp_path: Path) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl to make a certificate with")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    made = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    subject = ["-subj", "/CN=localhost", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([openssl, *made, *subject], check=True, capture_output=True)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=context)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        trouble = await trouble_of(EndpointEntry(url=f"https://localhost:{port}/"))
+
+    assert isinstance(trouble, Gone)
+    assert str(trouble) == "its certificate is not trusted"
 
 
 async def test_a_proxy_is_used_where_that_was_allowed_and_netrc_never(

@@ -122,6 +122,16 @@ def test_a_circuit_that_closed_opens_after_three_failures_again(watched: Watched
     assert not health.can_be_asked
 
 
+def test_a_known_latent_changes_nothing_while_the_circuit_is_open(watched: Watched) -> None:
+    health = watched.health
+    health.failed(error(), fatal=True)
+    health.plan_probe(0.0)
+    health.probed(None)
+    health.probed(error())
+
+    assert [change[:2] for change in watched.changes] == [("closed", "open")]
+
+
 def test_to_be_asked_to_come_later_is_no_failure(watched: Watched) -> None:
     health = watched.health
     for _ in range(10):

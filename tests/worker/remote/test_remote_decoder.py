@@ -2,6 +2,7 @@
 
 import io
 import threading
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -265,6 +266,32 @@ def test_nobody_waits_for_an_endpoint_that_rests_for_long(endpoint: BadEndpoint)
 
         assert endpoint.requests == 1
         assert decoder.load_error("demo") is not None
+
+
+def test_the_end_of_a_rest_is_told(endpoint: BadEndpoint) -> None:
+    endpoint.behave(Says(429, headers={"Retry-After": "1"}))
+    back = threading.Event()
+    with asking(entry_for(endpoint), pacing=FAST | {"longest_wait_for_rest": 0.0}) as decoder:
+        with pytest.raises(EndpointsAway):
+            decoder.decode(Batch((job(decoder),)))
+        decoder.on_load(lambda: back.set() if decoder.is_hot("demo") else None)
+
+        assert back.wait(30)
+        assert endpoint.requests == 1
+
+
+def test_known_latents_come_after_waits_that_double_up_to_the_longest(endpoint: BadEndpoint) -> None:
+    endpoint.behave(then=Says(404))
+    with asking(entry_for(endpoint), pacing=FAST | {"first_probe": 0.04, "longest_probe": 0.16}) as decoder:
+        with pytest.raises(EndpointsAway):
+            decoder.decode(Batch((job(decoder),)))
+        eventually("five known latents are sent", lambda: endpoint.requests == 6)
+    times = [request.at for request in endpoint.asked]
+    waits = [later - earlier for earlier, later in pairwise(times)]
+
+    # A random half of each wait is left out.
+    assert all(wait >= least / 2 for wait, least in zip(waits, (0.04, 0.08, 0.16, 0.16, 0.16), strict=True))
+    assert len({request.body for request in endpoint.asked}) == 2
 
 
 def test_a_cold_start_costs_the_job_nothing(endpoint: BadEndpoint, caplog: pytest.LogCaptureFixture) -> None:
