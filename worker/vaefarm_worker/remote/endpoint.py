@@ -147,7 +147,10 @@ class Endpoint:
             # Whatever it is: a circuit that nobody tries any more would stay open for ever.
             logger.exception("endpoint %s of %s: the known latent went wrong", self.name, self._vae.id)
             trouble = Broken(f"the known latent went wrong: {type(error).__name__}")
-        self.health.probed(trouble)
+        if isinstance(trouble, Asleep) and trouble.busy and self.health.circuit == "closed":
+            self.health.put_off(trouble)
+        else:
+            self.health.probed(trouble)
         return trouble is None
 
     async def _mend(self) -> None:
