@@ -507,3 +507,28 @@ def test_what_cannot_be_asked_is_told_before_anything_is(endpoint: BadEndpoint) 
         RemoteDecoder([RemoteVae(VaeEntry(id="mine"), (here,))])
     with pytest.raises(ConfigurationError, match="no endpoint"):
         RemoteDecoder([RemoteVae(DEMO, ())])
+
+
+def test_what_one_endpoint_refuses_while_the_other_is_away_is_refused_and_asked_once(
+    endpoint: BadEndpoint, other: BadEndpoint
+) -> None:
+    endpoint.behave(then=Says(400))
+    other.behave(then=Says(404))
+    pacing = NEVER_MENDED | {"longest_wait_for_rest": 0.1}
+    entries = entry_for(endpoint, name="first"), entry_for(other, name="second")
+    with asking(*entries, pacing=pacing) as decoder:
+        # Both orders end so: whoever is asked first, the other does not decode it.
+        with pytest.raises(EndpointRefused, match="endpoint first refuses it.*second is left alone"):
+            begin(decoder, job(decoder)).result(30)
+        assert decoder.is_hot("demo")
+        assert endpoint.requests == 1
+
+
+def test_what_one_endpoint_refuses_waits_for_the_other_that_is_soon_back(
+    endpoint: BadEndpoint, other: BadEndpoint
+) -> None:
+    endpoint.behave(then=Says(400))
+    other.behave(Says(404))
+    with asking(entry_for(endpoint, name="first"), entry_for(other, name="second")) as decoder:
+        asked = job(decoder)
+        assert is_right(begin(decoder, asked).result(30), asked)

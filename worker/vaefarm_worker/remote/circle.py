@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -49,6 +50,14 @@ class Circle:
             if not any(one.health.can_be_asked for one in able):
                 raise self.away(able)
             await self._turn.wait()
+
+    async def is_back(self, excluded: Collection[Endpoint], seconds: float) -> bool:
+        """Whether one of those that are not excluded can be asked within so many seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not any(one not in excluded for one in self.able):
+                    await self._turn.wait()
+        return any(one not in excluded for one in self.able)
 
     def second_endpoint(self, first: Endpoint, excluded: Collection[Endpoint]) -> Endpoint | None:
         """Another endpoint for a request that takes long at the first, where one has a slot and few were sent twice."""

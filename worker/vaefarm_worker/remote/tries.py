@@ -70,7 +70,7 @@ class JobTries:
             EndpointRefused, EndpointFailed, EndpointsAway: as `RemoteDecoder.start` says.
         """
         able = self.not_excluded()
-        if not any(one.health.can_be_asked for one in able):
+        if not self.circle.able:
             raise self.circle.away(able)
         count = len(self.questions(able[0]))
         more(count - 1)
@@ -134,10 +134,22 @@ class _RequestTries:
         """One try, at whatever endpoint will decode it."""
         while True:
             self._job.not_excluded()
-            endpoint = await self._circle.free_endpoint(self._job.excluded, self._tried)
+            endpoint = await self._free_endpoint()
             decoded = await self._decode_at(endpoint)
             if decoded is not None:
                 return decoded
+
+    async def _free_endpoint(self) -> Endpoint:
+        """The endpoint to ask. Raises EndpointsAway, EndpointRefused."""
+        try:
+            return await self._circle.free_endpoint(self._job.excluded, self._tried)
+        except EndpointsAway as away:
+            if not self._circle.able:
+                raise
+            # Others decode the VAE, but not this job: back in its queue it would be claimed again at once, for ever.
+            if await self._circle.is_back(self._job.excluded, self._pacing.longest_wait_for_rest):
+                return await self._free_endpoint()
+            raise EndpointRefused("; ".join([*self._job.excluded.values(), str(away)])) from away
 
     async def _decode_at(self, endpoint: Endpoint) -> Decoded | None:
         """The picture by one endpoint, or by another one that was faster; None where none of them will decode it."""
