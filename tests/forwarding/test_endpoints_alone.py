@@ -148,6 +148,23 @@ def test_a_job_that_breaks_its_endpoint_fails_after_its_attempts_and_others_do_n
     assert {jobs[place].record().attempts for place in others} == {1}
 
 
+def test_a_job_that_its_endpoint_alone_forbids_fails_after_its_attempts_and_others_do_not(
+    farm: Farm, endpoint: BadEndpoint, serving: Callable[..., Any]
+) -> None:
+    sent = latents()
+    # As a firewall in front of it does, which takes some bytes for an attack.
+    endpoint.behave_on(sent[2].numpy().tobytes(), Says(403, "<html>Forbidden</html>"))
+    with serving(None, remote(entry(endpoint.url, concurrency=2))):
+        jobs = farm.submit_many(sent, vae="demo")
+        with pytest.raises(JobFailed, match="gave no picture of it in .* tries: 403"):
+            jobs[2].image(timeout=30)
+        others = [place for place in range(JOBS) if place != 2]
+        pictures(farm, [sent[place] for place in others], [jobs[place] for place in others])
+    assert jobs[2].record().attempts == 3
+    assert {jobs[place].record().attempts for place in others} == {1}
+    assert sum(one.body == sent[2].numpy().tobytes() for one in endpoint.asked) <= 12
+
+
 def test_a_job_that_no_endpoint_can_be_asked_for_fails_with_the_reason(
     farm: Farm, endpoint: BadEndpoint, serving: Callable[..., Any]
 ) -> None:

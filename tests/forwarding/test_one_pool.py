@@ -1,5 +1,6 @@
 """A device and endpoints as one pool: who decodes what, and what becomes of it when one of them fails."""
 
+import threading
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -17,8 +18,12 @@ from vaefarm_producer import Farm, Job
 from vaefarm_shared import quarantine
 from vaefarm_shared.catalogue import Catalogue
 from vaefarm_shared.errors import DeviceFault
+from vaefarm_shared.settings import Settings
 from vaefarm_worker.decoder import Batch, Decoded
 from vaefarm_worker.fake_decoder import FakeDecoder
+from vaefarm_worker.lifeline import Lifeline
+from vaefarm_worker.pooled_decoder import PooledDecoder
+from vaefarm_worker.worker import Worker
 
 
 def latents(count: int, side: int = 8) -> list[torch.Tensor]:
@@ -99,6 +104,39 @@ def test_a_picture_that_the_device_has_no_room_for_goes_to_the_endpoint(
         jobs = farm.submit_many(sent, vae="demo")
         assert check(jobs[2:], sent[2:]) == {"far": 2}
         assert check(jobs[:2], sent[:2])["fake"] >= 1
+
+
+def test_pictures_larger_than_any_that_the_device_takes_are_claimed_for_the_endpoint_though_nothing_else_waits(
+    farm: Farm, endpoint: BadEndpoint, serving: Callable[..., Any]
+) -> None:
+    # 1024 x 1024 and no more, as the device says beforehand.
+    local = stripes(memory_bytes=4096 * 1024 * 1024, admit=True)
+    sent = latents(1, side=192)
+    with serving(local, remote(entry(endpoint.url, timeout_seconds=30, read_seconds=30))):
+        assert check(farm.submit_many(sent, vae="demo"), sent) == {"far": 1}
+        assert check(farm.submit_many(latents(1), vae="demo"), latents(1)) == {"fake": 1}
+
+
+@pytest.mark.parametrize("has_device", [True, False])
+def test_a_burst_ends_when_no_job_waits(
+    farm: Farm,
+    endpoint: BadEndpoint,
+    settings: Settings,
+    shared_lifelines: Callable[[Settings], Lifeline],
+    has_device: bool,
+) -> None:
+    jobs = farm.submit_many(latents(5), vae="demo")
+    decoder = PooledDecoder(stripes() if has_device else None, remote(entry(endpoint.url)))
+    worker = Worker(settings, decoder, "here", shared_lifelines(settings))
+    burst = threading.Thread(target=worker.run, kwargs={"burst": True}, daemon=True)
+    burst.start()
+    burst.join(20)
+    try:
+        assert not burst.is_alive()
+        assert {job.status().value for job in jobs} == {"finished"}
+    finally:
+        worker.stop()
+        burst.join(20)
 
 
 def test_a_vae_that_the_device_does_not_serve_goes_to_its_endpoint(farm: Farm, serving: Callable[..., Any]) -> None:

@@ -15,7 +15,6 @@ from vaefarm_shared.budget import held_bytes
 from vaefarm_shared.connection import AWAY
 from vaefarm_shared.errors import ConfigurationError, EncodesNothing, EndpointRefused, UnsupportedVersion
 from vaefarm_shared.leases import ClaimedJob, Wanted
-from vaefarm_shared.queues import size_classes
 from vaefarm_shared.submissions import Submission
 
 from .claiming import FIRST_JOBS, ClaimOrder
@@ -101,14 +100,14 @@ class Intake:
         """Claim and load once, for the device and for endpoints; return how many jobs there were."""
         returned, remote = self._outbox.returned, self._station.sides.remote
         jobs, pixels = self._pool.room()
+        # Where there is no room, jobs may wait that ring no more; where an endpoint rests, it says when it is back.
+        self._skipped = not jobs and self._station.sides.local is not None
         claimed = self._claim_for_device(jobs, pixels) if jobs else 0
         rooms = self._pool.forward_room()
         if remote is not None:
-            claimed += sum(self._claim_for_endpoints(remote, vae, room) for vae, room in rooms.items() if room)
+            claimed += sum(self._claim_for_endpoints(remote, vae, room) for vae, room in rooms.items())
         if not claimed and jobs:
             self._station.backlog.forget()
-        # Where there was no room, jobs may wait that ring no more; where an endpoint rests, it says when it is back.
-        self._skipped = not all(rooms.values()) or (not jobs and self._station.sides.local is not None)
         is_everywhere = not self._skipped and all(vae in rooms for vae in self._endpoints_alone())
         self._nothing_since = returned if is_everywhere and not claimed else None
         return claimed
@@ -136,11 +135,20 @@ class Intake:
             claimed += self._claim(self._cold_order, cold, FIRST_JOBS, self._pool.room()[1] or 1) if cold else 0
         return claimed
 
-    def _claim_for_endpoints(self, remote: "RemoteDecoder", vae: str, jobs: int) -> int:
-        """Claim jobs of the sizes that those endpoints take which can be asked now."""
-        most = remote.max_pixels_now(vae)
-        sizes = {vae: size_classes(most, remote.vaes[vae].contract.max_pixels)}
-        return self._claim(self._forward_order, sizes, jobs, jobs * max(1, most), forward=True)
+    def _claim_for_endpoints(self, remote: "RemoteDecoder", vae: str, room: int) -> int:
+        """Claim jobs that endpoints alone take, as they have slots, and as many of the others as there is room for."""
+        alone, shared = self._station.sides.forwarded_sizes(vae)
+        own_room, most, claimed = self._pool.endpoint_room(vae), max(1, remote.max_pixels_now(vae)), 0
+        local = self._station.sides.local
+        is_hot_here = local is not None and vae in local.vaes and local.is_hot(vae)
+        if (alone and not own_room) or (shared and not room and not is_hot_here):
+            self._skipped = True
+        if alone and own_room:
+            claimed = self._claim(self._forward_order, {vae: alone}, own_room, own_room * most, forward=True)
+        if shared and room > claimed:
+            jobs = room - claimed
+            claimed += self._claim(self._forward_order, {vae: shared}, jobs, jobs * most, forward=True)
+        return claimed
 
     def _claim(
         self, order: ClaimOrder, sizes: Mapping[str, Sequence[str]], jobs: int, pixels: int, *, forward: bool = False

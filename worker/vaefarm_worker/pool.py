@@ -74,20 +74,27 @@ class Pool:
         return jobs, max(1, pixels)
 
     def forward_room(self) -> dict[str, int]:
-        """Jobs of each VAE that may be claimed for endpoints which can be asked now."""
+        """Jobs of each VAE that may be claimed for endpoints which can be asked now, and not for the device."""
         remote, local = self._sides.remote, self._sides.local
         if remote is None:
             return {}
         rooms = {}
         with self.changed:
             for vae in (vae for vae in remote.vaes if remote.is_hot(vae)):
-                waiting, _ = self._batcher.count(lambda key, vae=vae: _is_of(key, vae, Side.ENDPOINT))  # type: ignore[misc]
                 if local is not None and vae in local.vaes:
-                    most = self._overflow(vae)
+                    rooms[vae] = max(0, self._overflow(vae) - self._waiting_for_endpoints(vae))
                 else:
-                    most = remote.free_slots(vae) + ahead(remote.slots(vae))
-                rooms[vae] = max(0, most - waiting)
+                    rooms[vae] = self.endpoint_room(vae)
         return rooms
+
+    def endpoint_room(self, vae: str) -> int:
+        """Jobs of a VAE that may be claimed of those which endpoints alone decode."""
+        remote = self._sides.remote
+        if remote is None:
+            return 0
+        with self.changed:
+            most = remote.free_slots(vae) + ahead(remote.slots(vae))
+            return max(0, most - self._waiting_for_endpoints(vae))
 
     def notify(self) -> None:
         """Wake whoever waits: something outside of the pool has changed that decides what is bound."""
@@ -168,6 +175,9 @@ class Pool:
             left = self._batcher.clear()
             self.changed.notify_all()
         return left
+
+    def _waiting_for_endpoints(self, vae: str) -> int:
+        return self._batcher.count(lambda key: _is_of(key, vae, Side.ENDPOINT))[0]
 
     def _pick(self, vae: str, side: Side, most: int, *, newest: bool = False) -> list[Loaded]:
         if most < 1:

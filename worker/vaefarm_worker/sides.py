@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Final
 
 from vaefarm_shared.errors import EndpointFailed, EndpointRefused, OutOfMemory, VaeUnavailable
 from vaefarm_shared.job import JobSpec
+from vaefarm_shared.queues import size_classes
 
 from .decoder import Decoder
 from .pooled_decoder import PooledDecoder
+from .registration import held_sizes
 from .sharing import Side
 
 if TYPE_CHECKING:
@@ -54,6 +56,17 @@ class Sides:
         if endpoint:
             return Side.ENDPOINT
         raise EndpointRefused(f"it cannot be forwarded: {self._refusal(spec)}")
+
+    def forwarded_sizes(self, vae: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Size classes of which endpoints that can be asked now take every picture: those that the device does not,
+        and those that it takes as well.
+        """
+        local, remote = self.local, self.remote
+        if remote is None or vae not in remote.vaes:
+            return (), ()
+        taken = size_classes(remote.max_pixels_now(vae), remote.vaes[vae].contract.max_pixels)
+        held = held_sizes(local).get(vae, ()) if local is not None else ()
+        return tuple(one for one in taken if one not in held), tuple(one for one in taken if one in held)
 
     def turn(self, spec: JobSpec, error: Exception) -> bool:
         """Whether a job that one side could not do is the other's from now on: each job turns once."""

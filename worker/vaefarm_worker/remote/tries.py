@@ -1,7 +1,8 @@
 """One job at one endpoint after another, until its pictures are there or it is known whose fault it is that none is.
 
-An endpoint that is away is no fault of the job's. A try that ends otherwise may be, and so whoever was tried often
-enough is judged by a known latent: an endpoint that decodes that is well, and the job is not.
+An endpoint that sleeps is no fault of the job's. A try that ends otherwise may be, one that was forbidden included, and
+so whoever was tried often enough is judged by a known latent: an endpoint that decodes that is well, and the job is
+not.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from ..decoder import BatchItem, Decoded
 from .circle import Circle
 from .endpoint import Endpoint
 from .exchange import NotReproducible, Question, refusal
-from .trouble import Away, Refused, Trouble
+from .trouble import Asleep, Gone, Redirected, Refused, Trouble
 
 #: Requests whose tries are remembered while their jobs are back in their queues.
 REMEMBERED: Final[int] = 10_000
@@ -180,7 +181,7 @@ class _RequestTries:
                 except Trouble as error:
                     trouble = error
                     self._tried.append(endpoint)
-                    self._suspicious += not isinstance(error, Away)
+                    self._suspicious += not isinstance(error, Asleep)
         if trouble is not None:
             raise trouble
         return None
@@ -209,7 +210,10 @@ class _RequestTries:
     async def _verdict(self, trouble: Trouble) -> Exception:
         """Whose fault it is, once every try is used up."""
         endpoint, tries = self._tried[-1], self._suspicious
-        is_away = isinstance(trouble, Away) or not endpoint.health.can_be_asked
+        is_away = isinstance(trouble, Asleep) or not endpoint.health.can_be_asked
+        if tries >= self._pacing.tries and isinstance(trouble, Gone | Redirected):
+            # It was well again after each of those, by a known latent: perhaps it forbids this job alone.
+            is_away = False
         if is_away or not await endpoint.probe():
             self._job.suspicions.keep(self._job.item.spec.id, self._part, tries)
             return self._circle.away(self._job.not_excluded())
