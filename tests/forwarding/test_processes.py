@@ -12,7 +12,7 @@ import pytest
 import redis
 import torch
 from tests.conftest import StartWorker, eventually
-from tests.worker.remote.bad_endpoint import BadEndpoint, Hangs
+from tests.worker.remote.bad_endpoint import BadEndpoint, Hangs, Well
 from typer.testing import CliRunner
 
 from vaefarm_producer import Farm
@@ -82,6 +82,17 @@ def test_the_jobs_of_a_forwarding_worker_that_is_killed_go_to_another_at_once_an
     start_worker("--remote", f"demo={endpoint.url}", vaes=None)
     assert {job.wait(timeout=60) for job in jobs} == {"finished"}
     assert {job.record().attempts for job in jobs} == {1}
+
+
+def test_a_worker_whose_endpoint_takes_longer_than_a_decode_may_does_not_hang(
+    farm: Farm, endpoint: BadEndpoint, start_worker: StartWorker
+) -> None:
+    endpoint.behave(then=Well(seconds=5.0))
+    worker = start_worker("--remote", f"demo={endpoint.url}", vaes=None, env={"VAEFARM_DECODE_TIMEOUT": "1"})
+    jobs = farm.submit_many(latents(3), vae="demo")
+    assert {job.wait(timeout=60) for job in jobs} == {"finished"}
+    assert worker.process.poll() is None
+    assert endpoint.requests == 3
 
 
 def test_what_is_wrong_with_an_endpoint_is_one_line_and_nothing_is_started(

@@ -81,6 +81,9 @@ class Forwarder:
                     self._outbox.put([Done(one, 0, error, 0.0, 1)])
                 if self._outbox.has_room() and (jobs := self._pool.take_forwarded()):
                     return jobs
+                if self._out:
+                    # Endpoints may take longer than a device: the worker does not hang.
+                    self._remote.call(self._station.lifeline.moves)
                 changed.wait(LOOK_SECONDS)
         return None
 

@@ -70,6 +70,11 @@ class Lifeline:
             self._device = "<\n"
             self._send(self._device)
 
+    def moves(self) -> None:
+        """Say that the worker moves on, though nothing that it holds has ended."""
+        with self._lock:
+            self._send("=\n")
+
     def held(self) -> dict[str, str]:
         """The tokens of what is held, by job id."""
         with self._lock:

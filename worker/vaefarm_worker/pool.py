@@ -130,6 +130,7 @@ class Pool:
         """
         remote, local = self._sides.remote, self._sides.local
         taken: list[Loaded] = []
+        left = 0
         for vae in remote.vaes if remote is not None else ():
             assert remote is not None
             free = remote.free_slots(vae)
@@ -137,7 +138,9 @@ class Pool:
             taken += own
             if local is None or not local.is_hot(vae) or self.bound_seconds() is not None:
                 taken += self._pick(vae, Side.EITHER, min(free - len(own), self._overflow(vae)), newest=True)
-        if taken:
+            if len(own) == free:
+                left += self._leave_to_device(vae)
+        if taken or left:
             self.changed.notify_all()
         return taken
 
@@ -178,6 +181,17 @@ class Pool:
 
     def _waiting_for_endpoints(self, vae: str) -> int:
         return self._batcher.count(lambda key: _is_of(key, vae, Side.ENDPOINT))[0]
+
+    def _leave_to_device(self, vae: str) -> int:
+        """Let the device have what was claimed for an endpoint that has no slot for it any more; how many jobs."""
+        local, now, left = self._sides.local, time.monotonic(), 0
+        if local is None or vae not in local.vaes:
+            return 0
+        for one in self._pick(vae, Side.ENDPOINT, self._batcher.jobs):
+            side = self._sides.of(one.spec)
+            left += side is not Side.ENDPOINT
+            self._batcher.add(batch_key(one.spec, one.alone, side), one.spec.pixels, one, now)
+        return left
 
     def _pick(self, vae: str, side: Side, most: int, *, newest: bool = False) -> list[Loaded]:
         if most < 1:

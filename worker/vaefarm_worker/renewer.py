@@ -10,6 +10,7 @@ Lines on standard input, first a JSON object of `Terms`, then:
 
     + ID TOKEN    the worker holds a job            > SECONDS ID ...   the device decodes these, for so long at most
     - ID          it holds it no more               <                  the device is idle
+    =             it waits for others, and moves on
 """
 
 import json

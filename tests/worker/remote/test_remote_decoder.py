@@ -1,7 +1,9 @@
 """Jobs at endpoints that misbehave: each ends right, with as many requests as it may take."""
 
+import asyncio
 import io
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
@@ -35,9 +37,13 @@ from vaefarm_shared.errors import (
     EndpointsAway,
     UnknownVae,
 )
-from vaefarm_worker.decoder import Batch
+from vaefarm_worker.decoder import Batch, ServedVae
 from vaefarm_worker.fake_decoder import stripes
+from vaefarm_worker.remote.address import Address
+from vaefarm_worker.remote.endpoint import Endpoint
+from vaefarm_worker.remote.pacing import Pacing
 from vaefarm_worker.remote.remote_decoder import RemoteDecoder, RemoteVae
+from vaefarm_worker.remote.trouble import Gone
 
 HTML = "<html><title>502 Bad Gateway</title></html>"
 
@@ -532,3 +538,25 @@ def test_what_one_endpoint_refuses_waits_for_the_other_that_is_soon_back(
     with asking(entry_for(endpoint, name="first"), entry_for(other, name="second")) as decoder:
         asked = job(decoder)
         assert is_right(begin(decoder, asked).result(30), asked)
+
+
+@pytest.mark.parametrize("turns", range(8))
+def test_a_circuit_that_opens_again_at_the_moment_it_closed_is_mended_again(endpoint: BadEndpoint, turns: int) -> None:
+    async def run() -> None:
+        entry = entry_for(endpoint)
+        served = ServedVae("demo", DEMO.contract or pytest.fail("it has one"), "remote", encodes=False)
+        one = Endpoint(DEMO, served, entry, Address(entry), Pacing(first_probe=0.02, longest_probe=0.05))
+        with ThreadPoolExecutor(1) as readers:
+            one.open(readers, lambda: None)
+            one.health.failed(Gone("404"), fatal=True)
+            async with asyncio.timeout(30):
+                while one.health.circuit != "closed":
+                    await asyncio.sleep(0)
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                one.health.failed(Gone("404"), fatal=True)
+                while one.health.circuit != "closed":
+                    await asyncio.sleep(0.005)
+            await one.close()
+
+    asyncio.run(run())

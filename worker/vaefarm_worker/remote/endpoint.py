@@ -186,7 +186,8 @@ class Endpoint:
     def _changed(self, old: Circuit, new: Circuit, reason: str) -> None:
         level = logging.WARNING if new == "open" else logging.INFO
         logger.log(level, "endpoint %s of %s: %s -> %s: %s", self.name, self._vae.id, old, new, reason)
-        if new == "open" and not self._tasks:
+        # One that has ended stays among them for a turn of the loop.
+        if new == "open" and all(task.done() for task in self._tasks):
             task = self._loop.create_task(self._mend())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)

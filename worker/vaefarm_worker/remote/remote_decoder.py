@@ -169,6 +169,12 @@ class RemoteDecoder:
                 return
         on_done(_stopped(), 0.0)
 
+    def call(self, tell: Callable[[], None]) -> None:
+        """Have `tell` called by the thread that asks endpoints, as long as that is well and not closed."""
+        with self._lock:
+            if not self._is_closed:
+                self._loop.call_soon_threadsafe(tell)
+
     def decode(self, batch: Batch, *, tiled: bool = False) -> list[Decoded]:
         """One Decoded for each item, asked for at the same time; blocks. Raises the first item's error."""
         answers: list[Future[Decoded]] = [Future() for _ in batch.items]

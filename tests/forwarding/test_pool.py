@@ -1,0 +1,39 @@
+"""What waits in a worker with a device and an endpoint, by itself."""
+
+from collections.abc import Callable
+
+from tests.conftest import eventually
+from tests.forwarding.conftest import entry, remote, stripes
+from tests.worker.items import item, randn
+from tests.worker.remote.bad_endpoint import BadEndpoint, Hangs
+
+from vaefarm_shared.leases import Claim
+from vaefarm_shared.settings import Settings
+from vaefarm_worker.lifeline import Lifeline
+from vaefarm_worker.loading import Loaded
+from vaefarm_worker.pool import Pool
+from vaefarm_worker.pooled_decoder import PooledDecoder
+from vaefarm_worker.sharing import Side
+from vaefarm_worker.station import Station
+
+
+def test_what_was_claimed_for_an_endpoint_that_has_no_slot_any_more_is_the_devices(
+    endpoint: BadEndpoint, settings: Settings, shared_lifelines: Callable[[Settings], Lifeline]
+) -> None:
+    endpoint.behave(then=Hangs())
+    decoder = PooledDecoder(stripes(), remote(entry(endpoint.url, concurrency=1, timeout_seconds=60.0)))
+    try:
+        pool = Pool(Station("here", settings, decoder, shared_lifelines(settings)))
+        for seed in range(2):
+            one = item(decoder.remote, "demo", randn(1, 4, 8, 8, seed=seed))
+            pool.put([(Loaded(Claim(str(seed), "", "", 0.0), one, "", 0.0, False), Side.ENDPOINT)])
+        with pool.changed:
+            (first,) = pool.take_forwarded()
+        decoder.remote.start(first.item, lambda outcome, seconds: None)
+        eventually("its slot is taken", lambda: endpoint.requests == 1)
+        with pool.changed:
+            assert pool.take_forwarded() == []
+            (second,) = pool.take()
+        assert {first.claim.job_id, second.claim.job_id} == {"0", "1"}
+    finally:
+        decoder.close()
