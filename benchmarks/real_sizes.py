@@ -16,6 +16,7 @@ from vaefarm_producer.local.processes import worker_command
 from vaefarm_shared import latents
 from vaefarm_shared.connection import connect
 from vaefarm_shared.settings import Settings
+from vaefarm_worker.encoders import encode_threads
 
 from . import workload
 from .farm_under_test import JOB_SECONDS, VAE, FarmUnderTest, Options, farm_with
@@ -101,7 +102,7 @@ def command(options: Options) -> list[str]:
 
 def threads() -> int:
     """As many as the worker writes files with."""
-    return Settings.model_construct().encode_threads
+    return encode_threads(Settings.model_construct(), "fake")
 
 
 def drain(running: FarmUnderTest, tensors: Sequence[latents.Latents]) -> float:

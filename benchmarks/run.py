@@ -17,6 +17,7 @@ import torch
 
 from benchmarks import (
     depth,
+    encoding,
     gateway,
     latency,
     machine,
@@ -42,6 +43,7 @@ FIGURES: Final[dict[str, Callable[[Options], Figure]]] = {
     "throughput": throughput.throughput,
     "real-sizes": real_sizes.real_sizes,
     "overlap": overlap.overlap,
+    "encoding": encoding.encoding,
     "depth": depth.depth,
     "gateway-rate": gateway.gateway_rate,
     "gateway-waits": gateway.gateway_waits,

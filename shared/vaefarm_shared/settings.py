@@ -61,8 +61,8 @@ class Settings(EnvironmentSettings):
     """Output pixels of the largest batch; what the device's memory holds unless given."""
     batch_window: Annotated[float, Field(ge=0, le=60)] = 0.0
     """Seconds that an idle device waits for a batch to fill."""
-    encode_threads: Annotated[int, Field(ge=1, le=64)] = 2
-    """Threads that write PNG, JPEG and WebP while the device decodes."""
+    encode_threads: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Threads that write PNG, JPEG and WebP while the device decodes; by the machine's processors unless given."""
     tiling: bool = False
     """Whether a picture that the device has no room for may be decoded in tiles, which changes it visibly."""
     budget_bytes: Annotated[int, Field(ge=1)] | None = None

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vaefarm_worker import host_memory
+from vaefarm_worker import cgroups, host_memory
 
 MEMINFO = "MemTotal:       8000 kB\nMemFree:  10 kB\nMemAvailable:   6000 kB\n"
 
@@ -12,8 +12,8 @@ MEMINFO = "MemTotal:       8000 kB\nMemFree:  10 kB\nMemAvailable:   6000 kB\n"
 @pytest.fixture
 def linux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A /proc and a /sys/fs/cgroup of the test's own."""
-    monkeypatch.setattr(host_memory, "PROC", tmp_path / "proc")
-    monkeypatch.setattr(host_memory, "CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(cgroups, "PROC", tmp_path / "proc")
+    monkeypatch.setattr(cgroups, "CGROUPS", tmp_path / "cgroup")
     (tmp_path / "proc" / "self").mkdir(parents=True)
     (tmp_path / "proc" / "meminfo").write_text(MEMINFO)
     return tmp_path

@@ -9,7 +9,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final
 
@@ -22,6 +21,7 @@ from vaefarm_shared.leases import Claim, How
 from vaefarm_shared.transitions import Outcome
 
 from .decoder import Decoded
+from .encoders import Encoders
 from .endings import Done, Endings, Ready, describe
 from .loading import Loaded
 from .patience import Abandoned
@@ -51,7 +51,7 @@ class Outbox:
         self._connection = connection
         self._blobs = blobs
         self._notify = notify
-        self._encoders = ThreadPoolExecutor(station.settings.encode_threads, thread_name_prefix="vaefarm-encoder")
+        self._encoders = Encoders(station.settings, station.decoder.device)
         self._changed = threading.Condition()
         self._ready: deque[Ready] = deque()
         self._held: dict[str, int] = {}
@@ -65,7 +65,10 @@ class Outbox:
 
     def has_room(self) -> bool:
         """Whether the device may have another batch."""
-        return self._pixels < MOST_PIXELS and len(self._held) < MOST_JOBS
+        has_room = self._pixels < MOST_PIXELS and len(self._held) < MOST_JOBS
+        if not has_room:
+            self._encoders.note_full(len(self._held))
+        return has_room
 
     def start(self) -> None:
         """Begin."""
@@ -78,7 +81,7 @@ class Outbox:
             self._stopping = True
             self._changed.notify_all()
         self._thread.join(max(seconds, 1.0) if done else 1.0)
-        self._encoders.shutdown(wait=False, cancel_futures=True)
+        self._encoders.stop()
         return done
 
     def put(self, done: list[Done]) -> None:
