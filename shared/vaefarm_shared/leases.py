@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Final, Literal
+from typing import Any, Final, Literal
 from uuid import uuid4
 
 import redis
 
+from . import keys
 from .queues import plain_queue_name
 from .scripts import Argument, script
 
@@ -140,6 +141,14 @@ def renew(connection: redis.Redis, tokens: Sequence[tuple[str, str]], lease_seco
     if not tokens:
         return 0
     return int(script("renew").run(connection, lease_seconds, *(part for pair in tokens for part in pair)))
+
+
+def lost(connection: redis.Redis, claims: Sequence[Claim]) -> list[Claim]:
+    """Those of the claims that stand no more: their jobs were canceled, or are another's."""
+    if not claims:
+        return []
+    tokens: Any = connection.mget([keys.lease(one.job_id) for one in claims])
+    return [one for one, token in zip(claims, tokens, strict=True) if token != one.token.encode()]
 
 
 @dataclass(frozen=True, slots=True)

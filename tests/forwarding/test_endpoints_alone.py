@@ -107,6 +107,22 @@ def circuit(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [message.split(" -> ")[1].split(":")[0] for message in changes if " -> " in message]
 
 
+def test_what_is_canceled_leaves_its_slot_at_the_endpoint_to_others(
+    farm: Farm, endpoint: BadEndpoint, serving: Callable[..., Any]
+) -> None:
+    endpoint.behave(Hangs(), Hangs())
+    far = entry(endpoint.url, concurrency=2, timeout_seconds=3600, read_seconds=3600)
+    with serving(None, remote(far)):
+        hanging = farm.submit_many(latents(2), vae="demo")
+        eventually("they are out", lambda: endpoint.requests == 2)
+        for job in hanging:
+            job.cancel()
+        sent = latents()
+        pictures(farm, sent, farm.submit_many(sent, vae="demo"))
+        eventually("nothing is kept of it", lambda: farm.endpoints()[0].in_flight == 0)
+    assert {job.status().value for job in hanging} == {"canceled"}
+
+
 def test_a_redirect_is_not_followed_and_the_job_waits_in_its_queue(
     farm: Farm, endpoint: BadEndpoint, serving: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -6,12 +6,14 @@ A job begins as it does on the device, but shares: should this process die, no j
 import logging
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
 import redis
 
-from vaefarm_shared import tracing
+from vaefarm_shared import leases, tracing
+from vaefarm_shared.leases import Claim
 
 from .decoder import Decoded
 from .device import begin, ids_of
@@ -40,7 +42,9 @@ class Forwarder:
         self._pool = pool
         self._outbox = outbox
         self._connection = connection
-        self._out = 0
+        #: What is out by its claim's token, with what ends its requests; and what of that nobody wants any more.
+        self._out: dict[str, tuple[Claim, Callable[[], None]]] = {}
+        self._unwanted: set[str] = set()
         self._changed = threading.Condition()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="vaefarm-forwarder", daemon=True)
@@ -89,9 +93,29 @@ class Forwarder:
 
     def _forward(self, jobs: list[Loaded]) -> None:
         for one, attempt in begin(self._station, self._connection, self._outbox, jobs, shared=True):
+            token = one.claim.token
             with self._changed:
-                self._out += 1
-            self._remote.start(one.item, partial(self._on_done, one, attempt, time.time()))
+                self._out[token] = (one.claim, lambda: None)
+            end = self._remote.start(one.item, partial(self._on_done, one, attempt, time.time()))
+            with self._changed:
+                if token in self._out:
+                    self._out[token] = (one.claim, end)
+
+    def end_unwanted(self, connection: redis.Redis) -> None:
+        """End the requests of jobs that were canceled meanwhile, or went to another: their slots are others'.
+
+        Raises what redis-py raises.
+        """
+        with self._changed:
+            out = [claim for claim, _ in self._out.values()]
+        tokens = {claim.token for claim in leases.lost(connection, out)}
+        with self._changed:
+            gone = {token: self._out[token] for token in tokens if token in self._out}
+            self._unwanted |= gone.keys()
+        for claim, end in gone.values():
+            job_id = claim.job_id
+            logger.info("job %s was canceled or went to another: no longer asked for", job_id, extra={"job_id": job_id})
+            end()
 
     def _on_done(self, job: Loaded, attempt: int, began: float, outcome: Decoded | Exception, seconds: float) -> None:
         """What an endpoint gave goes to the outbox; on the remote decoder's own thread."""
@@ -111,7 +135,14 @@ class Forwarder:
             vaefarm__vae=spec.vae,
             vaefarm__worker=self._station.name,
         )
-        self._outbox.put([Done(job, attempt, outcome, seconds, 1, charged_seconds=share)])
+        token = job.claim.token
         with self._changed:
-            self._out -= 1
+            is_wanted = token not in self._unwanted
+        if is_wanted:
+            self._outbox.put([Done(job, attempt, outcome, seconds, 1, charged_seconds=share)])
+        else:
+            self._station.lifeline.drop([job.claim])
+        with self._changed:
+            self._out.pop(token, None)
+            self._unwanted.discard(token)
             self._changed.notify_all()

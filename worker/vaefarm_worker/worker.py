@@ -42,6 +42,9 @@ LOOK_SECONDS: Final[float] = 0.5
 #: Seconds between two looks at the queues' lengths, of a worker that may forward what its device is behind with.
 BACKLOG_SECONDS: Final[float] = 0.5
 
+#: Seconds between two looks whether what endpoints are asked for is still wanted.
+UNWANTED_SECONDS: Final[float] = 1.0
+
 #: Seconds without an endpoint after which a worker that lost its device ends.
 HOPELESS_SECONDS: Final[float] = 60.0
 
@@ -207,14 +210,20 @@ class Worker:
             (HEARTBEAT_SECONDS, self._registration.heartbeat),
             (HEARTBEAT_SECONDS, self._decoder.drop_idle),
             (HEARTBEAT_SECONDS, self._despair),
-            *self._pooled_chores(),
+            *self._forwarding_chores(),
         ]
 
-    def _pooled_chores(self) -> list[tuple[float, Callable[[], Any]]]:
-        """What a worker does besides that has a device and endpoints."""
-        if self._station.sides.local is None or self._station.sides.remote is None:
+    def _forwarding_chores(self) -> list[tuple[float, Callable[[], Any]]]:
+        """What a worker does besides that has endpoints; and where it has a device as well."""
+        if self._forwarder is None:
             return []
-        return [(BACKLOG_SECONDS, partial(self._station.backlog.look, self._connect()))]
+        connection = self._connect()
+        chores: list[tuple[float, Callable[[], Any]]] = [
+            (UNWANTED_SECONDS, partial(self._forwarder.end_unwanted, connection))
+        ]
+        if self._station.sides.local is not None:
+            chores.append((BACKLOG_SECONDS, partial(self._station.backlog.look, connection)))
+        return chores
 
     def _tidy(self) -> None:
         rq_bridge.clean_registries(self._tidying)

@@ -153,23 +153,25 @@ class RemoteDecoder:
             return None
         return "; ".join(f"endpoint {name}: {reason}" for name, reason in reasons)
 
-    def start(self, item: BatchItem, on_done: OnDone) -> None:
-        """Have an endpoint decode one job; returns at once. `on_done` is called exactly once, with
+    def start(self, item: BatchItem, on_done: OnDone) -> Callable[[], None]:
+        """Have an endpoint decode one job; returns at once, with what ends its requests. `on_done` is called once, with
 
         Decoded: its pictures;
         EndpointRefused: the endpoints that were asked will not decode it (400, 422, too large);
         EndpointFailed: they gave no picture of it, while they decode a known latent: the job may be at fault;
-        EndpointsAway: none can be asked now, which is no fault of the job's.
+        EndpointsAway: none can be asked now, or its requests were ended, which is no fault of the job's.
         """
         circle = self._circle(item.spec.vae)
         with self._lock:
             if not self._is_closed:
                 circle.wanted += 1
-                self._loop.call_soon_threadsafe(self._begin, circle, item, on_done)
-                return
+                begun: list[asyncio.Task[Decoded]] = []
+                self._loop.call_soon_threadsafe(self._begin, circle, item, on_done, begun)
+                return lambda: self.call(lambda: begun[0].cancel())
         on_done(_stopped(), 0.0)
+        return lambda: None
 
-    def call(self, tell: Callable[[], None]) -> None:
+    def call(self, tell: Callable[[], object]) -> None:
         """Have `tell` called by the thread that asks endpoints, as long as that is well and not closed."""
         with self._lock:
             if not self._is_closed:
@@ -227,7 +229,7 @@ class RemoteDecoder:
             for endpoint, _ in endpoints:
                 await endpoint.close()
 
-    def _begin(self, circle: Circle, item: BatchItem, on_done: OnDone) -> None:
+    def _begin(self, circle: Circle, item: BatchItem, on_done: OnDone, begun: "list[asyncio.Task[Decoded]]") -> None:
         wanted = 1
         began = time.monotonic()
 
@@ -249,6 +251,7 @@ class RemoteDecoder:
             self._wake(circle)
 
         job = self._loop.create_task(self._decode(circle, item, more))
+        begun.append(job)
         self._jobs.add(job)
         job.add_done_callback(ended)
 
