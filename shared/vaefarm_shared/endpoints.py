@@ -2,6 +2,7 @@
 (`EndpointState`). docs/remote_endpoints.md is their manual.
 """
 
+import re
 from ipaddress import ip_address
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import SplitResult, urlsplit
@@ -60,6 +61,8 @@ class EndpointEntry(BaseModel):
     @classmethod
     def _is_url(cls, url: str) -> str:
         parts = urlsplit(url)
+        if re.search(r"\s", url):
+            raise ValueError("expected https://HOST/PATH without spaces")
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.fragment or parts.port == 0:
             raise ValueError("expected https://HOST/PATH, or http:// for this machine")
         return url
