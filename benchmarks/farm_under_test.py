@@ -53,6 +53,8 @@ class Options:
     folder: Path
     #: Names of the sides of `overhead`; all where there are none.
     sides: tuple[str, ...] = ()
+    #: Sides of the pictures of `low-memory`; by the device where there are none.
+    pixels: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from benchmarks import (
     encoding,
     gateway,
     latency,
+    low_memory,
     machine,
     overhead,
     overlap,
@@ -55,6 +56,7 @@ FIGURES: Final[dict[str, Callable[[Options], Figure]]] = {
     "remote-failover": remote_failover.remote_failover,
     "start": start.start,
     "tolerance": tolerance.tolerance,
+    "low-memory": low_memory.low_memory,
 }
 
 
@@ -73,6 +75,7 @@ def main() -> None:
         device=arguments.device,
         folder=arguments.folder,
         sides=tuple(arguments.side or ()),
+        pixels=tuple(arguments.pixels or ()),
     )
     described = machine.describe(options.folder)
     print(", ".join(f"{name}: {value}" for name, value in described.items()), flush=True)
@@ -103,10 +106,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--burst", type=positive, default=2000, help="jobs of each burst of `overhead` (2000)")
     parser.add_argument("--depth", type=positive, default=200_000, help="jobs of the deep queue of `depth` (200000)")
     parser.add_argument("--side", action="append", choices=names, help="this side of `overhead`; several times (all)")
+    parser.add_argument(
+        "--pixels", action="append", type=positive, help="side of `low-memory`'s pictures; several times"
+    )
     parser.add_argument("--rounds", type=positive, default=3, help="rounds; what is shown is their median (3)")
     parser.add_argument("--only", action="append", choices=FIGURES, help="this figure; may be given several times")
     parser.add_argument("--threads", type=positive, help="torch threads of worker and bare loop (torch's default)")
-    parser.add_argument("--device", default="cpu", help="device of the demo VAE, as `vaefarm worker` takes it (cpu)")
+    parser.add_argument("--device", default="cpu", help="device of the VAE, as `vaefarm worker` takes it (cpu)")
     parser.add_argument("--not-durable", action="store_true", help="Redis acknowledges before the write is on disk")
     folder = Path(tempfile.gettempdir())
     parser.add_argument("--folder", type=Path, default=folder, help="where Redis writes (the system's temporary one)")
