@@ -25,17 +25,23 @@ def endpoints(url: FarmOption = None, as_json: JsonOption = False) -> None:
         for one in found:
             print(json.dumps(one.model_dump()))
     elif found:
-        Console().print(endpoints_table(found))
+        console = Console()
+        console.print(endpoints_table(found))
+        for one in found:
+            if one.last_error:
+                console.print(plain(f"{one.name} of {one.vae}, last error at {one.worker}: {one.last_error}"))
     else:
         print("no worker asks an endpoint; vaefarm worker --remote VAE=URL adds one")
 
 
 def endpoints_table(found: Sequence[WorkerEndpoint]) -> Table:
     """Endpoints as a table, a line for each worker that asks one."""
-    table = Table()
+    table = Table(padding=(0, 0))
     # Names that differ at their ends alone stay apart in a narrow terminal: they are folded, not cut.
-    for name in ("VAE", "endpoint", "worker", "state", "in flight", "p50", "p95", "errors", "ok/failed", "last error"):
+    for name in ("VAE", "endpoint", "worker"):
         table.add_column(name, overflow="fold")
+    for name in ("state", "out", "p50, p95", "errors", "ok/failed"):
+        table.add_column(name, no_wrap=True)
     for one in found:
         table.add_row(
             plain(one.vae),
@@ -43,11 +49,9 @@ def endpoints_table(found: Sequence[WorkerEndpoint]) -> Table:
             plain(one.worker),
             standing(one),
             f"{one.in_flight}/{one.concurrency}",
-            seconds(one.latency_p50_seconds),
-            seconds(one.latency_p95_seconds),
+            ", ".join(filter(None, map(seconds, (one.latency_p50_seconds, one.latency_p95_seconds)))),
             f"{one.error_rate:.0%}",
             f"{one.succeeded}/{one.failed}",
-            plain(one.last_error),
         )
     return table
 

@@ -560,3 +560,22 @@ def test_a_circuit_that_opens_again_at_the_moment_it_closed_is_mended_again(endp
             await one.close()
 
     asyncio.run(run())
+
+
+def test_a_job_that_alone_is_told_503_uses_its_tries_in_the_end(endpoint: BadEndpoint) -> None:
+    poison, pacing = randn(1, 4, 8, 8, seed=77), FAST | {"first_backoff": 0.0001, "longest_backoff": 0.001}
+    endpoint.behave_on(poison.numpy().tobytes(), Says(503))
+    with asking(entry_for(endpoint, concurrency=2), pacing=pacing) as decoder:
+        asked, rounds = item(decoder, "demo", poison), 0
+        while True:
+            rounds += 1
+            others = [begin(decoder, job(decoder, seed=rounds * 100 + seed)) for seed in range(4)]
+            told = begin(decoder, asked).exception(30)
+            for one in others:
+                one.exception(30)
+            if not isinstance(told, EndpointsAway):
+                break
+            assert rounds < 400
+            eventually("the endpoint is asked again", lambda: decoder.is_hot("demo"))
+        assert isinstance(told, EndpointFailed)
+        assert rounds > 4

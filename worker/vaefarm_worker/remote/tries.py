@@ -8,6 +8,7 @@ not.
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
@@ -23,29 +24,52 @@ from .trouble import Asleep, Gone, Redirected, Refused, Trouble
 #: Requests whose tries are remembered while their jobs are back in their queues.
 REMEMBERED: Final[int] = 10_000
 
+#: What a 503 counts as a try that a job may be at fault for, where others were decoded since the last one: an endpoint
+#: that sheds load says it too, and must say it of the same job many times.
+ASLEEP_FOR_IT: Final[float] = 0.1
+
 #: Part of the other requests that a slow one is slower than.
 SLOW_PERCENT: Final[int] = 95
 
 
+@dataclass(slots=True)
+class Suspicion:
+    """What speaks against one request of a job."""
+
+    #: Tries that failed in ways that may be the job's own fault.
+    tries: float = 0.0
+    #: What each endpoint had decoded when it last said of the request that it sleeps.
+    decoded: dict[Endpoint, int] = field(default_factory=dict)
+
+    def note(self, endpoint: Endpoint, error: Trouble) -> None:
+        """A try failed. It says nothing where the endpoint sleeps, unless it decodes others meanwhile."""
+        if not isinstance(error, Asleep):
+            self.tries += 1
+        elif not error.busy:
+            before, now = self.decoded.get(endpoint), endpoint.health.succeeded_count
+            self.decoded[endpoint] = now
+            self.tries += ASLEEP_FOR_IT if before is not None and now > before else 0.0
+
+
 class Suspicions:
-    """How often requests of jobs that went back to their queues had failed in ways that may be their own fault.
+    """What speaks against jobs that went back to their queues.
 
     Without it a job that breaks its endpoint would open the circuit, go back for nothing, and come again for ever.
     """
 
     def __init__(self) -> None:
-        self._tries: OrderedDict[tuple[str, int], int] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, int], Suspicion] = OrderedDict()
 
-    def take(self, job: str, part: int) -> int:
-        """The tries of one request so far, which are forgotten here."""
-        return self._tries.pop((job, part), 0)
+    def take(self, job: str, part: int) -> Suspicion:
+        """What is known of one request, which is forgotten here."""
+        return self._kept.pop((job, part), None) or Suspicion()
 
-    def keep(self, job: str, part: int, tries: int) -> None:
-        """Remember them."""
-        if tries:
-            self._tries[job, part] = tries
-            while len(self._tries) > REMEMBERED:
-                self._tries.popitem(last=False)
+    def keep(self, job: str, part: int, suspicion: Suspicion) -> None:
+        """Remember it."""
+        if suspicion.tries or suspicion.decoded:
+            self._kept[job, part] = suspicion
+            while len(self._kept) > REMEMBERED:
+                self._kept.popitem(last=False)
 
 
 class JobTries:
@@ -107,8 +131,8 @@ class _RequestTries:
         self._pacing = job.circle.pacing
         #: Endpoints that gave no picture of it, the last one last.
         self._tried: list[Endpoint] = []
-        #: Tries that failed in ways that may be the job's own fault, those of an earlier claim included.
-        self._suspicious = job.suspicions.take(job.item.spec.id, part)
+        #: What speaks against it, of earlier claims too.
+        self._suspicion = job.suspicions.take(job.item.spec.id, part)
         self._patience = 2 * max(one.entry.timeout_seconds for one in self._circle.endpoints)
         self._backoff = wait_random_exponential(self._pacing.first_backoff, self._pacing.longest_backoff)
 
@@ -128,7 +152,7 @@ class _RequestTries:
         except Trouble as trouble:
             raise await self._verdict(trouble) from None
         except (EndpointsAway, asyncio.CancelledError):
-            self._job.suspicions.keep(self._job.item.spec.id, self._part, self._suspicious)
+            self._job.suspicions.keep(self._job.item.spec.id, self._part, self._suspicion)
             raise
 
     async def _once(self) -> Decoded:
@@ -181,7 +205,7 @@ class _RequestTries:
                 except Trouble as error:
                     trouble = error
                     self._tried.append(endpoint)
-                    self._suspicious += not isinstance(error, Asleep)
+                    self._suspicion.note(endpoint, error)
         if trouble is not None:
             raise trouble
         return None
@@ -196,7 +220,7 @@ class _RequestTries:
 
     def _is_over(self, state: RetryCallState) -> bool:
         """Whether it was tried often or long enough."""
-        tries = max(state.attempt_number, self._suspicious)
+        tries = max(state.attempt_number, self._suspicion.tries)
         return tries >= self._pacing.tries or (state.seconds_since_start or 0.0) >= self._patience
 
     def _pause(self, state: RetryCallState) -> float:
@@ -209,12 +233,12 @@ class _RequestTries:
 
     async def _verdict(self, trouble: Trouble) -> Exception:
         """Whose fault it is, once every try is used up."""
-        endpoint, tries = self._tried[-1], self._suspicious
+        endpoint, tries = self._tried[-1], self._suspicion.tries
         is_away = isinstance(trouble, Asleep) or not endpoint.health.can_be_asked
-        if tries >= self._pacing.tries and isinstance(trouble, Gone | Redirected):
-            # It was well again after each of those, by a known latent: perhaps it forbids this job alone.
+        if tries >= self._pacing.tries and isinstance(trouble, Asleep | Gone | Redirected):
+            # It was well again after each of those, by a known latent or by other jobs: perhaps it is this one's fault.
             is_away = False
         if is_away or not await endpoint.probe():
-            self._job.suspicions.keep(self._job.item.spec.id, self._part, tries)
+            self._job.suspicions.keep(self._job.item.spec.id, self._part, self._suspicion)
             return self._circle.away(self._job.not_excluded())
-        return EndpointFailed(f"endpoint {endpoint.name} gave no picture of it in {tries} tries: {trouble}")
+        return EndpointFailed(f"endpoint {endpoint.name} gave no picture of it in {tries:.0f} tries: {trouble}")
