@@ -13,6 +13,7 @@ from vaefarm_shared.settings import Settings
 from vaefarm_worker.commands import default_name, stop_on_signals
 from vaefarm_worker.decoder import Batch, Decoded
 from vaefarm_worker.fake_decoder import FakeDecoder
+from vaefarm_worker.memory_mode import MemoryMode
 from vaefarm_worker.worker import Worker
 
 #: What stands before the two readings of the clock, among a report's switches.
@@ -22,10 +23,10 @@ STAMP: Final = "decoded:"
 class StampingDecoder(FakeDecoder):
     """Writes CLOCK_MONOTONIC, which all processes of a machine share, at a decode's begin and end."""
 
-    def decode(self, batch: Batch, *, tiled: bool = False) -> list[Decoded]:
+    def decode(self, batch: Batch, *, mode: MemoryMode = MemoryMode.WHOLE) -> list[Decoded]:
         """As the fake decoder, with both readings in nanoseconds as a switch."""
         began = time.monotonic_ns()
-        decoded = super().decode(batch, tiled=tiled)
+        decoded = super().decode(batch, mode=mode)
         stamp = f"{STAMP}{began}:{time.monotonic_ns()}"
         return [Decoded(one.pixels, one.dtype, switches=(stamp,), files=one.files) for one in decoded]
 

@@ -22,6 +22,7 @@ from vaefarm_shared.settings import Settings
 from vaefarm_shared.transitions import Outcome
 from vaefarm_worker.decoder import Batch, Decoded
 from vaefarm_worker.fake_decoder import FakeDecoder
+from vaefarm_worker.memory_mode import MemoryMode
 from vaefarm_worker.worker import Worker
 
 LATENTS = torch.zeros(1, 4, 8, 8)
@@ -242,7 +243,7 @@ def test_a_farm_filled_to_its_budget_settles_everything_within_maxmemory(
 class NoisyDecoder(FakeDecoder):
     """Pictures of noise: the largest files."""
 
-    def decode(self, batch: Batch, *, tiled: bool = False) -> list[Decoded]:
+    def decode(self, batch: Batch, *, mode: MemoryMode = MemoryMode.WHOLE) -> list[Decoded]:
         draw = np.random.default_rng(0)
         shapes = [(item.spec.count, item.spec.height, item.spec.width, 3) for item in batch.items]
         return [Decoded(draw.integers(0, 256, shape, np.uint8), "fake") for shape in shapes]

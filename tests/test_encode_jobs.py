@@ -29,6 +29,7 @@ from vaefarm_shared.settings import Settings
 from vaefarm_worker.decoder import Batch, Decoded, Encoded
 from vaefarm_worker.fake_decoder import FakeDecoder
 from vaefarm_worker.local_decoder import LocalDecoder
+from vaefarm_worker.memory_mode import MemoryMode
 
 DEMO = Path(str(files("vaefarm_worker"))) / "demo"
 LATENTS = torch.zeros(1, 4, 8, 8)
@@ -204,9 +205,9 @@ class Recording(FakeDecoder):
 
     calls: list[tuple[str, int]]
 
-    def decode(self, batch: Batch, *, tiled: bool = False) -> list[Decoded]:
-        self.calls.append(("tiled" if tiled else batch.task, len(batch.items)))
-        return super().decode(batch, tiled=tiled)
+    def decode(self, batch: Batch, *, mode: MemoryMode = MemoryMode.WHOLE) -> list[Decoded]:
+        self.calls.append((batch.task if mode is MemoryMode.WHOLE else mode, len(batch.items)))
+        return super().decode(batch, mode=mode)
 
     def encode(self, batch: Batch) -> list[Encoded]:
         self.calls.append((batch.task, len(batch.items)))

@@ -34,6 +34,7 @@ from vaefarm_shared.settings import Settings
 from vaefarm_worker.decoder import Batch, Decoded
 from vaefarm_worker.fake_decoder import FakeDecoder
 from vaefarm_worker.local_decoder import LocalDecoder
+from vaefarm_worker.memory_mode import MemoryMode
 
 LATENTS = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -218,9 +219,9 @@ class CancelingDecoder(FakeDecoder):
 
     farm: Farm
 
-    def decode(self, batch: Batch, *, tiled: bool = False) -> list[Decoded]:
+    def decode(self, batch: Batch, *, mode: MemoryMode = MemoryMode.WHOLE) -> list[Decoded]:
         assert self.farm.job(batch.items[0].spec.id).cancel()
-        return super().decode(batch, tiled=tiled)
+        return super().decode(batch, mode=mode)
 
 
 @pytest.mark.redis
@@ -287,10 +288,10 @@ def test_discarding_a_waiting_job_cancels_it(farm: Farm, connection: redis.Redis
 class BrokenDecoder(FakeDecoder):
     """Raises for every latent that begins with 7."""
 
-    def decode(self, batch: Batch, *, tiled: bool = False) -> list[Decoded]:
+    def decode(self, batch: Batch, *, mode: MemoryMode = MemoryMode.WHOLE) -> list[Decoded]:
         if batch.items[0].latents.array.flat[0] == 7:
             raise RuntimeError("the kernel did not like it")
-        return super().decode(batch, tiled=tiled)
+        return super().decode(batch, mode=mode)
 
 
 def test_a_job_whose_decode_raises_is_tried_three_times_then_fails_with_its_reason_and_latent(

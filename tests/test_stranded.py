@@ -15,6 +15,7 @@ from vaefarm_shared.settings import Settings
 from vaefarm_shared.stranded import Stranded
 from vaefarm_shared.workers import publish_worker
 from vaefarm_worker.fake_decoder import FakeDecoder
+from vaefarm_worker.memory_mode import MemoryMode
 
 SMALL, LARGE = torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 128, 128)
 
@@ -126,6 +127,19 @@ def test_a_picture_without_room_is_tiled_where_its_job_allows_it_and_the_record_
     serve(FakeDecoder([Catalogue.load()["demo"]], memory_bytes=ROOM_FOR_ONE // 2))
 
     assert job.result(timeout=5).report.switches == ("tiling",)
+
+
+def test_a_picture_without_room_is_decoded_in_strips_unasked_and_the_record_says_which(
+    farm: Farm, serve: Serve
+) -> None:
+    job = farm.submit(SMALL, vae="demo")
+    bound = farm.submit(SMALL, vae="demo", reproducible=True)
+
+    serve(FakeDecoder([Catalogue.load()["demo"]], memory_bytes=ROOM_FOR_ONE // 2 - 1, modes=tuple(MemoryMode)))
+
+    assert job.result(timeout=5).report.switches == ("strips-third",)
+    with pytest.raises(JobFailed, match="no other worker that lives has room for it"):
+        bound.result(timeout=5)
 
 
 @pytest.mark.slow

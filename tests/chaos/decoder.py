@@ -14,6 +14,7 @@ from vaefarm_shared.catalogue import Catalogue
 from vaefarm_shared.errors import DeviceFault, NonFiniteImage, OutOfMemory
 from vaefarm_worker.decoder import AlwaysHot, Batch, Decoded, Encoded, ServedVae
 from vaefarm_worker.fake_decoder import stripes
+from vaefarm_worker.memory_mode import MemoryMode
 
 #: The one VAE that it serves.
 VAE: Final[str] = "demo"
@@ -71,7 +72,7 @@ class ChaosDecoder(AlwaysHot):
     def batch_pixels(self, vae: str, picture_pixels: int | None = None) -> int | None:
         return None
 
-    def decode(self, batch: Batch, *, tiled: bool = False) -> list[Decoded]:
+    def decode(self, batch: Batch, *, mode: MemoryMode = MemoryMode.WHOLE) -> list[Decoded]:
         time.sleep(self._seconds)
         if self._decodes_left == 0:
             raise DeviceFault("CUDA error: an illegal memory access was encountered (made up)")

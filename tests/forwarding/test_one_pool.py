@@ -22,6 +22,7 @@ from vaefarm_shared.settings import Settings
 from vaefarm_worker.decoder import Batch, Decoded
 from vaefarm_worker.fake_decoder import FakeDecoder
 from vaefarm_worker.lifeline import Lifeline
+from vaefarm_worker.memory_mode import MemoryMode
 from vaefarm_worker.pooled_decoder import PooledDecoder
 from vaefarm_worker.worker import Worker
 
@@ -152,11 +153,11 @@ class Breaking(FakeDecoder):
 
     batches = 0
 
-    def decode(self, batch: Batch, *, tiled: bool = False) -> list[Decoded]:
+    def decode(self, batch: Batch, *, mode: MemoryMode = MemoryMode.WHOLE) -> list[Decoded]:
         self.batches += 1
         if self.batches > 3:
             raise DeviceFault("CUDA error: an illegal memory access was encountered")
-        return super().decode(batch, tiled=tiled)
+        return super().decode(batch, mode=mode)
 
 
 def test_a_worker_whose_device_breaks_goes_on_with_its_endpoint(

@@ -19,6 +19,7 @@ from vaefarm_shared.job import JobStatus
 from vaefarm_shared.workers import publish_worker
 from vaefarm_worker.decoder import Batch, Decoded
 from vaefarm_worker.fake_decoder import FakeDecoder
+from vaefarm_worker.memory_mode import MemoryMode
 
 ARRAY = np.random.default_rng(0).standard_normal((1, 4, 8, 8)).astype(np.float16)
 BODY = ARRAY.tobytes()
@@ -213,7 +214,7 @@ async def test_a_gateway_that_stops_leaves_its_jobs_and_says_so(start_gateway, f
 
 async def test_a_failed_job_is_400_with_its_reason_and_its_id(gateway: Gateway, farm: Farm, serve: Serve) -> None:
     class Failing(FakeDecoder):
-        def decode(self, batch: Batch, *, tiled: bool = False) -> list[Decoded]:
+        def decode(self, batch: Batch, *, mode: MemoryMode = MemoryMode.WHOLE) -> list[Decoded]:
             raise ValueError("these latents are cursed")
 
     asked = asyncio.create_task(gateway.client.post("/hf/demo", params=RAW, data=BODY))

@@ -12,6 +12,7 @@ from vaefarm_shared import failures
 from vaefarm_shared.catalogue import Catalogue
 from vaefarm_worker.decoder import Batch, Decoded
 from vaefarm_worker.fake_decoder import FakeDecoder
+from vaefarm_worker.memory_mode import MemoryMode
 
 BAD = np.full((1, 4, 8, 8), 7.0, np.float32)
 GOOD = np.zeros((1, 4, 8, 8), np.float32)
@@ -20,7 +21,7 @@ GOOD = np.zeros((1, 4, 8, 8), np.float32)
 class BrokenDecoder(FakeDecoder):
     """Raises for every latent that begins with 7."""
 
-    def decode(self, batch: Batch, *, tiled: bool = False) -> list[Decoded]:
+    def decode(self, batch: Batch, *, mode: MemoryMode = MemoryMode.WHOLE) -> list[Decoded]:
         if any(item.latents.array.flat[0] == 7 for item in batch.items):
             raise RuntimeError("the kernel did not like it")
         return super().decode(batch)

@@ -15,6 +15,7 @@ from vaefarm_shared.settings import Settings
 from vaefarm_worker import commands
 from vaefarm_worker.decoder import Batch, Decoded
 from vaefarm_worker.fake_decoder import FakeDecoder
+from vaefarm_worker.memory_mode import MemoryMode
 
 LATENTS = torch.zeros(1, 4, 8, 8)
 
@@ -22,7 +23,7 @@ LATENTS = torch.zeros(1, 4, 8, 8)
 class FailingDecoder(FakeDecoder):
     """A device that fails whatever it is given."""
 
-    def decode(self, batch: Batch, *, tiled: bool = False) -> list[Decoded]:
+    def decode(self, batch: Batch, *, mode: MemoryMode = MemoryMode.WHOLE) -> list[Decoded]:
         raise DeviceFault("CUDA error: unspecified launch failure")
 
 

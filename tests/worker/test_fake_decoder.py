@@ -15,6 +15,7 @@ from vaefarm_shared.catalogue import Catalogue
 from vaefarm_shared.errors import ConfigurationError, OutOfMemory
 from vaefarm_worker.decoder import Batch, BatchItem
 from vaefarm_worker.fake_decoder import FakeDecoder, stripes
+from vaefarm_worker.memory_mode import MemoryMode
 
 ENTRY = Catalogue.load()["demo"]
 
@@ -102,11 +103,11 @@ def test_tiles_take_a_quarter_and_are_said() -> None:
 
     with pytest.raises(OutOfMemory):
         decoder.decode(batch)
-    assert decoder.decode(batch, tiled=True)[0].switches == ("tiling",)
+    assert decoder.decode(batch, mode=MemoryMode.TILED)[0].switches == ("tiling",)
 
     smaller = fake(memory_bytes=FOUR // 16 - 1)
     with pytest.raises(OutOfMemory):
-        smaller.decode(batch, tiled=True)
+        smaller.decode(batch, mode=MemoryMode.TILED)
 
 
 def test_it_tells_its_memory_only_when_asked_to() -> None:

@@ -13,6 +13,7 @@ from vaefarm_shared.latents import Latents
 from vaefarm_worker import ladder
 from vaefarm_worker.decoder import Batch, BatchItem, Decoded, ServedVae
 from vaefarm_worker.fake_decoder import FakeDecoder, stripes
+from vaefarm_worker.memory_mode import MemoryMode
 
 
 def item(value: float, **fields: Any) -> BatchItem:
@@ -38,11 +39,11 @@ class Scripted(FakeDecoder):
     def vaes(self) -> Mapping[str, ServedVae]:
         return super().vaes
 
-    def decode(self, batch: Batch, *, tiled: bool = False) -> list[Decoded]:
+    def decode(self, batch: Batch, *, mode: MemoryMode = MemoryMode.WHOLE) -> list[Decoded]:
         values = [float(one.latents.array.flat[0]) for one in batch.items]
         self.calls.append(values)
         self.react(values)
-        return super().decode(batch, tiled=tiled)
+        return super().decode(batch, mode=mode)
 
     def self_test(self) -> None:
         self.tested += 1
@@ -96,7 +97,7 @@ def test_the_culprit_is_found_and_its_neighbours_are_decoded(error: Exception, p
 
 def test_a_decoder_that_gives_too_few_results_is_found_out() -> None:
     class Short(Scripted):
-        def decode(self, batch: Batch, *, tiled: bool = False) -> list[Decoded]:
+        def decode(self, batch: Batch, *, mode: MemoryMode = MemoryMode.WHOLE) -> list[Decoded]:
             return super().decode(batch)[: max(1, len(batch.items) - 1)]
 
     outcomes, _ = run(Short(lambda _: None), item(0), item(1))
@@ -144,6 +145,65 @@ def test_tiles_are_the_last_rung_and_only_where_somebody_allows_them(operator: b
         assert outcome.switches == ("tiling",)
     else:
         assert isinstance(outcome, OutOfMemory)
+
+
+EVERY_MODE = tuple(MemoryMode)
+
+
+@pytest.mark.parametrize(
+    ("share", "switches", "tries"),
+    [(0.6, ("strips-half",), 2), (0.4, ("strips-third",), 3), (0.26, ("tiling",), 4)],
+)
+def test_a_job_without_room_goes_down_the_modes_until_it_fits(
+    share: float, switches: tuple[str, ...], tries: int
+) -> None:
+    decoder = Scripted(lambda _: None, memory_bytes=int(64 * 64 * 4096 * share), modes=EVERY_MODE)
+
+    (outcome,), told = run(decoder, item(0), tiling=True)
+
+    assert isinstance(outcome, Decoded)
+    assert outcome.switches == switches
+    assert told == [["job-0"]] * tries
+
+
+def test_strips_are_taken_without_anybodys_leave_and_tiles_are_not() -> None:
+    fits, does_not = (Scripted(lambda _: None, memory_bytes=n * 64 * 64 * 1024, modes=EVERY_MODE) for n in (2, 1))
+
+    (outcome,), _ = run(fits, item(0))
+    (error,), _ = run(does_not, item(0))
+
+    assert isinstance(outcome, Decoded)
+    assert outcome.switches == ("strips-half",)
+    assert isinstance(error, OutOfMemory)
+    assert len(does_not.calls) == 3
+
+
+def test_a_reproducible_job_is_never_decoded_in_another_mode_than_whole() -> None:
+    decoder = Scripted(lambda _: None, memory_bytes=64 * 64 * 4096 - 1, modes=EVERY_MODE)
+
+    (outcome,), _ = run(decoder, item(0, reproducible=True), tiling=True)
+
+    assert isinstance(outcome, OutOfMemory)
+    assert len(decoder.calls) == 1
+
+
+def test_a_job_for_which_no_mode_is_worth_a_try_is_out_of_memory_and_never_on_the_device() -> None:
+    decoder = Scripted(lambda _: None, modes=())
+
+    (outcome,), told = run(decoder, item(0))
+
+    assert isinstance(outcome, OutOfMemory)
+    assert str(outcome) == "fake has no room to decode 1 x demo 64x64"
+    assert (decoder.calls, told) == ([], [])
+
+
+def test_an_error_in_strips_is_the_jobs_own_and_the_device_is_asked() -> None:
+    decoder = Scripted(raising(0, RuntimeError("a kernel")), modes=(MemoryMode.HALF,))
+
+    (outcome,), _ = run(decoder, item(0))
+
+    assert isinstance(outcome, RuntimeError)
+    assert decoder.tested == 1
 
 
 def test_what_does_not_fit_in_tiles_either_is_out_of_memory() -> None:

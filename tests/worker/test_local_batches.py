@@ -14,10 +14,12 @@ from tests.worker.items import decode, item, randn
 
 from vaefarm_shared.catalogue import Catalogue, VaeEntry
 from vaefarm_shared.errors import BatchMismatch, DeviceFault, NonFiniteImage, OutOfMemory
-from vaefarm_worker import device_memory, host_memory
+from vaefarm_worker import device_memory, host_memory, ladder
 from vaefarm_worker.decoder import Batch, Decoded
 from vaefarm_worker.families import switches
 from vaefarm_worker.local_decoder import LocalDecoder
+from vaefarm_worker.memory import SHARE
+from vaefarm_worker.memory_mode import MemoryMode
 from vaefarm_worker.self_test import pixels_of
 
 #: Levels of 255 by which a picture of a batch may differ from the same picture decoded alone, by dtype.
@@ -155,7 +157,7 @@ def test_tiles_are_another_picture_and_are_said_and_the_next_decode_has_none(loa
     latents = randn(1, 4, 16, 16)
     whole = decode(decoder, "sd-v1", latents)
 
-    tiled = decoder.decode(batch(decoder, "sd-v1", latents), tiled=True)[0]
+    tiled = decoder.decode(batch(decoder, "sd-v1", latents), mode=MemoryMode.TILED)[0]
 
     theirs = AutoencoderKL.from_pretrained(tiny_vaes / "sd-v1")
     theirs.enable_tiling()
@@ -192,7 +194,7 @@ def test_a_vae_that_knows_no_tiles_is_out_of_memory_and_says_so(load: Load, monk
     monkeypatch.setattr(module(decoder, "sd-v1"), "enable_tiling", not_implemented)
 
     with pytest.raises(OutOfMemory, match="a AutoencoderKL has no tiling"):
-        decoder.decode(batch(decoder, "sd-v1", randn(1, 4, 8, 8)), tiled=True)
+        decoder.decode(batch(decoder, "sd-v1", randn(1, 4, 8, 8)), mode=MemoryMode.TILED)
 
 
 def test_after_out_of_memory_nothing_of_the_batch_is_held_and_the_cache_is_emptied(
@@ -233,14 +235,16 @@ def test_what_ran_out_of_memory_is_remembered_for_its_vae(load: Load, monkeypatc
         with pytest.raises(OutOfMemory):
             decoder.decode(batch(decoder, "sd-v1", *[randn(1, 4, 8, 8)] * jobs), **options)
 
-    run_out(1, tiled=True)
+    run_out(1, mode=MemoryMode.TILED)
     assert (decoder.batch_pixels("sd-v1") or 0) > 6 * picture, "tiles tell nothing of whole pictures"
     run_out(6)
     assert decoder.batch_pixels("sd-v1") == 3 * picture
     assert decoder.batch_pixels("sd-v1", picture // 4) == 2**31 // 16, "smaller pictures are not bound"
     assert (decoder.max_pixels("sd-v1") or 0) > picture, "one alone was not tried yet"
     run_out(1)
-    assert decoder.max_pixels("sd-v1") == picture - 1
+    alone = batch(decoder, "sd-v1", randn(1, 4, 8, 8)).items[0].spec
+    assert decoder.modes(alone) == (MemoryMode.HALF, MemoryMode.THIRD, MemoryMode.TILED)
+    assert (decoder.max_pixels("sd-v1") or 0) > picture, "strips were not tried yet"
 
 
 def test_a_job_of_many_pictures_is_decoded_one_by_one_where_all_at_once_find_no_room(
@@ -260,6 +264,84 @@ def test_a_job_of_many_pictures_is_decoded_one_by_one_where_all_at_once_find_no_
     assert not module(decoder, "sd-v1").use_slicing
     with pytest.raises(OutOfMemory):
         decode(decoder, "sd-v1", latents, reproducible=True)
+
+
+@pytest.mark.parametrize("vae", SHAPES)
+def test_what_finds_no_room_whole_is_decoded_in_strips_and_the_next_one_at_once(
+    load: Load, monkeypatch: pytest.MonkeyPatch, vae: str
+) -> None:
+    decoder = load(vae)
+    latents = randn(*SHAPES[vae])
+    whole = decode(decoder, vae, latents)
+    failing(monkeypatch, module(decoder, vae), torch.OutOfMemoryError("no"))
+    calls = counted(monkeypatch, module(decoder, vae))
+
+    def outcome(**options: Any) -> Any:
+        return ladder.decode(decoder, batch(decoder, vae, latents, **options), lambda _: None)[0]
+
+    first = outcome()
+    tried, again = len(calls), outcome()
+
+    assert first.switches == again.switches == ("strips-half",)
+    assert difference(whole, first) <= 1
+    assert np.array_equal(pixels_of(first), pixels_of(again))
+    assert len(calls) == tried > 0, "the second one was not tried whole"
+    assert isinstance(outcome(reproducible=True), OutOfMemory), "its bits would be others"
+
+
+@pytest.mark.parametrize("mode", [MemoryMode.HALF, MemoryMode.THIRD])
+def test_strips_of_half_latents_are_pictures_like_any_and_the_record_says_which(load: Load, mode: MemoryMode) -> None:
+    decoder = load("sd-v1", "bfloat16")
+    latents = randn(3, 4, 10, 6).bfloat16()
+
+    (made,) = decoder.decode(batch(decoder, "sd-v1", latents), mode=mode)
+
+    assert (made.dtype, made.switches) == ("bfloat16", (mode,))
+    assert difference(decode(decoder, "sd-v1", latents), made) <= TOLERANCES["bfloat16"]
+
+
+def test_a_vae_with_a_part_that_strips_do_not_know_has_no_room_in_strips(load: Load) -> None:
+    decoder = load("sd-v1")
+    module(decoder, "sd-v1").decoder.conv_act = torch.nn.GELU()
+    jobs = batch(decoder, "sd-v1", randn(1, 4, 8, 8))
+
+    with pytest.raises(OutOfMemory, match="VAE 'sd-v1' has a part that strips do not know: conv_norm_out"):
+        decoder.decode(jobs, mode=MemoryMode.HALF)
+
+    assert MemoryMode.HALF not in decoder.modes(jobs.items[0].spec)
+
+
+def test_latents_that_overflow_in_strips_are_decoded_in_strips_once_more_in_float32(overflowing: VaeEntry) -> None:
+    decoder = LocalDecoder([overflowing], "cpu")
+    jobs = batch(decoder, overflowing.id, torch.full((1, 4, 8, 8), 40.0, dtype=torch.float16))
+
+    (made,) = decoder.decode(jobs, mode=MemoryMode.THIRD)
+
+    assert (made.dtype, made.widened_from, made.switches) == ("float32", "float16", ("strips-third",))
+
+
+@pytest.mark.parametrize(
+    ("share", "modes"),
+    [
+        (1.2, (MemoryMode.WHOLE, MemoryMode.HALF, MemoryMode.THIRD)),
+        (0.5, (MemoryMode.HALF, MemoryMode.THIRD)),
+        (0.3, (MemoryMode.THIRD,)),
+        (0.1, ()),
+    ],
+)
+def test_no_mode_is_tried_that_takes_more_than_the_machine_has(
+    load: Load, share: float, modes: tuple[MemoryMode, ...]
+) -> None:
+    """A process of a CPU is killed rather than told."""
+    decoder = load("sd-v1")
+    spec = batch(decoder, "sd-v1", randn(1, 4, 8, 8)).items[0].spec
+    least = spec.picture_pixels * decoder._memory._costs["sd-v1"].least_bytes / SHARE
+
+    decoder._shelf._limit_bytes = decoder._shelf.weight_bytes_of("sd-v1") + int(share * least)
+
+    assert decoder.modes(spec) == (*modes, MemoryMode.TILED)
+    bound = spec.model_copy(update={"reproducible": True})
+    assert decoder.modes(bound) == modes[: modes.count(MemoryMode.WHOLE)]
 
 
 @pytest.mark.parametrize(
@@ -290,7 +372,7 @@ def test_peaks_of_whole_decodes_alone_teach_the_estimate(load: Load, monkeypatch
     planned = decoder._memory.bytes_per_pixel("taesd")
     jobs = batch(decoder, "taesd", randn(1, 4, 64, 64))
 
-    decoder.decode(jobs, tiled=True)
+    decoder.decode(jobs, mode=MemoryMode.TILED)
     assert decoder._memory.bytes_per_pixel("taesd") == planned
     decoder.decode(jobs)
     assert decoder._memory.bytes_per_pixel("taesd") == 2**40 / 512**2

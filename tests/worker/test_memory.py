@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from vaefarm_worker.families.family import FAMILIES
 from vaefarm_worker.memory import EASING, LEARNING_PIXELS, MAX_ELEMENTS, SHARE, MemoryEstimate, PixelCost
+from vaefarm_worker.memory_mode import MemoryMode
 
 GIB = 2**30
 KL = FAMILIES["AutoencoderKL"]
@@ -95,7 +96,42 @@ def test_what_ran_out_of_memory_is_never_allowed_again(batches: list[tuple[int, 
         for larger in (picture, 2 * picture):
             assert memory.batch_pixels("vae", free_bytes, larger) < count * picture
         if count == 1:
-            assert memory.max_pixels("vae", free_bytes) < picture
+            assert memory.most_pixels("vae", free_bytes, MemoryMode.WHOLE) < picture
+
+
+@given(st.integers(64, 4096 * 4096), free)
+def test_a_picture_that_found_no_room_whole_is_tried_in_strips_until_it_found_none_there_either(
+    picture: int, free_bytes: int
+) -> None:
+    memory = estimate()
+    whole, half, third = memory.modes("vae")
+    before = memory.most_pixels("vae", free_bytes, third)
+
+    memory.note_out_of_memory("vae", picture, picture, whole)
+    memory.note_out_of_memory("vae", picture, picture, half)
+    assert memory.max_pixels("vae", free_bytes) == before
+    assert memory.most_pixels("vae", None, half) == picture - 1
+    memory.note_out_of_memory("vae", picture, picture, third)
+
+    assert memory.max_pixels("vae", free_bytes) == min(before, picture - 1)
+    assert memory.max_pixels("other", free_bytes) == estimate().max_pixels("other", free_bytes)
+
+
+def test_strips_that_found_no_room_bind_no_batches_of_whole_pictures() -> None:
+    memory = estimate()
+    before = memory.batch_pixels("vae", 80 * GIB)
+
+    memory.note_out_of_memory("vae", 512 * 512, 512 * 512, MemoryMode.THIRD)
+
+    assert memory.batch_pixels("vae", 80 * GIB) == before
+
+
+def test_an_8_gib_card_tries_4096_pixels_squared_in_a_third() -> None:
+    memory = estimate()
+
+    trying = {mode: memory.most_pixels("vae", 8 * GIB, mode) >= 4096 * 4096 for mode in memory.modes("vae")}
+
+    assert trying == {MemoryMode.WHOLE: False, MemoryMode.HALF: False, MemoryMode.THIRD: True}
 
 
 @given(st.integers(2, 64), st.integers(64, 4096 * 4096))
@@ -150,8 +186,8 @@ def test_a_single_picture_in_doubt_is_tried() -> None:
     memory = estimate()
     total = 12 * GIB
 
-    assert memory.batch_pixels("vae", total) < 2048 * 2048 <= memory.max_pixels("vae", total)
-    assert memory.max_pixels("vae", total) < 4096 * 4096
+    assert memory.batch_pixels("vae", total) < 2048 * 2048 <= memory.most_pixels("vae", total, MemoryMode.WHOLE)
+    assert memory.most_pixels("vae", total, MemoryMode.WHOLE) < 4096 * 4096
 
 
 def test_without_memory_nothing_is_allowed() -> None:

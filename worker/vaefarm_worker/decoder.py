@@ -1,6 +1,6 @@
 """The seam between the worker's loop and what decodes: a local VAE, a remote endpoint, or a fake."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,6 +12,8 @@ from vaefarm_shared.errors import VaeUnavailable
 from vaefarm_shared.images import Images
 from vaefarm_shared.job import JobSpec, Task
 from vaefarm_shared.latents import HostTensor, Latents
+
+from .memory_mode import MemoryMode
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -144,11 +146,18 @@ class Decoder(Protocol):
         """
         ...
 
-    def decode(self, batch: Batch, *, tiled: bool = False) -> list[Decoded]:
+    def modes(self, spec: JobSpec) -> Sequence[MemoryMode]:
+        """The modes that are worth a try for a job alone, the plainest first.
+
+        Of an encode and of a reproducible job, whose bits are the pipeline's, at most WHOLE.
+        """
+        ...
+
+    def decode(self, batch: Batch, *, mode: MemoryMode = MemoryMode.WHOLE) -> list[Decoded]:
         """One Decoded for each item of the batch, in its order.
 
         Args:
-            tiled: Decode in tiles, for a picture that the device has no room for whole.
+            mode: Another than WHOLE for a job alone that the device has no room for whole.
 
         Raises:
             OutOfMemory: the device has no room for the batch; nothing of it is held any more.

@@ -3,20 +3,27 @@
 import hashlib
 import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 
 from vaefarm_shared.catalogue import VaeEntry
 from vaefarm_shared.errors import ConfigurationError, OutOfMemory
+from vaefarm_shared.job import JobSpec
 from vaefarm_shared.latents import HostTensor, Latents
 
 from .decoder import AlwaysHot, Batch, BatchItem, Decoded, Encoded, ServedVae
 from .fake_files import fake_png
+from .memory_mode import MemoryMode
 
-#: Part of a whole decode's memory that a tiled one takes.
-TILED_SHARE: Final[float] = 0.25
+#: Part of a whole decode's memory that one takes in each mode.
+SHARES: Final[Mapping[MemoryMode, float]] = {
+    MemoryMode.WHOLE: 1.0,
+    MemoryMode.HALF: 0.5,
+    MemoryMode.THIRD: 0.3,
+    MemoryMode.TILED: 0.25,
+}
 
 
 class FakeDecoder(AlwaysHot):
@@ -31,6 +38,7 @@ class FakeDecoder(AlwaysHot):
         bytes_per_pixel: int = 4096,
         admit: bool = False,
         decode_only: bool = False,
+        modes: Sequence[MemoryMode] = (MemoryMode.WHOLE, MemoryMode.TILED),
     ) -> None:
         """Serve every entry.
 
@@ -39,6 +47,7 @@ class FakeDecoder(AlwaysHot):
             memory_bytes: What a batch has room in; without it, any has.
             admit: Tell what fits beforehand, rather than run out of memory.
             decode_only: Encode nothing.
+            modes: Those in which a job may be decoded.
 
         Raises:
             ConfigurationError: an entry's contract is known to its weights alone; or no picture fits `image_bytes`.
@@ -48,6 +57,7 @@ class FakeDecoder(AlwaysHot):
         self._memory_bytes = memory_bytes
         self._bytes_per_pixel = bytes_per_pixel
         self._admit = admit
+        self._modes = tuple(modes)
         self._vaes: dict[str, ServedVae] = {}
         for entry in entries:
             if entry.contract is None:
@@ -90,17 +100,20 @@ class FakeDecoder(AlwaysHot):
         """The same: nothing else takes of its memory."""
         return self.max_pixels(vae)
 
-    def decode(self, batch: Batch, *, tiled: bool = False) -> list[Decoded]:
+    def modes(self, spec: JobSpec) -> Sequence[MemoryMode]:
+        """Those it was given; of an encode and a reproducible job WHOLE alone."""
+        return (MemoryMode.WHOLE,) if spec.reproducible or spec.task == "encode" else self._modes
+
+    def decode(self, batch: Batch, *, mode: MemoryMode = MemoryMode.WHOLE) -> list[Decoded]:
         """Wait, then give each item its stripes, or its file.
 
         Raises:
             OutOfMemory: the batch's pixels take more than the memory there is.
             ConfigurationError: a picture of that size takes more than `image_bytes`.
         """
-        self._take_memory(batch, tiled)
+        self._take_memory(batch, mode)
         time.sleep(self._seconds_per_batch)
-        switches = ("tiling",) if tiled else ()
-        return [self._decoded(item, switches) for item in batch.items]
+        return [self._decoded(item, mode.switches) for item in batch.items]
 
     def encode(self, batch: Batch) -> list[Encoded]:
         """Wait, then give each item latents that repeat a digest of its images and seed.
@@ -108,16 +121,16 @@ class FakeDecoder(AlwaysHot):
         Raises:
             OutOfMemory: the batch's pixels take more than the memory there is.
         """
-        self._take_memory(batch, tiled=False)
+        self._take_memory(batch, MemoryMode.WHOLE)
         time.sleep(self._seconds_per_batch)
         return [Encoded(digest_latents(item), "fake") for item in batch.items]
 
     def self_test(self) -> None:
         """No device, and so none that could be at fault."""
 
-    def _take_memory(self, batch: Batch, tiled: bool) -> None:
+    def _take_memory(self, batch: Batch, mode: MemoryMode) -> None:
         pixels = sum(item.spec.pixels for item in batch.items)
-        taken = int(pixels * self._bytes_per_pixel * (TILED_SHARE if tiled else 1))
+        taken = int(pixels * self._bytes_per_pixel * SHARES[mode])
         if self._memory_bytes is not None and taken > self._memory_bytes:
             raise OutOfMemory(
                 f"fake has no room to {batch.task} {pixels} pixels: {taken} bytes of {self._memory_bytes}"

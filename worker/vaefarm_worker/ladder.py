@@ -1,8 +1,9 @@
 """What becomes of each job of a batch when its decode goes wrong.
 
-A batch that the device has no room for is halved, down to a single job; that one is tiled where it may be (an encode
-never is), else handed to another worker. A batch that raises is split until the culprit is alone; its neighbours are
-decoded. What is the device's fault is nobody's, and is raised.
+A batch that the device has no room for is halved, down to a single job. That one is decoded in strips, which give the
+same picture in a half and in a third of the memory, then in tiles where somebody allows them, else handed to another
+worker. An encode and a reproducible job have whole decodes alone. A batch that raises is split until the culprit is
+alone; its neighbours are decoded. What is the device's fault is nobody's, and is raised.
 """
 
 import logging
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 from vaefarm_shared.errors import BatchMismatch, DecodeError, DeviceFault, OutOfMemory
 
 from .decoder import Batch, BatchItem, Decoded, Decoder, Encoded
+from .memory_mode import MemoryMode
 
 logger = logging.getLogger(__name__)
 
@@ -30,17 +32,13 @@ def decode(decoder: Decoder, batch: Batch, on_device: OnDevice, *, tiling: bool 
     Raises:
         DeviceFault: the device is at fault; no item is.
     """
-    on_device(batch.items)
     try:
-        made: Sequence[Outcome] = decoder.encode(batch) if batch.task == "encode" else decoder.decode(batch)
-        if len(made) != len(batch.items):
-            raise BatchMismatch(f"the decoder gave {len(made)} results for {len(batch.items)} jobs")
-        return list(made)
+        return list(_made(decoder, batch, on_device, tiling))
     except DeviceFault:
         raise
     except OutOfMemory as error:
         if len(batch.items) == 1:
-            return [_tiled(decoder, batch, error, tiling)]
+            return [error]
         logger.warning("no room for %d jobs of %s at once: halved", len(batch.items), batch.vae)
     except Exception as error:
         if len(batch.items) == 1:
@@ -52,17 +50,39 @@ def decode(decoder: Decoder, batch: Batch, on_device: OnDevice, *, tiling: bool 
     return [outcome for half in halves for outcome in decode(decoder, half, on_device, tiling=tiling)]
 
 
-def _tiled(decoder: Decoder, batch: Batch, error: OutOfMemory, tiling: bool) -> Outcome:
-    if batch.task == "encode" or not (tiling or batch.items[0].spec.tiling):
-        return error
-    job_id = batch.items[0].spec.id
-    logger.warning("job %s does not fit whole: decoded in tiles", job_id, extra={"job_id": job_id})
-    try:
-        return decoder.decode(batch, tiled=True)[0]
-    except DeviceFault:
-        raise
-    except Exception as tiled_error:
-        return tiled_error
+def _made(decoder: Decoder, batch: Batch, on_device: OnDevice, tiling: bool) -> Sequence[Outcome]:
+    """What the decoder makes of a batch, in the first mode for which it has room.
+
+    Raises:
+        OutOfMemory: there is none.
+        BatchMismatch: the decoder gave another number of results than it got jobs.
+    """
+    spec = batch.items[0].spec
+    error = OutOfMemory(
+        f"{decoder.device} has no room to {batch.task} {spec.count} x {spec.vae} {spec.width}x{spec.height}"
+    )
+    for mode in _modes(decoder, batch, tiling):
+        if mode is not MemoryMode.WHOLE:
+            logger.warning("job %s does not fit whole: %s", spec.id, mode, extra={"job_id": spec.id})
+        on_device(batch.items)
+        try:
+            made: Sequence[Outcome] = (
+                decoder.encode(batch) if batch.task == "encode" else decoder.decode(batch, mode=mode)
+            )
+        except OutOfMemory as caught:
+            error = caught
+            continue
+        if len(made) != len(batch.items):
+            raise BatchMismatch(f"the decoder gave {len(made)} results for {len(batch.items)} jobs")
+        return made
+    raise error
+
+
+def _modes(decoder: Decoder, batch: Batch, tiling: bool) -> Sequence[MemoryMode]:
+    if len(batch.items) > 1:
+        return (MemoryMode.WHOLE,)
+    spec = batch.items[0].spec
+    return [mode for mode in decoder.modes(spec) if mode is not MemoryMode.TILED or tiling or spec.tiling]
 
 
 def _ask_the_device(decoder: Decoder, error: Exception) -> None:

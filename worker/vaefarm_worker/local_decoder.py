@@ -9,24 +9,24 @@ import torch
 
 from vaefarm_shared.catalogue import VaeEntry
 from vaefarm_shared.errors import (
-    BatchMismatch,
     ConfigurationError,
     DeviceFault,
     OutOfMemory,
     VaeUnavailable,
 )
+from vaefarm_shared.job import JobSpec
 
 from . import device_memory
 from .decoder import Batch, BatchItem, Decoded, Encoded, ServedVae
 from .device_errors import fault_of
-from .families.switches import switched_on
 from .local_encoder import encode_items
+from .local_pictures import decode_items
 from .memory import MemoryEstimate
-from .pixels import decoded, finished
+from .memory_mode import MemoryMode
 from .self_test import SelfTest
 from .shelf import Shelf
 from .vaes import LoadedVae
-from .widening import WIDEST, dtype_name, run_widest
+from .widening import dtype_name
 
 logger = logging.getLogger(__name__)
 
@@ -139,8 +139,8 @@ class LocalDecoder:
 
     def max_pixels(self, vae: str) -> int | None:
         """Output pixels of the largest picture worth a try; None on a device that does not tell its memory."""
-        limit = self._shelf.limit_bytes
-        return None if limit is None else self._memory.max_pixels(vae, limit - self._shelf.weight_bytes_of(vae))
+        total = self._total_bytes(vae)
+        return None if total is None else self._memory.max_pixels(vae, total)
 
     def batch_pixels(self, vae: str, picture_pixels: int | None = None) -> int | None:
         """Output pixels that one batch may have now; None on a device that does not tell its memory.
@@ -153,17 +153,27 @@ class LocalDecoder:
             self._free_bytes = self._read_free_bytes()
         return None if self._free_bytes is None else self._memory.batch_pixels(vae, self._free_bytes, picture_pixels)
 
-    def decode(self, batch: Batch, *, tiled: bool = False) -> list[Decoded]:
+    def modes(self, spec: JobSpec) -> tuple[MemoryMode, ...]:
+        """By the least that each takes, and by what found no room before; tiles are always worth a try."""
+        is_bound = spec.reproducible or spec.task == "encode"
+        known = (MemoryMode.WHOLE,) if is_bound else self._memory.modes(spec.vae)
+        total = self._total_bytes(spec.vae)
+        fitting = tuple(
+            mode for mode in known if spec.picture_pixels <= self._memory.most_pixels(spec.vae, total, mode)
+        )
+        return fitting if is_bound else (*fitting, MemoryMode.TILED)
+
+    def decode(self, batch: Batch, *, mode: MemoryMode = MemoryMode.WHOLE) -> list[Decoded]:
         """Decode a batch in one call. A job of several pictures too many is decoded one by one, unless reproducible.
 
         Raises:
             NonFiniteImage: NaN or Inf, also in float32.
-            OutOfMemory: the device has no room; with `tiled`, not for tiles either, or the VAE knows none.
+            OutOfMemory: the device has no room for the batch in that mode, or the VAE does not know it.
             DeviceFault: the device or its driver is at fault.
             VaeUnavailable: its VAE cannot be loaded.
             BatchMismatch: the VAE gave another number of pictures than it got latents.
         """
-        return self._sized(batch, self._decode, ("tiling",) if tiled else ())
+        return self._sized(batch, self._decode, mode.switches)
 
     def encode(self, batch: Batch) -> list[Encoded]:
         """Encode a batch in one call. A job of several images too many is encoded one by one, unless reproducible.
@@ -177,6 +187,7 @@ class LocalDecoder:
         self._begin(batch.vae)
         spec = batch.items[0].spec
         divisible = len(batch.items) == 1 and spec.count > 1 and not spec.reproducible
+        divisible = divisible and not MemoryMode.among(switches).is_in_strips
         room = self.batch_pixels(batch.vae, spec.picture_pixels) if divisible else None
         if room is None or spec.pixels <= room or switches:
             try:
@@ -204,6 +215,11 @@ class LocalDecoder:
             self._self_test.run(proven)
             raise self._shelf.refuse(vae, f"VAE {vae!r} decodes no picture: {fault}") from fault
 
+    def _total_bytes(self, vae: str) -> int | None:
+        """Bytes that a decode of a VAE may take at most; None on a device that does not tell."""
+        limit = self._shelf.limit_bytes
+        return None if limit is None else limit - self._shelf.weight_bytes_of(vae)
+
     def _read_free_bytes(self) -> int | None:
         """Bytes that a decode may take now, by the device and by the limit that was set."""
         free, limit = device_memory.free_bytes(self._device), self._shelf.limit_bytes
@@ -214,18 +230,19 @@ class LocalDecoder:
         """Run a batch, and learn from what it took."""
         spec = batch.items[0].spec
         picture = spec.picture_pixels
-        pixels = picture if "slicing" in switches else sum(item.spec.pixels for item in batch.items)
+        mode = MemoryMode.among(switches)
+        one_by_one = "slicing" in switches or mode.is_in_strips
+        pixels = picture if one_by_one else sum(item.spec.pixels for item in batch.items)
         peak, changes = device_memory.Peak(self._device), self._shelf.changes
         self._is_decoding = True
         try:
             made = self._guarded(batch, run, switches)
         except OutOfMemory:
             # What can be halved, or decoded picture by picture, needs no room of others.
-            whole = len(batch.items) == 1 and (spec.count == 1 or spec.reproducible or "slicing" in switches)
+            whole = len(batch.items) == 1 and (spec.count == 1 or spec.reproducible or one_by_one)
             if whole and self._shelf.make_way(batch.vae):
                 return self._measured(batch, run, switches)
-            if "tiling" not in switches:
-                self._memory.note_out_of_memory(batch.vae, pixels, picture)
+            self._memory.note_out_of_memory(batch.vae, pixels, picture, mode)
             raise
         finally:
             self._is_decoding = False
@@ -254,43 +271,10 @@ class LocalDecoder:
         raise fault
 
     def _decode(self, loaded: LoadedVae, items: Sequence[BatchItem], switches: tuple[str, ...]) -> list[Decoded]:
-        spec = items[0].spec
-        images = self._run(loaded, items, loaded.dtype, switches)
-        finite = torch.isfinite(images).flatten(1).all(1).tolist()
-        pixels = finished(images, spec)
-        del images
-        made, start = [], 0
-        for item in items:
-            part = slice(start, start + item.spec.count)
-            start = part.stop
-            if all(finite[part]):
-                made.append(decoded(pixels[part], spec, dtype_name(loaded.dtype), switches))
-            else:
-                made.append(self._widened(loaded, item, switches))
-        return made
+        return decode_items(loaded, items, self._device, switches)
 
     def _encode(self, loaded: LoadedVae, items: Sequence[BatchItem], switches: tuple[str, ...]) -> list[Encoded]:
         return encode_items(loaded, items, self._device, switches)
-
-    def _widened(self, loaded: LoadedVae, item: BatchItem, switches: tuple[str, ...]) -> Decoded:
-        """Decode a job alone in the widest dtype."""
-        images = run_widest(loaded, item.spec, lambda dtype: self._run(loaded, [item], dtype, switches))
-        pixels = finished(images, item.spec)
-        return decoded(pixels, item.spec, dtype_name(WIDEST), switches, widened_from=dtype_name(loaded.dtype))
-
-    def _run(
-        self, loaded: LoadedVae, items: Sequence[BatchItem], dtype: torch.dtype, switches: tuple[str, ...]
-    ) -> torch.Tensor:
-        """(n, 3 or 4, height, width) in [-1, 1]: the pipeline's own steps, in the VAE's dtype."""
-        spec = items[0].spec
-        held = [item.latents.torch() for item in items]
-        latents = (held[0] if len(held) == 1 else torch.cat(held)).to(self._device, dtype)
-        with torch.inference_mode(), switched_on(loaded.module, switches):
-            images = loaded.family.decode(loaded.module, latents, spec)
-        count = sum(item.spec.count for item in items)
-        if len(images) != count:
-            raise BatchMismatch(f"VAE {spec.vae!r} gave {len(images)} pictures for {count} latents")
-        return images
 
     def _decode_unmeasured(self, item: BatchItem) -> Decoded:
         """Decode a job whose size teaches nothing about memory."""

@@ -1,8 +1,10 @@
 """How many output pixels a device has room for at a time, by VAE: begins with a plan and learns from each decode."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
+
+from .memory_mode import MemoryMode
 
 #: Share of the free memory that a batch may fill; the rest is the allocator's slack.
 SHARE: Final[float] = 0.9
@@ -16,6 +18,9 @@ EASING: Final[float] = 0.1
 #: Elements of the largest tensor that kernels with 32-bit indices reach.
 MAX_ELEMENTS: Final[int] = 2**31
 
+#: More pixels than any picture has.
+MAX_PIXELS: Final[int] = 2**62
+
 
 @dataclass(frozen=True, slots=True)
 class PixelCost:
@@ -27,6 +32,8 @@ class PixelCost:
     least_bytes: float
     #: Channels of the widest activation that has the picture's own height and width.
     widest_channels: int
+    #: What it takes at least in the other modes in which the VAE may be decoded, the plainest first.
+    sparing_bytes: Mapping[MemoryMode, float] = field(default_factory=dict)
 
 
 class MemoryEstimate:
@@ -38,6 +45,8 @@ class MemoryEstimate:
         self._bytes = {vae: cost.planned_bytes for vae, cost in costs.items()}
         self._seen = dict.fromkeys(costs, 0.0)
         self._ceilings: dict[str, dict[int, int]] = {vae: {} for vae in costs}
+        #: By VAE and mode, pixels of the smallest picture that alone found no room.
+        self._too_large: dict[tuple[str, MemoryMode], int] = {}
 
     def bytes_per_pixel(self, vae: str) -> float:
         """What a pixel of a batch is reckoned to take."""
@@ -52,12 +61,20 @@ class MemoryEstimate:
         eased = self._bytes[vae] + EASING * (seen - self._bytes[vae])
         self._bytes[vae] = max(self._seen[vae], eased)
 
-    def note_out_of_memory(self, vae: str, pixels: int, picture_pixels: int) -> None:
+    def note_out_of_memory(
+        self, vae: str, pixels: int, picture_pixels: int, mode: MemoryMode = MemoryMode.WHOLE
+    ) -> None:
         """Remember that a batch of `pixels` in all, of pictures of `picture_pixels` each, found no room.
 
         Half of it becomes the ceiling for pictures of that size and larger ones, since a pixel of a larger picture
-        takes no less: attention grows with the square. Below a single picture there is nothing to halve.
+        takes no less: attention grows with the square. Below a single picture there is nothing to halve. What a batch
+        took in another mode than WHOLE sets no ceiling for batches.
         """
+        if pixels < 2 * picture_pixels:
+            smallest = self._too_large.get((vae, mode), picture_pixels)
+            self._too_large[vae, mode] = min(picture_pixels, smallest)
+        if mode is not MemoryMode.WHOLE:
+            return
         ceiling = pixels // 2 if pixels >= 2 * picture_pixels else picture_pixels - 1
         known = self._ceilings[vae]
         # A new dict: another thread may be reading the old one.
@@ -74,12 +91,25 @@ class MemoryEstimate:
         room = int(SHARE * max(0, free_bytes) / self._bytes[vae])
         return min(room, MAX_ELEMENTS // self._costs[vae].widest_channels, *binding)
 
+    def modes(self, vae: str) -> tuple[MemoryMode, ...]:
+        """The modes in which a VAE may be decoded, the plainest first, tiles aside."""
+        return (MemoryMode.WHOLE, *self._costs[vae].sparing_bytes)
+
     def max_pixels(self, vae: str, total_bytes: int) -> int:
-        """Pixels of the largest picture worth a try alone, where a device has `total_bytes` beside the weights.
+        """Pixels of the largest picture worth a try alone in any mode, where a device has `total_bytes` beside the
+        weights.
 
         By the least that a pixel takes: a picture in doubt is tried, and what runs out of memory is remembered, while
         one that is refused would wait for nobody.
         """
-        least_bytes = max(self._costs[vae].least_bytes, self._seen[vae])
-        too_large = [size for size, top in self._ceilings[vae].items() if top < size]
-        return min([int(SHARE * max(0, total_bytes) / least_bytes), *(size - 1 for size in too_large)])
+        return max(self.most_pixels(vae, total_bytes, mode) for mode in self.modes(vae))
+
+    def most_pixels(self, vae: str, total_bytes: int | None, mode: MemoryMode) -> int:
+        """The same in one mode. Without `total_bytes`, by what found no room alone."""
+        most = self._too_large.get((vae, mode), MAX_PIXELS + 1) - 1
+        if total_bytes is None:
+            return most
+        cost = self._costs[vae]
+        whole_bytes = max(cost.least_bytes, self._seen[vae])
+        least_bytes = whole_bytes if mode is MemoryMode.WHOLE else cost.sparing_bytes[mode]
+        return min(int(SHARE * total_bytes / least_bytes), most)

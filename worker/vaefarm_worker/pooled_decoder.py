@@ -5,12 +5,14 @@ say. Here is what the two serve together.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vaefarm_shared.errors import DeviceFault, EndpointsAway, VaeUnavailable
+from vaefarm_shared.job import JobSpec
 
 from .decoder import Batch, Decoded, Decoder, Encoded, ServedVae
+from .memory_mode import MemoryMode
 
 if TYPE_CHECKING:
     from .remote.remote_decoder import RemoteDecoder
@@ -88,10 +90,13 @@ class PooledDecoder:
         """The device's."""
         return self.local.batch_pixels(vae, picture_pixels) if self.local and self.has_weights(vae) else None
 
-    def decode(self, batch: Batch, *, tiled: bool = False) -> list[Decoded]:
+    def modes(self, spec: JobSpec) -> Sequence[MemoryMode]:
+        """The device's where it serves the VAE, else those of endpoints."""
+        return self._side_of(spec.vae).modes(spec)
+
+    def decode(self, batch: Batch, *, mode: MemoryMode = MemoryMode.WHOLE) -> list[Decoded]:
         """By the device where it serves the VAE, else by endpoints."""
-        local = self.local if self.has_weights(batch.vae) else None
-        return (local or self.remote).decode(batch, tiled=tiled)
+        return self._side_of(batch.vae).decode(batch, mode=mode)
 
     def encode(self, batch: Batch) -> list[Encoded]:
         """By the device. Raises EncodesNothing where there is none."""
@@ -118,6 +123,9 @@ class PooledDecoder:
     def close(self) -> None:
         """End every request."""
         self.remote.close()
+
+    def _side_of(self, vae: str) -> Decoder:
+        return self.local if self.local is not None and self.has_weights(vae) else self.remote
 
     def _sides(self, vae: str) -> list[Decoder]:
         """Those that serve a VAE, the device first."""

@@ -1,7 +1,7 @@
 """The families: for each class of diffusers its scheme, its geometry and what a decode takes of memory."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import torch
@@ -11,9 +11,18 @@ from vaefarm_shared.errors import ConfigurationError
 from vaefarm_shared.job import JobSpec, Layout
 
 from ..memory import PixelCost
+from ..memory_mode import MemoryMode
 from . import batch_norm, mean_std, packing, scale_shift
 
 Config = Mapping[str, Any]
+
+#: What makes (n, 3 or 4, height, width) of a VAE and of what its `decode` takes.
+Network = Callable[[Any, torch.Tensor], torch.Tensor]
+
+
+def whole(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """The VAE's own decode."""
+    return vae.decode(latents, return_dict=False)[0]  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +46,22 @@ class Family:
     layouts: tuple[Layout, ...] = ("spatial",)
     #: Whether the VAE decodes films: (n, c, 1, h, w) in, (n, c, 1, height, width) out.
     has_frames: bool = False
+    #: Elements as above, at least, for the other modes in which it may be decoded.
+    sparing_elements: Mapping[MemoryMode, float] = field(default_factory=dict)
 
     def pixel_cost(self, config: Config, itemsize: int) -> PixelCost:
         """What an output pixel takes of memory in a decode whose elements have `itemsize` bytes."""
         (planned, least), widest = self.elements, self.widest(config)
-        return PixelCost(planned * widest * itemsize, least * widest * itemsize, widest)
+        each = widest * itemsize
+        sparing = {mode: elements * each for mode, elements in self.sparing_elements.items()}
+        return PixelCost(planned * each, least * each, widest, sparing)
 
-    def decode(self, vae: Any, latents: torch.Tensor, spec: JobSpec) -> torch.Tensor:
-        """Latents in the job's layout, in the VAE's dtype -> (n, 3 or 4, height, width) in [-1, 1]."""
+    def decode(self, vae: Any, latents: torch.Tensor, spec: JobSpec, network: Network) -> torch.Tensor:
+        """Latents in the job's layout, in the VAE's dtype -> (n, 3 or 4, height, width) in [-1, 1].
+
+        Args:
+            network: `whole`, or what gives the same.
+        """
         scale = self.scale(vae.config)
         grid = packing.to_spatial(latents, spec.layout, spec.height, spec.width, scale)
         if spec.scaling_factor is not None:
@@ -52,8 +69,8 @@ class Family:
         elif spec.normalised:
             grid = self.denormalise(grid, vae)
         if self.has_frames:
-            return vae.decode(grid.unsqueeze(2), return_dict=False)[0][:, :, 0]  # type: ignore[no-any-return]
-        return vae.decode(grid, return_dict=False)[0]  # type: ignore[no-any-return]
+            return network(vae, grid.unsqueeze(2))[:, :, 0]
+        return network(vae, grid)
 
     def encode(self, vae: Any, images: torch.Tensor, specs: Sequence[JobSpec]) -> torch.Tensor:
         """(n, 3, height, width) in [-1, 1], in the VAE's dtype -> (n, c, h, w) as an img2img pipeline holds them.
@@ -117,6 +134,8 @@ def _z_dim(config: Config) -> int:
 #: What whole processes were seen to take, with the allocator's slack and cuDNN's workspace (2200 elements for 256
 #: channels), and the activations alive at a time.
 _KL_ELEMENTS: Final = (2200 / 256, 1000 / 256)
+#: What strips were counted to take of the largest pictures.
+_KL_STRIPS: Final = {MemoryMode.HALF: 391 / 256, MemoryMode.THIRD: 201 / 256}
 #: The same of one frame of Wan's decoder: 2700 elements for 96 channels, 1730 counted.
 _FRAME_ELEMENTS: Final = (2700 / 96, 1730 / 96)
 
@@ -128,12 +147,14 @@ FAMILIES: Final[dict[str, Family]] = {
             *(scale_shift.check_config, scale_shift.denormalise, scale_shift.normalise),
             *(_latent_channels, _by_blocks, _kl_widest),
             _KL_ELEMENTS,
+            sparing_elements=_KL_STRIPS,
         ),
         Family(
             "AutoencoderTiny",
             *(scale_shift.check_config, scale_shift.denormalise, scale_shift.normalise),
             *(_latent_channels, _by_blocks, lambda config: int(config["decoder_block_out_channels"][-1])),
             (400 / 64, 256 / 64),
+            sparing_elements={MemoryMode.HALF: 25 / 64},
         ),
         Family(
             "AutoencoderDC",
@@ -153,6 +174,7 @@ FAMILIES: Final[dict[str, Family]] = {
             *(_latent_channels, _by_blocks, _kl_widest),
             _KL_ELEMENTS,
             layouts=("packed", "patchified", "spatial"),
+            sparing_elements=_KL_STRIPS,
         ),
         Family(
             "AutoencoderKLQwenImage",

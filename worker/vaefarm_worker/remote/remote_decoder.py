@@ -17,6 +17,7 @@ from vaefarm_shared.errors import ConfigurationError, EncodesNothing, EndpointsA
 from vaefarm_shared.job import JobSpec
 
 from ..decoder import Batch, BatchItem, Decoded, Encoded, ServedVae
+from ..memory_mode import MemoryMode
 from .address import Address
 from .circle import Circle
 from .endpoint import Endpoint
@@ -177,7 +178,11 @@ class RemoteDecoder:
             if not self._is_closed:
                 self._loop.call_soon_threadsafe(tell)
 
-    def decode(self, batch: Batch, *, tiled: bool = False) -> list[Decoded]:
+    def modes(self, spec: JobSpec) -> Sequence[MemoryMode]:
+        """Theirs is the memory."""
+        return (MemoryMode.WHOLE,)
+
+    def decode(self, batch: Batch, *, mode: MemoryMode = MemoryMode.WHOLE) -> list[Decoded]:
         """One Decoded for each item, asked for at the same time; blocks. Raises the first item's error."""
         answers: list[Future[Decoded]] = [Future() for _ in batch.items]
         for item, answer in zip(batch.items, answers, strict=True):

@@ -1,0 +1,84 @@
+"""Decoding with a loaded VAE: latents to pictures, by the pipeline's own steps or by what spares memory."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+
+from vaefarm_shared.errors import BatchMismatch, OutOfMemory
+
+from . import strips
+from .decoder import BatchItem, Decoded
+from .families.family import Network, whole
+from .families.switches import switched_on
+from .memory_mode import MemoryMode
+from .pixels import decoded, finished
+from .vaes import LoadedVae
+from .widening import WIDEST, dtype_name, run_widest
+
+
+def decode_items(
+    loaded: LoadedVae, items: Sequence[BatchItem], device: torch.device, switches: tuple[str, ...]
+) -> list[Decoded]:
+    """Decode in one call; a job whose pictures are not finite once more, alone, in the widest dtype.
+
+    Args:
+        switches: Names that go into records: 'slicing', and that of a MemoryMode.
+
+    Raises:
+        NonFiniteImage: NaN or Inf, also in float32.
+        OutOfMemory: the VAE's class has no such switch, or its network a part that strips do not know.
+        BatchMismatch: the VAE gave another number of pictures than it got latents.
+    """
+    spec = items[0].spec
+    images = _run(loaded, items, device, loaded.dtype, switches)
+    finite = torch.isfinite(images).flatten(1).all(1).tolist()
+    pixels = finished(images, spec)
+    del images
+    made, start = [], 0
+    for item in items:
+        part = slice(start, start + item.spec.count)
+        start = part.stop
+        if all(finite[part]):
+            made.append(decoded(pixels[part], item.spec, dtype_name(loaded.dtype), switches))
+        else:
+            made.append(_widened(loaded, item, device, switches))
+    return made
+
+
+def _widened(loaded: LoadedVae, item: BatchItem, device: torch.device, switches: tuple[str, ...]) -> Decoded:
+    """Decode a job alone in the widest dtype."""
+    images = run_widest(loaded, item.spec, lambda dtype: _run(loaded, [item], device, dtype, switches))
+    pixels = finished(images, item.spec)
+    return decoded(pixels, item.spec, dtype_name(WIDEST), switches, widened_from=dtype_name(loaded.dtype))
+
+
+def _run(
+    loaded: LoadedVae,
+    items: Sequence[BatchItem],
+    device: torch.device,
+    dtype: torch.dtype,
+    switches: tuple[str, ...],
+) -> torch.Tensor:
+    """(n, 3 or 4, height, width) in [-1, 1]: the pipeline's own steps, in the VAE's dtype."""
+    spec = items[0].spec
+    held = [item.latents.torch() for item in items]
+    latents = (held[0] if len(held) == 1 else torch.cat(held)).to(device, dtype)
+    mode = MemoryMode.among(switches)
+    of_diffusers = [name for name in switches if not (mode.is_in_strips and name == mode)]
+    with torch.inference_mode(), switched_on(loaded.module, of_diffusers):
+        images = loaded.family.decode(loaded.module, latents, spec, _network(loaded, mode))
+    count = sum(item.spec.count for item in items)
+    if len(images) != count:
+        raise BatchMismatch(f"VAE {spec.vae!r} gave {len(images)} pictures for {count} latents")
+    return images
+
+
+def _network(loaded: LoadedVae, mode: MemoryMode) -> Network:
+    """What decodes what `vae.decode` takes."""
+    if not mode.is_in_strips:
+        return whole
+    unknown = strips.unknown_part(loaded.module)
+    if unknown is not None:
+        raise OutOfMemory(f"no room, and VAE {loaded.described.id!r} has a part that strips do not know: {unknown}")
+    return partial(strips.decode, recompute=mode is MemoryMode.THIRD)
