@@ -10,10 +10,10 @@ import torch
 from diffusers import AutoencoderKL
 
 from vaefarm_worker import strips
+from vaefarm_worker.bench.live_bytes import peak_bytes
 from vaefarm_worker.families.switches import bound_tiles, switched_on
 
 from .farm_under_test import Options
-from .live_bytes import peak_bytes
 from .report import Figure, Row, middle
 
 #: Sides of the square pictures, in pixels, unless the command line says others.

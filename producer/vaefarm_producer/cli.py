@@ -19,6 +19,7 @@ COMMANDS: Final[dict[str, str]] = {
     "gateway": "vaefarm_producer.gateway.commands:gateway",
     "keys": "vaefarm_producer.gateway.key_commands:app",
     "vaes": "vaefarm_worker.vaes_command:vaes",
+    "bench": "vaefarm_worker.bench.command:bench",
     "submit": "vaefarm_producer.commands:submit",
     "encode": "vaefarm_producer.encode_command:encode",
     "fetch": "vaefarm_producer.commands:fetch",

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks.live_bytes import FusedAttention, LiveBytes, peak_bytes
 from benchmarks.low_memory import stable_diffusion
 from diffusers import AutoencoderTiny
 
 from vaefarm_worker import strips
+from vaefarm_worker.bench.live_bytes import FusedAttention, LiveBytes, peak_bytes
 
 
 def share(vae: Any, pixels: int, recompute: bool) -> float:

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While it is entered, the bytes of storages that operators made and that are not freed yet.
 
     What was there before (weights, latents) does not count, nor does what a kernel takes and gives back within itself.
@@ -18,7 +18,7 @@ class LiveBytes(TorchDispatchMode):
 
     def __init__(self) -> None:
         """Nothing counted yet."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = 0
         self.peak = 0
         self._known: dict[int, weakref.ref[torch.UntypedStorage]] = {}
