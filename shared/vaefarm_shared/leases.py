@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import redis
 
-from . import keys
+from . import keys, rq_bridge
 from .queues import plain_queue_name
 from .scripts import Argument, script
 
@@ -47,6 +47,10 @@ class ClaimedJob:
     alone: bool
     #: Device seconds that its lane was charged.
     cost_seconds: float
+    #: The latent's bytes, where they came with the job; else b"".
+    latent: bytes
+    #: The number of the attempt, where it has begun with the claim.
+    begun: int | None
     rq_data: bytes
     rq_data_bytes: int
     rq_meta_bytes: int
@@ -71,6 +75,10 @@ class Wanted:
     jobs: int
     pixels: int
     lease_seconds: float
+    #: Bytes of latents that come with their jobs.
+    latent_bytes: int = 0
+    #: Whether a job that comes alone, and with its latent, begins at once.
+    begins: bool = False
 
 
 def claim(connection: redis.Redis, worker_name: str, wanted: Wanted) -> list[ClaimedJob]:
@@ -80,7 +88,7 @@ def claim(connection: redis.Redis, worker_name: str, wanted: Wanted) -> list[Cla
     """
     plain = [plain_queue_name(vae) for vae in dict.fromkeys(source.vae for source in wanted.sources)]
     arguments: list[Argument] = [wanted.jobs, wanted.pixels, wanted.lease_seconds, uuid4().hex[:16], worker_name]
-    arguments += [len(plain), *plain]
+    arguments += [wanted.latent_bytes, rq_bridge.date() if wanted.begins else "", len(plain), *plain]
     for source in wanted.sources:
         sizes = "," + "".join(f"{size}," for size in source.size_classes)
         arguments += [source.vae, source.priority, source.seconds_per_pixel, sizes]
@@ -92,7 +100,8 @@ def claim(connection: redis.Redis, worker_name: str, wanted: Wanted) -> list[Cla
 
 
 def _claimed(fields: list[bytes], claimed_at: float) -> ClaimedJob:
-    job_id, queue, token, cost, spec, latent, queued_at, attempts, alone, data, data_bytes, meta_bytes, *hooks = fields
+    job_id, queue, token, cost, spec, latent, queued_at, attempts, alone, held, begun, *of_rq = fields
+    data, data_bytes, meta_bytes, *hooks = of_rq
     one = Claim(
         job_id.decode(), queue.decode(), token.decode(), claimed_at, number(queued_at.decode("utf-8", "replace"))
     )
@@ -103,6 +112,8 @@ def _claimed(fields: list[bytes], claimed_at: float) -> ClaimedJob:
         attempts=int(number(attempts) or 0),
         alone=alone == b"1",
         cost_seconds=float(cost),
+        latent=held,
+        begun=int(begun) if begun else None,
         rq_data=data,
         rq_data_bytes=int(data_bytes),
         rq_meta_bytes=int(meta_bytes),

@@ -192,6 +192,9 @@ class Device:
     def _begin(self, jobs: list[Loaded]) -> Bound:
         """Write that they begin; drop those that were canceled, went to another or are too late."""
         began = time.monotonic()
+        if jobs[0].begun is not None:
+            # With its claim, and so alone.
+            return Bound(tuple(jobs), (jobs[0].begun,))
         kept = begin(self._station, self._connection, self._outbox, jobs, shared=len(jobs) > 1)
         self._bind_seconds += 0.2 * (time.monotonic() - began - self._bind_seconds)
         return Bound(tuple(one for one, _ in kept), tuple(attempt for _, attempt in kept))

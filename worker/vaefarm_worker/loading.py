@@ -26,6 +26,8 @@ class Loaded:
     #: Device seconds that its lane was charged.
     cost_seconds: float
     alone: bool
+    #: The number of the attempt, where it has begun with the claim.
+    begun: int | None = None
 
     @property
     def spec(self) -> JobSpec:
@@ -56,7 +58,7 @@ class Unloadable:
 
 
 def load(blobs: BlobStore, decoder: Decoder, claimed: Sequence[ClaimedJob]) -> list[Loaded | Plain | Unloadable]:
-    """Read the latents of claimed jobs, in one round trip, and check everything about them.
+    """Read the latents of claimed jobs, in one round trip unless they came with them, and check everything about them.
 
     Raises what redis-py raises while Redis is away: nothing was changed.
     """
@@ -64,11 +66,11 @@ def load(blobs: BlobStore, decoder: Decoder, claimed: Sequence[ClaimedJob]) -> l
     wanted = [
         (job.latent_reference, _most_bytes(spec))
         for job, spec in zip(claimed, checked, strict=True)
-        if isinstance(spec, JobSpec)
+        if isinstance(spec, JobSpec) and not job.latent
     ]
-    found = iter(blobs.get_many(wanted))
+    found = iter(blobs.get_many(wanted) if wanted else ())
     return [
-        _loaded(job, spec, next(found)) if isinstance(spec, JobSpec) else spec
+        _loaded(job, spec, job.latent or next(found)) if isinstance(spec, JobSpec) else spec
         for job, spec in zip(claimed, checked, strict=True)
     ]
 
@@ -172,13 +174,17 @@ def _loaded(job: ClaimedJob, spec: JobSpec, data: bytes | Exception | None) -> L
         if len(data) > _most_bytes(spec):
             raise RefusedJob(f"the job is refused: its latent has more than the {_most_bytes(spec)} bytes of its shape")
         if spec.task == "encode":
-            return Loaded(job.claim, BatchItem(spec, _images(data, spec)), reference, job.cost_seconds, job.alone)
+            return _taken(job, BatchItem(spec, _images(data, spec)))
         held = latents.unpack(data)
         if (held.shape, held.dtype) != (spec.shape, spec.dtype):
             raise RefusedJob(f"the job is refused: its latent is {held.dtype} {held.shape}, its spec says otherwise")
-        return Loaded(job.claim, BatchItem(spec, held), reference, job.cost_seconds, job.alone)
+        return _taken(job, BatchItem(spec, held))
     except Exception as error:
         return Unloadable(job.claim, error)
+
+
+def _taken(job: ClaimedJob, item: BatchItem) -> Loaded:
+    return Loaded(job.claim, item, job.latent_reference, job.cost_seconds, job.alone, job.begun)
 
 
 def _images(data: bytes, spec: JobSpec) -> images.Images:

@@ -52,6 +52,11 @@ class Pool:
         """Whether anything may be claimed."""
         return self.room()[0] > 0 or any(jobs > 0 for jobs in self.forward_room().values())
 
+    def is_idle(self) -> bool:
+        """Whether nothing waits and the device has nothing: what is claimed next is decoded at once."""
+        with self.changed:
+            return self._batcher.jobs == 0 and self.bound_seconds() is None
+
     def room(self) -> tuple[int, int]:
         """Jobs and pixels that may still be claimed for the device; (0, 0) when there is no room.
 
@@ -112,7 +117,9 @@ class Pool:
         with self.changed:
             for one, side in jobs:
                 self._cost.note_pixels(one.spec.vae, one.spec.pixels)
-                self._batcher.add(batch_key(one.spec, one.alone, side), one.spec.pixels, one, now)
+                self._batcher.add(
+                    batch_key(one.spec, one.alone or one.begun is not None, side), one.spec.pixels, one, now
+                )
             self.changed.notify_all()
 
     def take(self) -> list[Loaded]:

@@ -4,22 +4,11 @@
 -- Returns for each the number of its attempt, 'lost' or 'expired'.
 --@ lib
 --@ rq_begin
+--@ begin_one
 must_write()
 local verdicts = {}
-local function begin(id, token, execution, deadline)
-  if not owns(id, token) then return 'lost' end
-  local job = read_job(id)
-  if job.started_with == token then return job.attempts end
-  local queued_at = number(redis.call('HGET', JOB .. id, 'queued_at'), TIME)
-  if deadline ~= '' and TIME > queued_at + tonumber(deadline) then return 'expired' end
-  job.execution, job.worker, job.iso = execution, ARGV[1], ARGV[2]
-  rq_begin(job)
-  redis.call('HSET', JOB .. id, 'status', 'started', 'started_at', STAMP, 'attempts', job.attempts + 1,
-    'worker', ARGV[1], 'execution', execution, 'started_with', token, 'shared', ARGV[3])
-  tell(id, 'started', job.owner)
-  return job.attempts + 1
-end
 for place = 4, #ARGV, 4 do
-  verdicts[#verdicts + 1] = begin(ARGV[place], ARGV[place + 1], ARGV[place + 2], ARGV[place + 3])
+  verdicts[#verdicts + 1] = begin_one(ARGV[place], ARGV[place + 1], ARGV[place + 2], ARGV[place + 3], ARGV[1], ARGV[2],
+    ARGV[3])
 end
 return verdicts

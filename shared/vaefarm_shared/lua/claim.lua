@@ -1,13 +1,20 @@
 -- Take jobs from the queues behind several indexes, best index first, and lease each in the same step: there is no
 -- moment at which a claimed job is in no list and has no lease. Within an index the lane that was served least is next.
--- ARGV: 1 most jobs, 2 most pixels, 3 lease seconds, 4 token stem, 5 worker, 6 number of plain queues,
---       7... plain queues, then for each index: vae, priority, device seconds for each pixel, size classes (',s,m,')
--- Returns {time, how many entries nobody waits for were dropped, {id, queue, token, cost, spec, latent, queued_at, attempts, alone, data, data bytes, meta bytes,
---          hook, ...}, ...}.
+-- An idle worker has small latents come with their jobs, and a job that comes alone begin at once: it would ask for
+-- nothing else in between.
+-- ARGV: 1 most jobs, 2 most pixels, 3 lease seconds, 4 token stem, 5 worker, 6 most bytes of latents, 7 RQ's date where a
+--       job that comes alone, with its latent, begins at once, else '', 8 number of plain queues, 9... plain queues,
+--       then for each index: vae, priority, device seconds for each pixel, size classes (',s,m,')
+-- Returns {time, how many entries nobody waits for were dropped, {id, queue, token, cost, spec, latent, queued_at,
+--          attempts, alone, the latent's bytes or '', the attempt that begins or '', data, data bytes, meta bytes, hook,
+--          ...}, ...}.
 --@ lib
+--@ rq_begin
+--@ begin_one
 local MOST_TRIES, MOST_LANES, MOST_SPEC, MOST_DATA = 1000, 256, 262144, 32768
 local most, pixels_left, stem, worker = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[4], ARGV[5]
 local ends = TIME + ARGV[3]
+local bytes_left = tonumber(ARGV[6])
 local taken, tries, dropped, due = {STAMP, 0}, 0, 0, {}
 if redis.call('EXISTS', 'rq:suspended') == 1 then return taken end
 
@@ -31,6 +38,15 @@ local function waiting(id, queue)
   return record
 end
 
+-- The bytes of a latent that lies in Redis, where they are few enough; else ''.
+local function bytes_of(reference)
+  local key = bytes_left > 0 and blob_key(reference)
+  local size = key and redis.pcall('STRLEN', key)
+  if type(size) ~= 'number' or size == 0 or size > bytes_left then return '' end
+  bytes_left = bytes_left - size
+  return redis.call('GET', key)
+end
+
 local function lease(id, queue, cost, record)
   local token = stem .. '-' .. (#taken - 1)
   redis.call('SET', LEASE .. id, token)
@@ -44,7 +60,7 @@ local function lease(id, queue, cost, record)
   end
   local spec = record[4] and #record[4] <= MOST_SPEC and record[4] or ''
   taken[#taken + 1] = {id, queue, token, tostring(cost), spec, record[5] or '', record[6] or '', record[7] or '',
-    record[8] or '', rq[1] or '', tonumber(sized[1]) or 0, tonumber(sized[2]) or 0, rq[2] or '', rq[3] or '',
+    record[8] or '', record[5] and bytes_of(record[5]) or '', '', rq[1] or '', tonumber(sized[1]) or 0, tonumber(sized[2]) or 0, rq[2] or '', rq[3] or '',
     rq[4] or '', rq[5] or ''}
 end
 
@@ -114,14 +130,14 @@ local function take_from_index(vae, priority, seconds_per_pixel, sizes)
   end
 end
 
-local plain = tonumber(ARGV[6])
-for place = 7 + plain, #ARGV, 4 do
+local plain = tonumber(ARGV[8])
+for place = 9 + plain, #ARGV, 4 do
   local vae = ARGV[place]
   if room() and redis.call('SISMEMBER', 'vaefarm:paused', vae) == 0 then
     take_from_index(vae, ARGV[place + 1], tonumber(ARGV[place + 2]), ARGV[place + 3])
   end
 end
-for place = 7, 6 + plain do
+for place = 9, 8 + plain do
   local aside = {}
   if redis.call('SISMEMBER', 'vaefarm:paused', vae_of(ARGV[place])) == 0 then
     while room() and take(ARGV[place], aside, 0) do end
@@ -130,4 +146,11 @@ for place = 7, 6 + plain do
 end
 for queue, seconds in pairs(due) do charge(queue, seconds) end
 taken[2] = dropped
+local alone = #taken == 3 and taken[3]
+-- Not what must be alone on the device, or in time: that is for a begin of its own, when the device has it. Until then a
+-- worker that dies, or never hears of this claim, costs the job nothing: as if it shared the device.
+if alone and ARGV[7] ~= '' and alone[5] ~= '' and alone[9] ~= '1' and alone[10] ~= ''
+  and not string.find(alone[5], '"deadline_seconds"', 1, true) then
+  alone[11] = begin_one(alone[1], alone[3], alone[3], '', worker, ARGV[7], '1')
+end
 return taken
