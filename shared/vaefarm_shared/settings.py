@@ -63,6 +63,8 @@ class Settings(EnvironmentSettings):
     """Seconds that an idle device waits for a batch to fill."""
     encode_threads: Annotated[int, Field(ge=1, le=64)] | None = None
     """Threads that write PNG, JPEG and WebP while the device decodes; by the machine's processors unless given."""
+    exact: bool = False
+    """Whether a worker decodes and encodes every job as a reproducible one."""
     tiling: bool = False
     """Whether a picture that the device has no room for may be decoded in tiles, which changes it visibly."""
     budget_bytes: Annotated[int, Field(ge=1)] | None = None

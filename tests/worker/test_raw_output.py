@@ -110,7 +110,7 @@ def test_other_factors_take_the_place_of_the_configs(
     latents = randn(1, 16, 8, 8)
     options = dict(zip(("scaling_factor", "shift_factor"), factors, strict=False))
 
-    decoded = decode(decoder, "flux", latents, output_type="pt", **options)
+    decoded = decode(decoder, "flux", latents, output_type="pt", reproducible=True, **options)
 
     assert torch.equal(raw(decoded), output(load("flux"), latents, *factors))
 
@@ -121,7 +121,7 @@ def test_explicit_factors_take_the_place_of_statistics_too(tmp_path: Path, tiny_
     vae.save_pretrained(tmp_path / "vae")
     decoder, latents = LocalDecoder([VaeEntry(id="x", path=str(tmp_path / "vae"))], "cpu"), randn(1, 4, 8, 8)
 
-    decoded = decode(decoder, "x", latents, output_type="pt", scaling_factor=0.13025)
+    decoded = decode(decoder, "x", latents, output_type="pt", scaling_factor=0.13025, reproducible=True)
 
     assert torch.equal(raw(decoded), output(vae, latents, 0.13025))
 
@@ -184,7 +184,7 @@ def test_what_is_asked_in_another_size_is_resized_and_cropped_and_not_clamped(ca
     entry = VaeEntry(id="x", path=Catalogue.load(catalogue)["sd-v1"].path, binned=True)
     decoder, latents = LocalDecoder([entry], "cpu"), 3 * randn(2, 4, 8, 8)
 
-    cropped = raw(decode(decoder, "x", latents, output_type="pt", height=48, width=60))
+    cropped = raw(decode(decoder, "x", latents, output_type="pt", height=48, width=60, reproducible=True))
 
     images = torch.cat([fit(one, 48, 60) for one in decoded_in_float32(entry, latents).split(1)])
     assert torch.equal(cropped, images.half())

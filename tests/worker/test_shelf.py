@@ -4,7 +4,7 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from vaefarm_shared.catalogue import Catalogue, VaeEntry
 from vaefarm_shared.errors import ConfigurationError, DeviceFault, JobFailed, VaeUnavailable
 from vaefarm_worker import shelf as shelf_module
 from vaefarm_worker.commands import read_bytes
+from vaefarm_worker.fast import wanted_on
 from vaefarm_worker.lifeline import Lifeline
 from vaefarm_worker.local_decoder import LocalDecoder
 from vaefarm_worker.shelf import DECODE_PIXELS, Shelf
@@ -37,7 +38,7 @@ def entries(catalogue: Path) -> list[VaeEntry]:
 
 def room_for(count: int, entries: list[VaeEntry]) -> int:
     """Bytes in which so many of the VAEs find room, with a decode, and one more does not."""
-    read = [read_vae(describe_vae(entry, CPU)) for entry in entries]
+    read = [read_vae(describe_vae(entry, CPU), wanted_on(CPU)) for entry in entries]
     most = max(one.weight_bytes for one in read)
     return int(count * most + max(one.described.cost.planned_bytes for one in read) * DECODE_PIXELS)
 
@@ -55,11 +56,11 @@ class Gate:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, waits_for: str) -> None:
         self.begun, self.open = threading.Event(), threading.Event()
 
-        def read(described: Any) -> LoadedVae:
+        def read(described: Any, wanted: Collection[str]) -> LoadedVae:
             if described.id == waits_for:
                 self.begun.set()
                 assert self.open.wait(PATIENCE)
-            return read_vae(described)
+            return read_vae(described, wanted)
 
         monkeypatch.setattr(shelf_module, "read_vae", read)
 
@@ -166,8 +167,8 @@ def test_a_vae_that_decodes_no_picture_is_told_from_a_device_that_decodes_none(e
     decode(decoder, "sd-v1", randn(1, 4, 8, 8))
     read = read_vae
 
-    def blank(described: Any) -> LoadedVae:
-        loaded = read(described)
+    def blank(described: Any, wanted: Collection[str]) -> LoadedVae:
+        loaded = read(described, wanted)
         for parameter in loaded.module.decoder.conv_out.parameters():
             torch.nn.init.zeros_(parameter)
         return loaded

@@ -88,6 +88,22 @@ def worker(
     decode_only: Annotated[
         bool, typer.Option("--decode-only", help="Keep no encoder in memory; encodes go to other workers.")
     ] = False,
+    exact: Annotated[
+        bool | None,
+        typer.Option(
+            "--exact",
+            help="Decode every job as a reproducible one: alone, and by nothing that changes bits. Otherwise"
+            " VAEFARM_EXACT.",
+        ),
+    ] = None,
+    cpu_dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="What a CPU decodes in: float32, bfloat16, or auto: bfloat16 where the processor multiplies it."
+            " Otherwise each VAE's own, float32.",
+            envvar="VAEFARM_CPU_DTYPE",
+        ),
+    ] = None,
     log_format: Annotated[
         LogFormat | None, typer.Option(help="text, or json: one object a line. Otherwise VAEFARM_LOG_FORMAT.")
     ] = None,
@@ -99,7 +115,10 @@ def worker(
     its jobs go to another worker.
     """
     settings = Settings.from_env(
-        redis_url=redis, catalogue=None if catalogue is None else str(catalogue), log_format=log_format
+        redis_url=redis,
+        catalogue=None if catalogue is None else str(catalogue),
+        log_format=log_format,
+        exact=exact,
     )
     configure_logging(verbose, settings.log_format)
     tracing.configure("vaefarm-worker")
@@ -119,6 +138,8 @@ def worker(
         limit_bytes=limit_bytes,
         idle_seconds=idle_unload,
         decode_only=decode_only,
+        exact=settings.exact,
+        cpu_dtype=cpu_dtype,
         fake_seconds=fake_seconds,
         fake_image_bytes=fake_image_bytes,
         fake_memory_bytes=fake_memory_bytes,

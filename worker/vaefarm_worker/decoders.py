@@ -26,8 +26,14 @@ def make_decoder(
     limit_bytes: int | None = None,
     idle_seconds: float | None = None,
     decode_only: bool = False,
+    exact: bool = False,
+    cpu_dtype: str | None = None,
 ) -> Decoder:
     """The decoder of that kind, its entries loaded as far as there is room.
+
+    Args:
+        exact: Whether every job will be a reproducible one.
+        cpu_dtype: What a CPU decodes in, or "auto"; each entry's own unless given.
 
     Raises ConfigurationError, and DeviceFault for a broken GPU.
     """
@@ -39,10 +45,13 @@ def make_decoder(
         raise ConfigurationError(f"--decoder {kind!r} is not known; expected local or fake")
     try:
         # Here and not above: torch takes seconds to import, and a client's install has none.
+        from .fast.cpu import on_cpu
+        from .fast.threads import use_quota
         from .local_decoder import LocalDecoder
     except ModuleNotFoundError as error:
         raise ConfigurationError(f"a worker needs {error.name}: pip install 'vaefarm[worker]'") from error
-    return LocalDecoder(entries, device, limit_bytes, idle_seconds, decode_only)
+    use_quota()
+    return LocalDecoder(on_cpu(entries, cpu_dtype), device, limit_bytes, idle_seconds, decode_only, exact)
 
 
 def make_pooled(

@@ -186,7 +186,9 @@ class Intake:
 
     def _take_up(self, claimed: Sequence[ClaimedJob], began: float, forward: bool) -> None:
         ready: list[tuple[Loaded, Side]] = []
-        for one in self._station.patience.insist(partial(load, self._blobs, self._station.decoder, claimed)):
+        exact = self._station.settings.exact
+        loading = partial(load, self._blobs, self._station.decoder, claimed, exact=exact)
+        for one in self._station.patience.insist(loading):
             if isinstance(one, Loaded):
                 self._trace(one, began)
                 try:

@@ -57,12 +57,17 @@ class Unloadable:
     error: Exception
 
 
-def load(blobs: BlobStore, decoder: Decoder, claimed: Sequence[ClaimedJob]) -> list[Loaded | Plain | Unloadable]:
+def load(
+    blobs: BlobStore, decoder: Decoder, claimed: Sequence[ClaimedJob], *, exact: bool = False
+) -> list[Loaded | Plain | Unloadable]:
     """Read the latents of claimed jobs, in one round trip unless they came with them, and check everything about them.
+
+    Args:
+        exact: Whether each is reproducible, whatever it says.
 
     Raises what redis-py raises while Redis is away: nothing was changed.
     """
-    checked = [_checked(decoder, one) for one in claimed]
+    checked = [_checked(decoder, one, exact) for one in claimed]
     wanted = [
         (job.latent_reference, _most_bytes(spec))
         for job, spec in zip(claimed, checked, strict=True)
@@ -75,7 +80,7 @@ def load(blobs: BlobStore, decoder: Decoder, claimed: Sequence[ClaimedJob]) -> l
     ]
 
 
-def _checked(decoder: Decoder, job: ClaimedJob) -> JobSpec | Plain | Unloadable:
+def _checked(decoder: Decoder, job: ClaimedJob, exact: bool) -> JobSpec | Plain | Unloadable:
     """The spec of a job that may be decoded; else what it is."""
     claim = job.claim
     try:
@@ -93,7 +98,7 @@ def _checked(decoder: Decoder, job: ClaimedJob) -> JobSpec | Plain | Unloadable:
         if spec.id != claim.job_id:
             raise RefusedJob(f"the job is refused: its spec is of job {spec.id!r}")
         _check_pictures(decoder, spec)
-        return spec
+        return spec.model_copy(update={"reproducible": True}) if exact else spec
     except Exception as error:
         return Unloadable(claim, error)
 

@@ -19,6 +19,7 @@ from vaefarm_shared.job import JobSpec
 from . import device_memory
 from .decoder import Batch, BatchItem, Decoded, Encoded, ServedVae
 from .device_errors import fault_of
+from .fast import wanted_on
 from .local_encoder import encode_items
 from .local_pictures import decode_items
 from .memory import MemoryEstimate
@@ -66,10 +67,16 @@ class LocalDecoder:
         limit_bytes: int | None = None,
         idle_seconds: float | None = None,
         decode_only: bool = False,
+        exact: bool = False,
     ) -> None:
-        """Load what there is room for; the rest when it is wanted. Arguments and errors: see `Shelf`."""
+        """Load what there is room for; the rest when it is wanted. Arguments and errors: see `Shelf`.
+
+        Args:
+            exact: Keep plain decoders alone: each job is to be reproducible.
+        """
         self._device = choose_device(device)
-        self._shelf = Shelf(entries, self._device, limit_bytes, idle_seconds, decode_only)
+        fast = frozenset[str]() if exact else wanted_on(self._device)
+        self._shelf = Shelf(entries, self._device, limit_bytes, idle_seconds, decode_only, fast)
         self._served = {vae: described.served for vae, described in self._shelf.described.items()}
         self._memory = MemoryEstimate({vae: described.cost for vae, described in self._shelf.described.items()})
         self._self_test: SelfTest | None = None

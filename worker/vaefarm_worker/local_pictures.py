@@ -11,6 +11,7 @@ from . import strips
 from .decoder import BatchItem, Decoded
 from .families.family import Network, whole
 from .families.switches import switched_on
+from .fast import FastDecoder
 from .memory_mode import MemoryMode
 from .pixels import decoded, finished
 from .vaes import LoadedVae
@@ -31,7 +32,10 @@ def decode_items(
         BatchMismatch: the VAE gave another number of pictures than it got latents.
     """
     spec = items[0].spec
-    images = _run(loaded, items, device, loaded.dtype, switches)
+    # Strips walk through the plain decoder themselves.
+    fast = None if spec.reproducible or MemoryMode.among(switches).is_in_strips else loaded.fast
+    images = _run(loaded, items, device, loaded.dtype, switches, fast)
+    by = switches if fast is None else (*switches, *fast.switches)
     finite = torch.isfinite(images).flatten(1).all(1).tolist()
     pixels = finished(images, spec)
     del images
@@ -40,14 +44,14 @@ def decode_items(
         part = slice(start, start + item.spec.count)
         start = part.stop
         if all(finite[part]):
-            made.append(decoded(pixels[part], item.spec, dtype_name(loaded.dtype), switches))
+            made.append(decoded(pixels[part], item.spec, dtype_name(loaded.dtype), by))
         else:
             made.append(_widened(loaded, item, device, switches))
     return made
 
 
 def _widened(loaded: LoadedVae, item: BatchItem, device: torch.device, switches: tuple[str, ...]) -> Decoded:
-    """Decode a job alone in the widest dtype."""
+    """Decode a job alone in the widest dtype, by the plain decoder: folded weights stay narrow."""
     images = run_widest(loaded, item.spec, lambda dtype: _run(loaded, [item], device, dtype, switches))
     pixels = finished(images, item.spec)
     return decoded(pixels, item.spec, dtype_name(WIDEST), switches, widened_from=dtype_name(loaded.dtype))
@@ -59,6 +63,7 @@ def _run(
     device: torch.device,
     dtype: torch.dtype,
     switches: tuple[str, ...],
+    fast: FastDecoder | None = None,
 ) -> torch.Tensor:
     """(n, 3 or 4, height, width) in [-1, 1]: the pipeline's own steps, in the VAE's dtype."""
     spec = items[0].spec
@@ -67,7 +72,7 @@ def _run(
     mode = MemoryMode.among(switches)
     of_diffusers = [name for name in switches if not (mode.is_in_strips and name == mode)]
     with torch.inference_mode(), switched_on(loaded.module, of_diffusers):
-        images = loaded.family.decode(loaded.module, latents, spec, _network(loaded, mode))
+        images = loaded.family.decode(loaded.module, latents, spec, fast.decode if fast else _network(loaded, mode))
     count = sum(item.spec.count for item in items)
     if len(images) != count:
         raise BatchMismatch(f"VAE {spec.vae!r} gave {len(images)} pictures for {count} latents")

@@ -7,7 +7,7 @@ that fails is told to those whose jobs wait, and tried again after a while.
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -56,6 +56,7 @@ class Shelf:
         limit_bytes: int | None = None,
         idle_seconds: float | None = None,
         decode_only: bool = False,
+        fast: Collection[str] = (),
     ) -> None:
         """Read every entry's config, and load those that there is room for, in order.
 
@@ -63,6 +64,7 @@ class Shelf:
             limit_bytes: Bytes of the device for weights and decodes together; all that it has unless given.
             idle_seconds: Seconds after which a VAE that nobody uses is dropped; never unless given.
             decode_only: Keep no encoders.
+            fast: Switches of the fast decoders that are kept beside the plain ones; none are kept without.
 
         Raises:
             ConfigurationError: none of them can be served, or loaded; the first one's reason.
@@ -70,6 +72,7 @@ class Shelf:
         self._device = device
         self._limit_bytes = device_memory.total_bytes(device) if limit_bytes is None else limit_bytes
         self._idle_seconds = idle_seconds
+        self._fast = fast
         self._places = {one.id: _Place(one) for one in _described(entries, device, decode_only)}
         #: Notified when a VAE is no longer used.
         self._lock = threading.Condition()
@@ -218,7 +221,7 @@ class Shelf:
     def _loaded_or_error(self, place: _Place, may_drop: bool) -> VaeUnavailable | None:
         described = place.described
         try:
-            read = read_vae(described)
+            read = read_vae(described, self._fast)
             if self._make_room(described, read.weight_bytes, may_drop):
                 # Outside of the lock: moving the weights takes a while, and nobody else moves any.
                 loaded = read.moved_to(self._device)

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -17,6 +18,7 @@ from vaefarm_shared.errors import ConfigurationError
 from .decoder import ServedVae
 from .families import switches
 from .families.family import Family, family_of, picture_channels
+from .fast import FastDecoder, fast_decoder
 from .memory import PixelCost
 from .pulling import gated
 from .sources import CONFIG, folder
@@ -51,6 +53,8 @@ class LoadedVae:
 
     described: DescribedVae
     module: Any
+    #: What decodes jobs that need not be reproducible.
+    fast: FastDecoder | None = None
 
     @property
     def family(self) -> Family:
@@ -64,12 +68,16 @@ class LoadedVae:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of its parameters and buffers."""
-        return sum(one.numel() * one.element_size() for one in (*self.module.parameters(), *self.module.buffers()))
+        """Bytes of its parameters and buffers, and of what only its fast decoder has."""
+        modules = [self.module] if self.fast is None else [self.module, self.fast.module]
+        held = {id(one): one for module in modules for one in (*module.parameters(), *module.buffers())}
+        return sum(one.numel() * one.element_size() for one in held.values())
 
     def moved_to(self, device: torch.device) -> "LoadedVae":
         """The same on a device."""
         self.module.to(device)
+        if self.fast is not None:
+            self.fast.module.to(device)
         return self
 
 
@@ -97,8 +105,11 @@ def describe_vae(entry: VaeEntry, device: torch.device, decode_only: bool = Fals
     )
 
 
-def read_vae(described: DescribedVae) -> LoadedVae:
+def read_vae(described: DescribedVae, wanted: Collection[str] = ()) -> LoadedVae:
     """Read a VAE's weights into host memory, in its dtype.
+
+    Args:
+        wanted: Switches for a fast decoder beside its own, as far as its structure allows them.
 
     Raises:
         ConfigurationError: not found, not allowed, or no safetensors; one line that names the VAE.
@@ -120,11 +131,17 @@ def read_vae(described: DescribedVae) -> LoadedVae:
         drop_encoder(vae)
     # Its weights keep requires_grad, as a pipeline's: torch.matmul multiplies by another kernel where they do not.
     vae.eval()
-    for dtype in (described.weights_dtype, described.dtype):
+    if described.dtype != described.weights_dtype:
         # Not diffusers' own `to`, which warns of a cast after the load.
-        torch.nn.Module.to(vae, dtype)
+        torch.nn.Module.to(vae, described.weights_dtype)
+    torch.nn.Module.to(vae, torch.float32)
+    # Here: what is folded is summed in float32, and rounded once.
+    fast = fast_decoder(vae, wanted) if wanted else None
+    torch.nn.Module.to(vae, described.dtype)
+    if fast is not None:
+        fast.module.to(described.dtype)
     switches.bound_tiles(vae, described.served.contract.spatial_scale)
-    return LoadedVae(described, vae)
+    return LoadedVae(described, vae, fast)
 
 
 def drop_encoder(vae: Any) -> None:

@@ -1,0 +1,69 @@
+"""A VAE's fast decoder: a second module beside the plain one, with which it shares all weights that are not folded."""
+
+from collections.abc import Collection
+from copy import deepcopy
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.vae import Decoder, DecoderTiny
+from torch import nn
+
+from ..families.family import whole
+from .attention import fold_attention
+from .resnet import make_lean
+from .switches import CHANNELS_LAST, FOLDED_ATTENTION, FOLDED_UPSAMPLE
+from .upsampling import fold_upsampling
+
+
+@dataclass(frozen=True, slots=True)
+class FastDecoder:
+    """What stands in for a VAE's decoder, and the switches by which its bits differ."""
+
+    module: nn.Module
+    switches: tuple[str, ...]
+
+    def decode(self, vae: Any, latents: torch.Tensor) -> torch.Tensor:
+        """(n, c, h, w) -> (n, 3, height, width): `vae.decode` with this module inside, for one decode at a time."""
+        # An attribute of the plain module, which stays where it is: others may be counting its weights.
+        vae.decoder.forward = self.module.__call__
+        try:
+            return whole(vae, latents)
+        finally:
+            del vae.decoder.forward
+
+
+class ChannelsLast(nn.Module):
+    """A decoder whose input has its channels last in memory, which each layer then keeps."""
+
+    def __init__(self, decoder: nn.Module) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, sample: torch.Tensor) -> torch.Tensor:
+        """(n, c, h, w) -> (n, 3, height, width), channels last."""
+        made: torch.Tensor = self.decoder(sample.contiguous(memory_format=torch.channels_last))
+        return made
+
+
+def fast_decoder(vae: Any, wanted: Collection[str]) -> FastDecoder | None:
+    """The fast decoder of a VAE, with those of the switches that its structure allows; None where nothing can be done.
+
+    Its decoder is left as it is, and shares its weights: where those move or change their dtype, the fast one must
+    follow (`module.to`).
+    """
+    plain: Any = getattr(vae, "decoder", None)
+    if type(plain) not in (Decoder, DecoderTiny):
+        return None
+    shared = {id(one): one for one in chain(plain.parameters(), plain.buffers())}
+    module: nn.Module = deepcopy(plain, shared)
+    switches = [name for name, fold in _FOLDS.items() if name in wanted and fold(module)]
+    is_lean = make_lean(module)
+    if CHANNELS_LAST in wanted:
+        switches.append(CHANNELS_LAST)
+        module = ChannelsLast(module)
+    return FastDecoder(module, tuple(switches)) if switches or is_lean else None
+
+
+_FOLDS = {FOLDED_UPSAMPLE: fold_upsampling, FOLDED_ATTENTION: fold_attention}
