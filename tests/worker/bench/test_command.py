@@ -14,6 +14,7 @@ from PIL import Image, ImageColor
 from vaefarm_producer.cli import app
 from vaefarm_shared.cli_errors import run
 from vaefarm_worker.bench.modes import MODES
+from vaefarm_worker.bench.subject import Subject
 
 FIGURES = {
     *(
@@ -121,7 +122,7 @@ def test_what_does_not_fit_is_a_row_that_says_so(bench: Bench, tmp_path: Path) -
 
 
 def test_a_decode_that_torch_cannot_do_fails_its_own_row_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    def broken(subject: Subject, latents: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("\"a_kernel\" not implemented for 'Half'\nand many lines more")
 
     monkeypatch.setitem(MODES, "tiled", replace(MODES["tiled"], decode=broken))
@@ -138,9 +139,15 @@ def test_a_decode_that_torch_cannot_do_fails_its_own_row_alone(bench: Bench, mon
 def test_ctrl_c_gives_what_was_measured_until_then(
     as_json: bool, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-        signal.raise_signal(signal.SIGINT)
-        raise AssertionError("it goes on")
+    def interrupted(subject: Subject, latents: torch.Tensor) -> torch.Tensor:
+        calls.append(latents.shape[2])
+        # The second picture size: its first calls and the plain decode's second one were made.
+        if calls.count(16) == 2:
+            signal.raise_signal(signal.SIGINT)
+            raise AssertionError("it goes on")
+        return latents
+
+    calls: list[int] = []
 
     monkeypatch.setitem(MODES, "tiled", replace(MODES["tiled"], decode=interrupted))
 
@@ -148,11 +155,11 @@ def test_ctrl_c_gives_what_was_measured_until_then(
     code, out, err = bench("--sizes", "64,128", "--modes", "plain,tiled", "--out", str(tmp_path), *flags)
 
     assert code == 130
-    assert "vaefarm: interrupted; 1 of 4 cases were measured" in err
+    assert "vaefarm: interrupted; 3 of 4 cases were measured" in err
     results = json.loads((tmp_path / "bench.json").read_text())
-    assert (len(results["rows"]), results["complete"]) == (1, False)
+    assert (len(results["rows"]), results["complete"]) == (3, False)
     if as_json:
-        assert read(out)["rows"][0]["mode"] == "plain"
+        assert [row["mode"] for row in read(out)["rows"]] == ["plain", "tiled", "plain"]
     else:
         assert " plain " in out
 
@@ -165,7 +172,7 @@ def test_ctrl_c_gives_what_was_measured_until_then(
         (("--sizes", "100"), "--sizes 100: VAE 'demo' makes multiples of 8 pixels; expected such as 96", 2),
         (("--batches", "-1"), "--batches '-1': '-1' is no whole number from 1 to 256", 2),
         (("--runs", "0"), "--runs 0 is out of range; expected 1 to 1000", 2),
-        (("--modes", "fast,tilde"), "is not known; expected some of plain", 2),
+        (("--modes", "plain,tilde"), "is not known; expected some of plain", 2),
         (("--dtype", "int8"), "--dtype 'int8' is not offered; expected one of float32, float16, bfloat16", 2),
         (("--vaes", "nobody"), "VAE 'nobody' is not known", 2),
         (("--vaes", "sdxl"), "the weights of VAE 'sdxl' are not on this machine; `vaefarm vaes --pull sdxl`", 1),

@@ -11,12 +11,22 @@ from vaefarm_worker.bench import architectures
 from vaefarm_worker.bench.architectures import ARCHITECTURES
 from vaefarm_worker.bench.limit import decode_flops
 from vaefarm_worker.bench.live_bytes import LiveBytes, peak_bytes
-from vaefarm_worker.bench.measurement import measure
-from vaefarm_worker.bench.modes import MODES
+from vaefarm_worker.bench.measurement import Measurement, Trial
+from vaefarm_worker.bench.modes import MODES, Mode
 from vaefarm_worker.bench.subject import Subject, load
 from vaefarm_worker.families.family import family_of
 
 CPU = torch.device("cpu")
+
+
+def measure(subject: Subject, size: int, mode: Mode, room_bytes: int | None = None) -> Measurement:
+    """One run of a picture."""
+    trial = Trial(subject, size, 1, mode)
+    trial.warm_up(room_bytes)
+    trial.run()
+    row = trial.row
+    assert row is not None
+    return row
 
 
 def empty(vae: str) -> Subject:
@@ -59,7 +69,7 @@ def test_random_weights_decode_in_every_mode(vae: str, monkeypatch: pytest.Monke
         monkeypatch.setitem(architectures.ARCHITECTURES, vae, (class_name, narrow))
 
     subject = load(Catalogue.load()[vae], CPU, None)
-    measured = [measure(subject, 64, 1, mode, 1, None) for mode in MODES.values()]
+    measured = [measure(subject, 64, mode) for mode in MODES.values()]
 
     assert (subject.weights, subject.dtype) == ("random", torch.float32)
     assert [one.outcome for one in measured] == ["measured"] * len(MODES)
@@ -98,7 +108,7 @@ def test_bytes_are_counted_while_tensors_live() -> None:
 def test_the_peak_of_a_plain_decode_is_that_of_its_widest_block() -> None:
     subject = load(Catalogue.load()["demo"], CPU, None)
 
-    row = measure(subject, 256, 1, MODES["plain"], 1, None)
+    row = measure(subject, 256, MODES["plain"])
 
     # The first block at the picture's own size: 32 channels of its input, the norm and the activation.
     latents = 4 * 32 * 32 * 4
@@ -111,10 +121,10 @@ def test_the_peak_of_a_plain_decode_is_that_of_its_widest_block() -> None:
 @pytest.mark.parametrize("size", [64, 256])
 def test_what_has_just_room_is_measured_and_a_byte_less_is_no_room(name: str, size: int) -> None:
     subject = load(Catalogue.load()["demo"], CPU, None)
-    taken = measure(subject, size, 1, MODES[name], 1, None).peak_bytes
+    taken = measure(subject, size, MODES[name]).peak_bytes
     assert taken is not None
 
-    enough, short, hopeless = (measure(subject, size, 1, MODES[name], 1, room) for room in (taken, taken - 1, 1000))
+    enough, short, hopeless = (measure(subject, size, MODES[name], room) for room in (taken, taken - 1, 1000))
 
     assert (enough.outcome, enough.peak_bytes) == ("measured", taken)
     assert (short.outcome, short.runs, short.reason) == ("no room", (), f"it takes {taken / 2**20:.0f} MiB")

@@ -93,7 +93,9 @@ def measure_all(session: "Session", results: "Results") -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=session.cases)
-        session.run(results, lambda case: progress.update(task, description=case), lambda: progress.advance(task))
+        session.run(
+            results, lambda case: progress.update(task, description=case), lambda rows: progress.advance(task, rows)
+        )
 
 
 def make_folder(out: Path) -> None:

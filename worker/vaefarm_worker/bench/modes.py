@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import torch
 from diffusers import AutoencoderTiny
@@ -24,25 +24,41 @@ class Mode:
     title: str
     #: Its bars': told apart in grey and by those who see no red or green, too.
     colour: str
-    decode: Callable[[Any, torch.Tensor], torch.Tensor]
+    decode: Callable[[Subject, torch.Tensor], torch.Tensor]
     #: Part of `Subject.least_bytes` that its tensors take at least, by the VAE and the picture's side in pixels: a case
     #: that is hopeless is not tried, since Linux ends a process that takes all of a CPU's memory.
     share: Callable[[Subject, int], float]
     #: Why it is not for a VAE; None where it is.
     refusal: Callable[[Subject], str | None] = lambda _: None
+    #: Bytes of weights that it needs besides the VAE's own.
+    extra_bytes: Callable[[Subject], int] = lambda _: 0
 
 
 #: The tensors of an AutoencoderKL's widest block: three of 256 channels, where 1000 elements a pixel are reckoned with.
 _PLAIN_SHARE: Final[float] = 0.75
+_FAST_SHARE: Final[float] = 0.5
 
 
-def _plain(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-    return vae.decode(latents, return_dict=False)[0]  # type: ignore[no-any-return]
+def _plain(subject: Subject, latents: torch.Tensor) -> torch.Tensor:
+    return subject.module.decode(latents, return_dict=False)[0]  # type: ignore[no-any-return]
 
 
-def _tiled(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-    with switched_on(vae, ("tiling",)):
-        return _plain(vae, latents)
+def _fast(subject: Subject, latents: torch.Tensor) -> torch.Tensor:
+    assert subject.fast is not None, "what has none is refused"
+    return subject.fast.decode(subject.module, latents)
+
+
+def _in_strips(subject: Subject, latents: torch.Tensor, recompute: bool) -> torch.Tensor:
+    return strips.decode(subject.module, latents, recompute=recompute)
+
+
+def _tiled(subject: Subject, latents: torch.Tensor) -> torch.Tensor:
+    with switched_on(subject.module, ("tiling",)):
+        return _plain(subject, latents)
+
+
+def _lacks_fast(subject: Subject) -> str | None:
+    return None if subject.fast is not None else "nothing of it can be hastened"
 
 
 def _lacks_strips(subject: Subject) -> str | None:
@@ -65,10 +81,19 @@ MODES: Final[dict[str, Mode]] = {
     for mode in (
         Mode("plain", "plain", "#8c96a3", _plain, lambda subject, size: _PLAIN_SHARE),
         Mode(
+            "fast",
+            "fast: as a worker decodes",
+            "#2a9d8f",
+            _fast,
+            lambda subject, size: _FAST_SHARE,
+            _lacks_fast,
+            lambda subject: subject.fast_bytes,
+        ),
+        Mode(
             "half",
             "half: strips, the same picture",
             "#1f77b4",
-            partial(strips.decode, recompute=False),
+            partial(_in_strips, recompute=False),
             lambda subject, size: _strips_share(subject, 0.35),
             _lacks_strips,
         ),
@@ -76,7 +101,7 @@ MODES: Final[dict[str, Mode]] = {
             "third",
             "third: smaller strips",
             "#0b3c6f",
-            partial(strips.decode, recompute=True),
+            partial(_in_strips, recompute=True),
             lambda subject, size: _strips_share(subject, 0.15),
             _lacks_strips,
         ),

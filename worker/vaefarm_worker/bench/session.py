@@ -16,11 +16,11 @@ from .. import device_memory
 from ..local_decoder import choose_device
 from ..widening import dtype_name
 from .limit import decode_flops, peak_flops
-from .measurement import measure, room_of
+from .measurement import Trial, room_of
 from .modes import chosen_modes
 from .plan import Plan
 from .results import Results
-from .subject import SHIPPED_VAE, check_sizes, chosen_entries, load, shown
+from .subject import SHIPPED_VAE, check_sizes, chosen_entries, load
 
 #: Sides and batches unless the command line says others. A CPU takes seconds for a full-size VAE's 256 pixels.
 GPU_SIZES: Final[tuple[int, ...]] = (512, 1024, 2048)
@@ -28,6 +28,10 @@ SHIPPED_SIZES: Final[tuple[int, ...]] = (512, 1024)
 CPU_SIZES: Final[tuple[int, ...]] = (256,)
 GPU_BATCHES: Final[tuple[int, ...]] = (1, 4)
 CPU_BATCHES: Final[tuple[int, ...]] = (1,)
+
+#: Told what is measured next, and how many rows were made.
+OnCase = Callable[[str], None]
+OnRows = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +76,12 @@ class Session:
         """No rows yet, but the machine."""
         return Results(describe(self.device, self.plan.limit_bytes))
 
-    def run(self, results: Results, on_case: Callable[[str], None], on_row: Callable[[], None]) -> None:
+    def run(self, results: Results, on_case: OnCase, on_rows: OnRows) -> None:
         """Measure every case, and add each to the results as soon as it is known.
 
         Args:
             on_case: Told what is measured next.
-            on_row: Told that it was.
+            on_rows: Told how many rows it made.
 
         Raises:
             ConfigurationError: a VAE cannot be loaded.
@@ -89,12 +93,17 @@ class Session:
             share = min(1.0, self.plan.limit_bytes / (device_memory.total_bytes(self.device) or 1))
             torch.cuda.set_per_process_memory_fraction(share, self.device)
         for vae in self.plan.vaes:
-            self._run_vae(vae, results, room, on_case, on_row)
+            self._run_vae(vae, results, room, on_case, on_rows)
             device_memory.empty_cache(self.device)
         results.is_complete = True
 
     def _run_vae(
-        self, vae: str, results: Results, room: int | None, on_case: Callable[[str], None], on_row: Callable[[], None]
+        self,
+        vae: str,
+        results: Results,
+        room: int | None,
+        on_case: OnCase,
+        on_rows: OnRows,
     ) -> None:
         on_case(f"{vae}: loading")
         subject = load(self.catalogue[vae], self.device, self.plan.dtype)
@@ -105,11 +114,24 @@ class Session:
         for size in self.plan.sizes:
             flops = decode_flops(subject, size)
             for batch in self.plan.batches:
-                for mode in chosen_modes(self.plan.modes):
-                    on_case(f"{shown(subject)} {size} px, batch {batch}, {mode.name}")
-                    row = measure(subject, size, batch, mode, self.plan.runs, room)
-                    results.rows.append(replace(row, flops=batch * flops))
-                    on_row()
+                modes = chosen_modes(self.plan.modes)
+                trials = [Trial(subject, size, batch, mode, batch * flops) for mode in modes]
+                try:
+                    self._run_trials(trials, room, on_case)
+                finally:
+                    # What has a run counts, also where the rest was interrupted.
+                    results.rows += [row for trial in trials if (row := trial.row) is not None]
+                on_rows(len(trials))
+
+    def _run_trials(self, trials: list[Trial], room: int | None, on_case: OnCase) -> None:
+        """The modes take turns, so that what else the machine does weighs on all of them."""
+        for trial in trials:
+            on_case(f"{trial.title}, first call")
+            trial.warm_up(room)
+        for number in range(self.plan.runs):
+            for trial in trials:
+                on_case(f"{trial.title}, call {number + 2}")
+                trial.run()
 
 
 def describe(device: torch.device, limit_bytes: int | None) -> dict[str, Any]:

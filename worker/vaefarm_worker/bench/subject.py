@@ -11,9 +11,9 @@ from vaefarm_shared.errors import ConfigurationError, InvalidOption
 
 from ..families import switches
 from ..families.family import Family, family_of
+from ..fast import FastDecoder, fast_decoder, wanted_on
 from ..sources import look_up
 from ..vaes import describe_vae, drop_encoder, read_vae
-from ..widening import dtype_name
 from .architectures import ARCHITECTURES, random_vae
 
 #: What is measured where nobody names a VAE: with random weights on a GPU and on a CPU, and what is on every machine.
@@ -33,6 +33,8 @@ class Subject:
     device: torch.device
     #: "own" or "random".
     weights: str
+    #: What a worker decodes with unless a job is to be reproducible; None where nothing of the VAE can be hastened.
+    fast: FastDecoder | None = None
 
     @property
     def scale(self) -> int:
@@ -42,7 +44,12 @@ class Subject:
     @property
     def weight_bytes(self) -> int:
         """Bytes of its parameters and buffers."""
-        return sum(one.numel() * one.element_size() for one in (*self.module.parameters(), *self.module.buffers()))
+        return _bytes_of(self.module)
+
+    @property
+    def fast_bytes(self) -> int:
+        """Bytes of what its fast decoder has besides."""
+        return 0 if self.fast is None else _bytes_of(self.module, self.fast.module) - self.weight_bytes
 
     def latents(self, size: int, batch: int, device: torch.device | str | None = None) -> torch.Tensor:
         """What its decoder takes for pictures of size x size pixels, from a seeded normal distribution."""
@@ -57,6 +64,11 @@ class Subject:
         """Bytes that a plain decode takes at least, beside the weights."""
         cost = self.family.pixel_cost(self.module.config, self.dtype.itemsize)
         return int(cost.least_bytes * batch * size * size)
+
+
+def _bytes_of(*modules: Any) -> int:
+    tensors = {id(one): one for module in modules for one in (*module.parameters(), *module.buffers())}
+    return sum(one.numel() * one.element_size() for one in tensors.values())
 
 
 def chosen_entries(catalogue: Catalogue, vaes: Iterable[str], device: torch.device, random: bool) -> list[VaeEntry]:
@@ -107,7 +119,11 @@ def load(entry: VaeEntry, device: torch.device, dtype: str | None) -> Subject:
         switches.bound_tiles(module, family.scale(module.config))
     # Not diffusers' own `to`, which warns of a cast after the load.
     torch.nn.Module.to(module, device, wanted)
-    return Subject(entry.id, module, family, wanted, device, weights)
+    switches_on = wanted_on(device)
+    fast = fast_decoder(module, switches_on) if switches_on else None
+    if fast is not None:
+        fast.module.to(device, wanted)
+    return Subject(entry.id, module, family, wanted, device, weights, fast)
 
 
 def check_sizes(vae: str, scale: int, sizes: Iterable[int]) -> None:
@@ -118,8 +134,3 @@ def check_sizes(vae: str, scale: int, sizes: Iterable[int]) -> None:
                 f"--sizes {size}: VAE {vae!r} makes multiples of {scale} pixels;"
                 f" expected such as {max(1, size // scale) * scale}"
             )
-
-
-def shown(subject: Subject) -> str:
-    """Its id, dtype, and whose weights it has, for people."""
-    return f"{subject.id} ({dtype_name(subject.dtype)}{', random weights' if subject.weights == 'random' else ''})"
