@@ -99,7 +99,9 @@ class Pen:
 
 def _draw_head(pen: Pen, results: Results) -> None:
     machine = results.machine
-    dtypes = ", ".join(dict.fromkeys(row.dtype for row in results.rows))
+    kinds = [*dict.fromkeys(row.dtype for row in results.rows)]
+    if any(row.weights == "random" for row in results.rows):
+        kinds.append("random weights")
     pen.text(MARGIN, 48, f"Decoding latents on {machine['name']}", 34)
     x = float(MARGIN)
     for mode in dict.fromkeys(row.mode for row in results.rows):
@@ -107,7 +109,7 @@ def _draw_head(pen: Pen, results: Results) -> None:
         x = pen.text(x + 32, 94, MODES[mode].title, 20, FAINT) + 34
     pen.line(x + 4, 84, x + 4, 106, LIMIT, 3)
     pen.text(x + 18, 94, "limit of the chip", 20, FAINT)
-    pen.text(WIDTH - MARGIN, 48, dtypes, 24, FAINT, "rm")
+    pen.text(WIDTH - MARGIN, 48, ", ".join(kinds), 24, FAINT, "rm")
     total = machine["memory_bytes"]
     of = "" if total is None else f", and its share of {total / 2**30:.0f} GiB"
     pen.text(COLUMNS[0], HEAD - 26, "time of a call, the median", 20, FAINT)

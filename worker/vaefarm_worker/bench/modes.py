@@ -91,7 +91,7 @@ MODES: Final[dict[str, Mode]] = {
         ),
         Mode(
             "half",
-            "half: strips, the same picture",
+            "half: exact, in strips",
             "#1f77b4",
             partial(_in_strips, recompute=False),
             lambda subject, size: _strips_share(subject, 0.35),
@@ -99,7 +99,7 @@ MODES: Final[dict[str, Mode]] = {
         ),
         Mode(
             "third",
-            "third: smaller strips",
+            "third: exact, in strips",
             "#0b3c6f",
             partial(_in_strips, recompute=True),
             lambda subject, size: _strips_share(subject, 0.15),

@@ -24,7 +24,7 @@ from .subject import SHIPPED_VAE, check_sizes, chosen_entries, load
 
 #: Sides and batches unless the command line says others. A CPU takes seconds for a full-size VAE's 256 pixels.
 GPU_SIZES: Final[tuple[int, ...]] = (512, 1024, 2048)
-SHIPPED_SIZES: Final[tuple[int, ...]] = (512, 1024)
+SHIPPED_SIZES: Final[tuple[int, ...]] = (256, 512)
 CPU_SIZES: Final[tuple[int, ...]] = (256,)
 GPU_BATCHES: Final[tuple[int, ...]] = (1, 4)
 CPU_BATCHES: Final[tuple[int, ...]] = (1,)
