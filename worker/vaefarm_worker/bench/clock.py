@@ -19,5 +19,8 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
 
 
 def _finish(device: torch.device) -> None:
-    if device.type in {"cuda", "mps", "xpu"}:
-        getattr(torch, device.type).synchronize()
+    if device.type in {"cuda", "xpu"}:
+        # Of this device: the current one may be another.
+        getattr(torch, device.type).synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
