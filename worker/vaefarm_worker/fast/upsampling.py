@@ -1,20 +1,16 @@
-"""Up-sampling to twice the size and the 3x3 convolution behind it, as one transposed convolution.
+"""Up-sampling to twice the size and the 3x3 convolution behind it, as one transposed convolution (`folded_kernel`).
 
-Each value of an up-sampled map stands there four times, so of the nine products that a convolution makes of them some
-have the same factor: four sums of taps do for each output value, and the up-sampled map is never stored. Sums are added
-in another order; at the border as well, where both see zeros.
+The up-sampled map is never stored. Sums are added in another order; at the border as well, where both see zeros.
 """
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any
 
-import torch
 from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
-#: Which of a 3-tap kernel each tap of the 4-tap kernel sums up, along one axis.
-_TAPS: Final[tuple[tuple[int, ...], ...]] = ((2,), (1, 2), (0, 1), (0,))
+from ..folded_kernel import folded_kernel
 
 
 def fold_upsampling(module: nn.Module) -> bool:
@@ -77,14 +73,6 @@ def _transposed(conv: nn.Conv2d) -> nn.ConvTranspose2d:
         bias=False,
         device="meta",
     )
-    made.weight = nn.Parameter(_folded(conv.weight.detach()))
+    made.weight = nn.Parameter(folded_kernel(conv.weight.detach()))
     made.bias = conv.bias
     return made.eval()
-
-
-def _folded(weight: torch.Tensor) -> torch.Tensor:
-    """(out, in, 3, 3) -> (in, out, 4, 4), summed in float32."""
-    wide = weight.float()
-    rows = torch.stack([wide[:, :, taps].sum(2) for taps in _TAPS], dim=2)
-    both = torch.stack([rows[..., taps].sum(3) for taps in _TAPS], dim=3)
-    return both.transpose(0, 1).contiguous().to(weight.dtype)

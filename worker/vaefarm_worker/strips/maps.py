@@ -2,16 +2,14 @@
 
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Final, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from ..folded_kernel import folded_kernel
 from .moments import Moments
-
-#: Which taps of a 3x3 kernel meet in each tap of the 4x4 one that up-samples by itself.
-_TAPS: Final = ((2,), (1, 2), (0, 1), (0,))
 
 
 class FeatureMap(Protocol):
@@ -76,7 +74,7 @@ class Upsampled:
         """`strip`: rows of a strip in which the whole map is computed."""
         self._below = below
         self._strip = strip
-        self._weight = _folded(conv.weight)
+        self._weight = folded_kernel(conv.weight, torch.channels_last)
         self._bias = conv.bias
 
     @property
@@ -120,11 +118,3 @@ def in_strips(source: FeatureMap, strip: int) -> Iterator[tuple[int, torch.Tenso
     height = source.shape[1]
     for first in range(0, height, strip):
         yield first, source.rows(first, min(first + strip, height))
-
-
-def _folded(weight: torch.Tensor) -> torch.Tensor:
-    """(out, in, 3, 3) -> (in, out, 4, 4), summed in float32."""
-    wide = weight.float()
-    rows = torch.stack([wide[:, :, list(taps)].sum(2) for taps in _TAPS], 2)
-    both = torch.stack([rows[:, :, :, list(taps)].sum(3) for taps in _TAPS], 3)
-    return both.transpose(0, 1).to(weight.dtype).contiguous(memory_format=torch.channels_last)
