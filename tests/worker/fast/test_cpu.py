@@ -11,6 +11,8 @@ from tests.worker.items import decode, randn
 from vaefarm_shared.catalogue import Catalogue, VaeEntry
 from vaefarm_shared.errors import ConfigurationError
 from vaefarm_worker import cgroups
+from vaefarm_worker.bench.plan import Plan
+from vaefarm_worker.bench.session import Session
 from vaefarm_worker.decoders import make_decoder
 from vaefarm_worker.fast.cpu import multiplies_bfloat16, on_cpu
 from vaefarm_worker.fast.threads import use_quota
@@ -61,6 +63,18 @@ def test_a_dtype_that_a_cpu_does_not_decode_in_is_named(entries: list[VaeEntry])
         on_cpu(entries, "int8")
 
 
+def give_quota(folder: Path, quota: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have this process in a container that may use so much of a machine with 24 processors."""
+    monkeypatch.setattr(cgroups, "PROC", folder / "proc")
+    monkeypatch.setattr(cgroups, "CGROUPS", folder / "cgroup")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(24)), raising=False)
+    (folder / "proc" / "self").mkdir(parents=True)
+    (folder / "cgroup" / "farm").mkdir(parents=True)
+    (folder / "proc" / "self" / "cgroup").write_text("0::/farm/worker\n")
+    (folder / "cgroup" / "farm" / "cpu.max").write_text(f"{quota}\n")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+
 @pytest.mark.parametrize(
     ("quota", "environment", "expected"),
     [("250000 100000", None, 3), ("max 100000", None, 8), ("100000 100000", "8", 8)],
@@ -73,17 +87,20 @@ def test_torch_has_as_many_threads_as_the_quota_unless_the_operator_says_how_man
     environment: str | None,
     expected: int,
 ) -> None:
-    monkeypatch.setattr(cgroups, "PROC", tmp_path / "proc")
-    monkeypatch.setattr(cgroups, "CGROUPS", tmp_path / "cgroup")
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(24)), raising=False)
-    (tmp_path / "proc" / "self").mkdir(parents=True)
-    (tmp_path / "cgroup" / "farm").mkdir(parents=True)
-    (tmp_path / "proc" / "self" / "cgroup").write_text("0::/farm/worker\n")
-    (tmp_path / "cgroup" / "farm" / "cpu.max").write_text(f"{quota}\n")
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    give_quota(tmp_path, quota, monkeypatch)
     if environment is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", environment)
 
     use_quota()
 
     assert torch.get_num_threads() == expected
+
+
+def test_bench_measures_with_as_many_threads_as_a_worker_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: None, catalogue: Path
+) -> None:
+    give_quota(tmp_path, "250000 100000", monkeypatch)
+
+    session = Session.of(Catalogue.load(catalogue), Plan(("demo",), (), (), ()), "cpu")
+
+    assert session.begin().machine["threads"] == 3

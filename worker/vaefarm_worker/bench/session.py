@@ -13,6 +13,7 @@ import torch
 from vaefarm_shared.catalogue import Catalogue
 
 from .. import device_memory
+from ..fast.threads import use_quota
 from ..local_decoder import choose_device
 from ..widening import dtype_name
 from .limit import decode_flops, peak_flops
@@ -44,11 +45,12 @@ class Session:
 
     @classmethod
     def of(cls, catalogue: Catalogue, plan: Plan, device: str) -> "Session":
-        """Fill in what the plan leaves to the device.
+        """Fill in what the plan leaves to the device, and take as many threads as a worker does.
 
         Raises:
             InvalidInput, ConfigurationError: a device, VAE, mode or size that there is not; one line.
         """
+        use_quota()
         chosen = choose_device(device)
         on_cpu = chosen.type == "cpu"
         entries = chosen_entries(catalogue, plan.vaes, chosen, plan.random)
