@@ -1,5 +1,6 @@
 """A worker without a device: whatever its endpoint does, every job ends right."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import redis
 import requests
 import torch
 from tests.conftest import eventually
-from tests.forwarding.conftest import entry, remote, stripes
+from tests.forwarding.conftest import QUICK, entry, remote, stripes
 from tests.worker.items import decode
 from tests.worker.remote.bad_endpoint import (
     BadEndpoint,
@@ -26,6 +27,8 @@ from tests.worker.remote.bad_endpoint import (
 )
 
 from vaefarm_producer import Farm, JobFailed
+from vaefarm_shared.catalogue import Catalogue
+from vaefarm_worker.remote.remote_decoder import RemoteDecoder, RemoteVae
 
 #: Jobs of each test.
 JOBS = 6
@@ -233,3 +236,26 @@ def test_a_gateway_says_at_once_that_nobody_decodes_a_vae_whose_endpoints_are_aw
         endpoint.behave()
         assert job.wait(timeout=30) == "finished"
         eventually("it is served again", lambda: requests.get(url, timeout=10).status_code == 200)
+
+
+class Stumbles(RemoteDecoder):
+    """Goes wrong when a forwarder first asks for its slots."""
+
+    has_stumbled = False
+
+    def free_slots(self, vae: str) -> int:
+        if threading.current_thread().name == "vaefarm-forwarder" and not self.has_stumbled:
+            self.has_stumbled = True
+            raise RuntimeError("stumbled")
+        return super().free_slots(vae)
+
+
+def test_a_forwarder_goes_on_after_whatever_went_wrong_as_it_looked_for_jobs(
+    farm: Farm, endpoint: BadEndpoint, serving: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    by = Stumbles([RemoteVae(Catalogue.load()["demo"], (entry(endpoint.url),))], pacing=QUICK)
+    sent = latents(2)
+    with serving(None, by):
+        pictures(farm, sent, farm.submit_many(sent, vae="demo"))
+    assert by.has_stumbled
+    assert "0 jobs could not be forwarded" in caplog.messages

@@ -1,6 +1,7 @@
 """What waits in a worker with a device and an endpoint, by itself."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from tests.conftest import eventually
 from tests.forwarding.conftest import entry, remote, stripes
@@ -35,5 +36,33 @@ def test_what_was_claimed_for_an_endpoint_that_has_no_slot_any_more_is_the_devic
             assert pool.take_forwarded() == []
             (second,) = pool.take()
         assert {first.claim.job_id, second.claim.job_id} == {"0", "1"}
+    finally:
+        decoder.close()
+
+
+def test_a_job_that_began_with_its_claim_shares_no_batch_when_it_is_left_to_the_device(
+    endpoint: BadEndpoint, settings: Settings, shared_lifelines: Callable[[Settings], Lifeline]
+) -> None:
+    endpoint.behave(then=Hangs())
+    decoder = PooledDecoder(stripes(), remote(entry(endpoint.url, concurrency=1, timeout_seconds=60.0)))
+    try:
+        pool = Pool(Station("here", settings, decoder, shared_lifelines(settings)))
+        jobs = [
+            Loaded(
+                Claim(str(seed), "", "", 0.0),
+                item(decoder.remote, "demo", randn(1, 4, 8, 8, seed=seed)),
+                "",
+                0.0,
+                False,
+            )
+            for seed in range(3)
+        ]
+        first, second, begun = *jobs[:2], replace(jobs[2], begun=1)
+        decoder.remote.start(first.item, lambda outcome, seconds: None)
+        eventually("its slot is taken", lambda: endpoint.requests == 1)
+        pool.put([(second, Side.EITHER), (begun, Side.ENDPOINT)])
+        with pool.changed:
+            assert pool.take_forwarded() == []
+            assert [pool.take(), pool.take()] == [[second], [begun]]
     finally:
         decoder.close()

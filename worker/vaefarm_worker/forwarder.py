@@ -65,19 +65,22 @@ class Forwarder:
         return done and not self._thread.is_alive()
 
     def _run(self) -> None:
-        while (jobs := self._next_jobs()) is not None:
+        while not self._stopping.is_set():
+            jobs: list[Loaded] = []
             try:
+                jobs = self._next_jobs()
                 self._forward(jobs)
             except Abandoned as error:
                 logger.warning("%d jobs are left to their leases: %s", len(jobs), error, extra=ids_of(jobs))
                 return
             except Exception:
-                # Their leases end, and they come back.
+                # Their leases end, and they come back. A thread that ended would leave a worker which forwards nothing.
                 logger.exception("%d jobs could not be forwarded", len(jobs), extra=ids_of(jobs))
                 self._station.lifeline.drop([one.claim for one in jobs])
+                self._stopping.wait(LOOK_SECONDS)
 
-    def _next_jobs(self) -> list[Loaded] | None:
-        """Wait until there are jobs that endpoints have room for; None when the worker stops."""
+    def _next_jobs(self) -> list[Loaded]:
+        """Wait until there are jobs that endpoints have room for; none when the worker stops."""
         changed = self._pool.changed
         with changed:
             while not self._stopping.is_set():
@@ -89,9 +92,11 @@ class Forwarder:
                     # Endpoints may take longer than a device: the worker does not hang.
                     self._remote.call(self._station.lifeline.moves)
                 changed.wait(LOOK_SECONDS)
-        return None
+        return []
 
     def _forward(self, jobs: list[Loaded]) -> None:
+        if not jobs:
+            return
         for one, attempt in begin(self._station, self._connection, self._outbox, jobs, shared=True):
             token = one.claim.token
             with self._changed:

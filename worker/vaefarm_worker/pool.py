@@ -117,9 +117,7 @@ class Pool:
         with self.changed:
             for one, side in jobs:
                 self._cost.note_pixels(one.spec.vae, one.spec.pixels)
-                self._batcher.add(
-                    batch_key(one.spec, one.alone or one.begun is not None, side), one.spec.pixels, one, now
-                )
+                self._add(one, side, now)
             self.changed.notify_all()
 
     def take(self) -> list[Loaded]:
@@ -197,8 +195,12 @@ class Pool:
         for one in self._pick(vae, Side.ENDPOINT, self._batcher.jobs):
             side = self._sides.of(one.spec)
             left += side is not Side.ENDPOINT
-            self._batcher.add(batch_key(one.spec, one.alone, side), one.spec.pixels, one, now)
+            self._add(one, side, now)
         return left
+
+    def _add(self, one: Loaded, side: Side, now: float) -> None:
+        # What began with its claim began alone.
+        self._batcher.add(batch_key(one.spec, one.alone or one.begun is not None, side), one.spec.pixels, one, now)
 
     def _pick(self, vae: str, side: Side, most: int, *, newest: bool = False) -> list[Loaded]:
         if most < 1:

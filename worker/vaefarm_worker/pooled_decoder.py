@@ -21,7 +21,10 @@ logger = logging.getLogger(__name__)
 
 
 class PooledDecoder:
-    """Endpoints, and a device as long as it is well."""
+    """Endpoints, and a device as long as it is well.
+
+    It may be lost at any moment, on its own thread: whoever asks reads `local` once.
+    """
 
     def __init__(self, local: Decoder | None, remote: "RemoteDecoder", device_fault: str | None = None) -> None:
         """`device_fault`: why there is no device, where there should be one."""
@@ -49,11 +52,13 @@ class PooledDecoder:
     @property
     def vaes(self) -> Mapping[str, ServedVae]:
         """The VAEs that either serves; of those that both do, as the device's weights are."""
-        return {**self.remote.vaes, **(self.local.vaes if self.local else {})}
+        local = self.local
+        return {**self.remote.vaes, **(local.vaes if local else {})}
 
     def has_weights(self, vae: str) -> bool:
         """Whether the device serves a VAE: its contract is then read from the weights."""
-        return self.local is not None and vae in self.local.vaes
+        local = self.local
+        return local is not None and vae in local.vaes
 
     def is_hot(self, vae: str) -> bool:
         """Whether it is loaded, or an endpoint can be asked."""
@@ -72,13 +77,13 @@ class PooledDecoder:
     def on_load(self, notify: Callable[[], None]) -> None:
         """Have `notify` called whenever a load has ended, or endpoints can be asked again."""
         self.remote.on_load(notify)
-        if self.local is not None:
-            self.local.on_load(notify)
+        if (local := self.local) is not None:
+            local.on_load(notify)
 
     def drop_idle(self) -> None:
         """Drop what the device has not used for long."""
-        if self.local is not None:
-            self.local.drop_idle()
+        if (local := self.local) is not None:
+            local.drop_idle()
 
     def max_pixels(self, vae: str) -> int | None:
         """Pixels of the largest picture that either takes; None where one knows no limit."""
@@ -88,7 +93,8 @@ class PooledDecoder:
 
     def batch_pixels(self, vae: str, picture_pixels: int | None = None) -> int | None:
         """The device's."""
-        return self.local.batch_pixels(vae, picture_pixels) if self.local and self.has_weights(vae) else None
+        local = self.local
+        return local.batch_pixels(vae, picture_pixels) if local is not None and vae in local.vaes else None
 
     def modes(self, spec: JobSpec) -> Sequence[MemoryMode]:
         """The device's where it serves the VAE, else those of endpoints."""
@@ -105,15 +111,20 @@ class PooledDecoder:
     def self_test(self) -> None:
         """Test the device; one that fails is given up."""
         try:
-            if self.local is not None:
-                self.local.self_test()
+            if (local := self.local) is not None:
+                local.self_test()
         except DeviceFault as fault:
             logger.error("the device is at fault, endpoints alone decode: %s", fault)
             self.lose_device(str(fault))
 
     def describe(self) -> dict[str, Any]:
         """What the worker tells of both; `unavailable` is what it cannot load, `away` what no endpoint decodes now."""
-        told = {**self.remote.describe(), **(self.local.describe() if self.local else {}), "device": self.device}
+        local = self.local
+        told = {
+            **self.remote.describe(),
+            **(local.describe() if local else {}),
+            "device": (local or self.remote).device,
+        }
         errors = {vae: error for vae in self.vaes if (error := self.load_error(vae)) is not None}
         away = {vae for vae, error in errors.items() if isinstance(error, EndpointsAway)}
         told["unavailable"] = {vae: str(error) for vae, error in errors.items() if vae not in away}
@@ -125,9 +136,11 @@ class PooledDecoder:
         self.remote.close()
 
     def _side_of(self, vae: str) -> Decoder:
-        return self.local if self.local is not None and self.has_weights(vae) else self.remote
+        local = self.local
+        return local if local is not None and vae in local.vaes else self.remote
 
     def _sides(self, vae: str) -> list[Decoder]:
         """Those that serve a VAE, the device first."""
-        sides: list[Decoder] = [self.remote] if self.local is None else [self.local, self.remote]
+        local = self.local
+        sides: list[Decoder] = [self.remote] if local is None else [local, self.remote]
         return [side for side in sides if vae in side.vaes]
