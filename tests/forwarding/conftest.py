@@ -28,7 +28,6 @@ QUICK = Pacing(
     first_probe=0.05,
     longest_probe=0.4,
     unnamed_rest=0.05,
-    unknown_latency=0.05,
 )
 
 

@@ -60,7 +60,7 @@ class Intake:
         self._outbox = outbox
         self._connection = connection
         self._blobs = blobs
-        # Two: each counts its claims, of which every tenth begins with the lowest priority.
+        # Three: each counts its claims, of which every tenth begins with the lowest priority.
         self._order, self._cold_order, self._forward_order = (ClaimOrder(list(station.decoder.vaes)) for _ in range(3))
         self._doorbell = Doorbell(connection, station.decoder.vaes)
         self._stopping = threading.Event()

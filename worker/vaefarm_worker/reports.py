@@ -8,11 +8,11 @@ from vaefarm_shared.records import DecodeReport, ImageRecord, LatentsRecord, Ten
 from .after_decode import AfterDecodes
 from .decoder import Decoded, Decoder, Encoded
 
-#: The device of what an endpoint decoded.
-REMOTE: Final[str] = "remote"
-
 if TYPE_CHECKING:
     from .endings import Done
+
+#: The device of what an endpoint decoded.
+REMOTE: Final[str] = "remote"
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,6 @@ class Pacing:
     longest_rest: float = 3600.0
     #: Time in which what is remembered of a latency falls to 1/e.
     latency_decay: float = 30.0
-    #: A latency that nobody has seen yet.
-    unknown_latency: float = 1.0
     #: Latencies that must be known before any request counts as slow.
     latencies_to_hedge: int = 20
     #: Requests of which one may be sent twice.
