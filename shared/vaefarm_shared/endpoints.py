@@ -60,11 +60,19 @@ class EndpointEntry(BaseModel):
     @field_validator("url")
     @classmethod
     def _is_url(cls, url: str) -> str:
-        parts = urlsplit(url)
         if re.search(r"\s", url):
-            raise ValueError("expected https://HOST/PATH without spaces")
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.fragment or parts.port == 0:
-            raise ValueError("expected https://HOST/PATH, or http:// for this machine")
+            raise PydanticCustomError("url", "expected https://HOST/PATH without spaces")
+        try:
+            parts = urlsplit(url)
+            is_whole = bool(parts.hostname) and not parts.fragment and parts.port != 0
+        except ValueError:
+            # Not in its words: they repeat what stands where a port should, which may be of a password.
+            is_whole = False
+        if not is_whole or parts.scheme not in ("http", "https"):
+            raise PydanticCustomError(
+                "url",
+                "expected https://HOST/PATH, or http:// for this machine, its password's / : @ as %2F %3A %40",
+            )
         return url
 
     @model_validator(mode="after")

@@ -78,7 +78,10 @@ def test_this_machine_is_asked_over_http(url: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["", "farm.example", "ftp://farm.example", "https://", "https://u:hidden@/x", "http://h:99999/", "https://a b/"],
+    [
+        *("", "farm.example", "ftp://farm.example", "https://", "http://h:99999/", "https://a b/"),
+        *("https://u:hidden@/x", "https://u:hidden/more@h/", "https://u:hidden[@h/", "https://u:hidden\u2100@h/"),
+    ],
 )
 def test_what_is_no_address_is_refused_and_not_repeated(url: str) -> None:
     with pytest.raises(ConfigurationError, match=r"--remote sdxl=\.\.\.: .*expected") as caught:

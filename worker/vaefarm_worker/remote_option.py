@@ -80,6 +80,4 @@ def endpoint_of(vae: str, url: str, allow_http: bool) -> EndpointEntry:
         return EndpointEntry(url=url, token_env=token_env, allow_http=allow_http)
     except ValidationError as error:
         # The address may hold a password: it is not repeated.
-        raise ConfigurationError(
-            f"--remote {vae}=...: {error.errors()[0]['msg']}; expected such as --remote {vae}=https://HOST/PATH"
-        ) from None
+        raise ConfigurationError(f"--remote {vae}=...: {error.errors()[0]['msg']}") from None
