@@ -3,7 +3,7 @@
 import ctypes
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from vaefarm_shared.catalogue import Catalogue
 from vaefarm_shared.errors import DeviceFault, NonFiniteImage, OutOfMemory
+from vaefarm_shared.job import JobSpec
 from vaefarm_worker.decoder import AlwaysHot, Batch, Decoded, Encoded, ServedVae
 from vaefarm_worker.fake_decoder import stripes
 from vaefarm_worker.memory_mode import MemoryMode
@@ -71,6 +72,9 @@ class ChaosDecoder(AlwaysHot):
 
     def batch_pixels(self, vae: str, picture_pixels: int | None = None) -> int | None:
         return None
+
+    def modes(self, spec: JobSpec) -> Sequence[MemoryMode]:
+        return (MemoryMode.WHOLE,)
 
     def decode(self, batch: Batch, *, mode: MemoryMode = MemoryMode.WHOLE) -> list[Decoded]:
         time.sleep(self._seconds)

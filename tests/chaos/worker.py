@@ -13,6 +13,7 @@ import typer
 from vaefarm_shared.cli_errors import run
 from vaefarm_shared.job import JOB_VERSION, JobSpec
 from vaefarm_worker import commands
+from vaefarm_worker.decoder import Decoder
 
 from .decoder import VAE, ChaosDecoder
 from .faults import Fault, FaultyConnections
@@ -35,7 +36,7 @@ def main() -> int:
     if options.job_version is not None:
         set_job_version(options.job_version)
     FaultyConnections(options.fault, options.cut_rate, options.seed).install()
-    decoder = ChaosDecoder(options.seconds, options.faulty_after, options.memory_pixels)
+    decoder: Decoder = ChaosDecoder(options.seconds, options.faulty_after, options.memory_pixels)
     vars(commands)["make_decoder"] = lambda *_, **__: decoder
     sys.argv[1:] = ["--vaes", VAE, *rest]
     app = typer.Typer(add_completion=False)
