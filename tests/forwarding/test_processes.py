@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import redis
 import torch
+from tests.chaos.crew import Crew
 from tests.conftest import StartWorker, eventually
 from tests.worker.remote.bad_endpoint import BadEndpoint, Hangs, Well
 from typer.testing import CliRunner
@@ -93,6 +94,25 @@ def test_a_worker_whose_endpoint_takes_longer_than_a_decode_may_does_not_hang(
     assert {job.wait(timeout=60) for job in jobs} == {"finished"}
     assert worker.process.poll() is None
     assert endpoint.requests == 3
+
+
+def test_a_worker_that_lost_its_device_is_not_ended_for_the_decode_that_broke_it(
+    farm: Farm, endpoint: BadEndpoint, settings: Settings, tmp_path: Path
+) -> None:
+    crew = Crew(settings, tmp_path)
+    try:
+        forwarding = ("--faulty-after", "1", "--remote", f"demo={endpoint.url}")
+        worker = crew.start(*forwarding, env={"VAEFARM_DECODE_TIMEOUT": "1"})
+        # The device decodes the first, and breaks with the second.
+        for one in latents(2):
+            assert farm.submit(one, vae="demo").wait(timeout=60) == "finished"
+        eventually("its device is lost", lambda: any(one.get("device_fault") for one in farm.workers()))
+        endpoint.behave(then=Well(seconds=4.0))
+        assert farm.submit(latents(3)[2], vae="demo").wait(timeout=60) == "finished"
+        assert worker.is_alive, worker.log
+        assert "hangs" not in worker.log
+    finally:
+        crew.close()
 
 
 def test_what_is_wrong_with_an_endpoint_is_one_line_and_nothing_is_started(

@@ -122,6 +122,8 @@ class Device:
             self._bound.clear()
         self._stopping.set()
         self._slot.put(None)
+        # Nothing is on it any more that could take too long: the worker must not be ended for that.
+        self._station.lifeline.idle()
         for one in bound:
             self._return(one)
 
@@ -200,7 +202,8 @@ class Device:
         return Bound(tuple(one for one, _ in kept), tuple(attempt for _, attempt in kept))
 
     def _decode(self) -> None:
-        while (bound := self._slot.get()) is not None:
+        # What was bound when the device was lost has been given back.
+        while (bound := self._slot.get()) is not None and not self._lost:
             began = time.monotonic()
             estimate = self._station.cost.seconds(bound.vae, bound.pixels)
             self._free_at = began + estimate if self._station.cost.is_known(bound.vae) else float("inf")
