@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from benchmarks import (
+    decode_speed,
     depth,
     encoding,
     gateway,
@@ -57,6 +58,7 @@ FIGURES: Final[dict[str, Callable[[Options], Figure]]] = {
     "start": start.start,
     "tolerance": tolerance.tolerance,
     "low-memory": low_memory.low_memory,
+    "decode-speed": decode_speed.decode_speed,
 }
 
 
@@ -107,7 +109,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--depth", type=positive, default=200_000, help="jobs of the deep queue of `depth` (200000)")
     parser.add_argument("--side", action="append", choices=names, help="this side of `overhead`; several times (all)")
     parser.add_argument(
-        "--pixels", action="append", type=positive, help="side of `low-memory`'s pictures; several times"
+        "--pixels",
+        action="append",
+        type=positive,
+        help="side of the pictures of `low-memory` and `decode-speed`; several times",
     )
     parser.add_argument("--rounds", type=positive, default=3, help="rounds; what is shown is their median (3)")
     parser.add_argument("--only", action="append", choices=FIGURES, help="this figure; may be given several times")

@@ -4,7 +4,7 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +56,11 @@ class Gate:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, waits_for: str) -> None:
         self.begun, self.open = threading.Event(), threading.Event()
 
-        def read(described: Any, wanted: Collection[str]) -> LoadedVae:
+        def read(described: Any, *fast: Any) -> LoadedVae:
             if described.id == waits_for:
                 self.begun.set()
                 assert self.open.wait(PATIENCE)
-            return read_vae(described, wanted)
+            return read_vae(described, *fast)
 
         monkeypatch.setattr(shelf_module, "read_vae", read)
 
@@ -167,8 +167,8 @@ def test_a_vae_that_decodes_no_picture_is_told_from_a_device_that_decodes_none(e
     decode(decoder, "sd-v1", randn(1, 4, 8, 8))
     read = read_vae
 
-    def blank(described: Any, wanted: Collection[str]) -> LoadedVae:
-        loaded = read(described, wanted)
+    def blank(described: Any, *fast: Any) -> LoadedVae:
+        loaded = read(described, *fast)
         for parameter in loaded.module.decoder.conv_out.parameters():
             torch.nn.init.zeros_(parameter)
         return loaded

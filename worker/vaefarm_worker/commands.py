@@ -104,6 +104,16 @@ def worker(
             envvar="VAEFARM_CPU_DTYPE",
         ),
     ] = None,
+    compile_sizes: Annotated[
+        str | None,
+        typer.Option(
+            "--compile",
+            metavar="SIZES",
+            help="Sizes of pictures whose decode torch compiles at the start, such as 1024x1024,512x768; the others"
+            " are decoded uncompiled.",
+            envvar="VAEFARM_COMPILE",
+        ),
+    ] = None,
     log_format: Annotated[
         LogFormat | None, typer.Option(help="text, or json: one object a line. Otherwise VAEFARM_LOG_FORMAT.")
     ] = None,
@@ -140,6 +150,7 @@ def worker(
         decode_only=decode_only,
         exact=settings.exact,
         cpu_dtype=cpu_dtype,
+        compile_sizes=compile_sizes,
         fake_seconds=fake_seconds,
         fake_image_bytes=fake_image_bytes,
         fake_memory_bytes=fake_memory_bytes,

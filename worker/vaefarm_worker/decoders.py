@@ -1,6 +1,7 @@
 """Which decoder a worker has: a device, a fake, endpoints, or a device and endpoints."""
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -28,12 +29,14 @@ def make_decoder(
     decode_only: bool = False,
     exact: bool = False,
     cpu_dtype: str | None = None,
+    compile_sizes: str | None = None,
 ) -> Decoder:
     """The decoder of that kind, its entries loaded as far as there is room.
 
     Args:
         exact: Whether every job will be a reproducible one.
         cpu_dtype: What a CPU decodes in, or "auto"; each entry's own unless given.
+        compile_sizes: Sizes of pictures whose decode is compiled: '1024x1024,512x768'.
 
     Raises ConfigurationError, and DeviceFault for a broken GPU.
     """
@@ -45,13 +48,17 @@ def make_decoder(
         raise ConfigurationError(f"--decoder {kind!r} is not known; expected local or fake")
     try:
         # Here and not above: torch takes seconds to import, and a client's install has none.
+        from .fast.compiled import keep_compiled, read_sizes
         from .fast.cpu import on_cpu
         from .fast.threads import use_quota
         from .local_decoder import LocalDecoder
     except ModuleNotFoundError as error:
         raise ConfigurationError(f"a worker needs {error.name}: pip install 'vaefarm[worker]'") from error
     use_quota()
-    return LocalDecoder(on_cpu(entries, cpu_dtype), device, limit_bytes, idle_seconds, decode_only, exact)
+    sizes = read_sizes(compile_sizes)
+    if sizes:
+        keep_compiled(os.environ.get("VAEFARM_COMPILE_CACHE"))
+    return LocalDecoder(on_cpu(entries, cpu_dtype), device, limit_bytes, idle_seconds, decode_only, exact, sizes)
 
 
 def make_pooled(

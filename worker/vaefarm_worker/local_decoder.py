@@ -20,6 +20,7 @@ from . import device_memory
 from .decoder import Batch, BatchItem, Decoded, Encoded, ServedVae
 from .device_errors import fault_of
 from .fast import wanted_on
+from .fast.compiled import Size
 from .local_encoder import encode_items
 from .local_pictures import decode_items
 from .memory import MemoryEstimate
@@ -68,15 +69,17 @@ class LocalDecoder:
         idle_seconds: float | None = None,
         decode_only: bool = False,
         exact: bool = False,
+        compile_sizes: Sequence[Size] = (),
     ) -> None:
         """Load what there is room for; the rest when it is wanted. Arguments and errors: see `Shelf`.
 
         Args:
             exact: Keep plain decoders alone: each job is to be reproducible.
+            compile_sizes: Heights and widths of pictures whose decode is compiled; of none where `exact`.
         """
         self._device = choose_device(device)
-        fast = frozenset[str]() if exact else wanted_on(self._device)
-        self._shelf = Shelf(entries, self._device, limit_bytes, idle_seconds, decode_only, fast)
+        fast, sizes = (frozenset[str](), ()) if exact else (wanted_on(self._device), tuple(compile_sizes))
+        self._shelf = Shelf(entries, self._device, limit_bytes, idle_seconds, decode_only, fast, sizes)
         self._served = {vae: described.served for vae, described in self._shelf.described.items()}
         self._memory = MemoryEstimate({vae: described.cost for vae, described in self._shelf.described.items()})
         self._self_test: SelfTest | None = None

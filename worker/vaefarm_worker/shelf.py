@@ -7,7 +7,7 @@ that fails is told to those whose jobs wait, and tried again after a while.
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -19,6 +19,7 @@ from vaefarm_shared.errors import ConfigurationError, DeviceFault, VaeUnavailabl
 
 from . import device_memory
 from .device_errors import fault_of
+from .fast.compiled import Size
 from .vaes import DescribedVae, LoadedVae, describe_vae, read_vae
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class Shelf:
         idle_seconds: float | None = None,
         decode_only: bool = False,
         fast: Collection[str] = (),
+        sizes: Sequence[Size] = (),
     ) -> None:
         """Read every entry's config, and load those that there is room for, in order.
 
@@ -65,6 +67,7 @@ class Shelf:
             idle_seconds: Seconds after which a VAE that nobody uses is dropped; never unless given.
             decode_only: Keep no encoders.
             fast: Switches of the fast decoders that are kept beside the plain ones; none are kept without.
+            sizes: Heights and widths of pictures for which those are compiled.
 
         Raises:
             ConfigurationError: none of them can be served, or loaded; the first one's reason.
@@ -72,7 +75,7 @@ class Shelf:
         self._device = device
         self._limit_bytes = device_memory.total_bytes(device) if limit_bytes is None else limit_bytes
         self._idle_seconds = idle_seconds
-        self._fast = fast
+        self._fast, self._sizes = fast, sizes
         self._places = {one.id: _Place(one) for one in _described(entries, device, decode_only)}
         #: Notified when a VAE is no longer used.
         self._lock = threading.Condition()
@@ -221,7 +224,7 @@ class Shelf:
     def _loaded_or_error(self, place: _Place, may_drop: bool) -> VaeUnavailable | None:
         described = place.described
         try:
-            read = read_vae(described, self._fast)
+            read = read_vae(described, self._fast, self._sizes)
             if self._make_room(described, read.weight_bytes, may_drop):
                 # Outside of the lock: moving the weights takes a while, and nobody else moves any.
                 loaded = read.moved_to(self._device)

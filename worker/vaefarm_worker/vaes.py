@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -19,6 +19,7 @@ from .decoder import ServedVae
 from .families import switches
 from .families.family import Family, family_of, picture_channels
 from .fast import FastDecoder, fast_decoder
+from .fast.compiled import Size
 from .memory import PixelCost
 from .pulling import gated
 from .sources import CONFIG, folder
@@ -105,11 +106,12 @@ def describe_vae(entry: VaeEntry, device: torch.device, decode_only: bool = Fals
     )
 
 
-def read_vae(described: DescribedVae, wanted: Collection[str] = ()) -> LoadedVae:
+def read_vae(described: DescribedVae, wanted: Collection[str] = (), sizes: Sequence[Size] = ()) -> LoadedVae:
     """Read a VAE's weights into host memory, in its dtype.
 
     Args:
         wanted: Switches for a fast decoder beside its own, as far as its structure allows them.
+        sizes: Heights and widths of pictures for which that is compiled.
 
     Raises:
         ConfigurationError: not found, not allowed, or no safetensors; one line that names the VAE.
@@ -136,11 +138,13 @@ def read_vae(described: DescribedVae, wanted: Collection[str] = ()) -> LoadedVae
         torch.nn.Module.to(vae, described.weights_dtype)
     torch.nn.Module.to(vae, torch.float32)
     # Here: what is folded is summed in float32, and rounded once.
-    fast = fast_decoder(vae, wanted) if wanted else None
+    scale = described.served.contract.spatial_scale
+    grids = [(height // scale, width // scale) for height, width in sizes]
+    fast = fast_decoder(vae, wanted, grids) if wanted or grids else None
     torch.nn.Module.to(vae, described.dtype)
     if fast is not None:
         fast.module.to(described.dtype)
-    switches.bound_tiles(vae, described.served.contract.spatial_scale)
+    switches.bound_tiles(vae, scale)
     return LoadedVae(described, vae, fast)
 
 

@@ -12,7 +12,7 @@ from diffusers.models.upsampling import Upsample2D
 from tests.worker.items import randn
 from torch import nn
 
-from vaefarm_worker.fast import CHANNELS_LAST, FOLDED_ATTENTION, FOLDED_UPSAMPLE, fast_decoder
+from vaefarm_worker.fast import CHANNELS_LAST, FOLDED_ATTENTION, FOLDED_UPSAMPLE, fast_decoder, norm
 from vaefarm_worker.fast.attention import FoldedAttention, fold_attention
 from vaefarm_worker.fast.resnet import LeanResnet, make_lean
 from vaefarm_worker.fast.upsampling import fold_upsampling
@@ -147,6 +147,31 @@ def test_in_half_precision_it_is_no_further_from_float32_than_the_plain_decode(v
 
     # A tenth for chance: both are sums of roundings.
     assert deviation(folded, wide) <= 1.1 * deviation(plain, wide)
+
+
+@pytest.mark.parametrize(("batch", "rows"), [(1, 1), (2, 7), (3, 1000)])
+def test_a_norm_in_strips_of_rows_is_the_plain_one(monkeypatch: pytest.MonkeyPatch, batch: int, rows: int) -> None:
+    monkeypatch.setattr(norm, "SMALL", 0)
+    monkeypatch.setattr(norm, "ROWS", rows * batch * 6 * 11)
+    plain = seeded(lambda: nn.GroupNorm(3, 6))
+    with torch.no_grad():
+        plain.weight.copy_(randn(6))
+        plain.bias.copy_(randn(6))
+        given = (3 * randn(batch, 6, 13, 11) + 5).contiguous(memory_format=torch.channels_last)
+        made = norm.ExactNorm(plain)(given)
+
+        assert made.is_contiguous(memory_format=torch.channels_last)
+        assert (made - plain(given)).abs().max() < 1e-5
+
+
+def test_a_large_map_with_its_channels_last_is_normed_as_exactly_as_one_with_its_channels_first() -> None:
+    plain = nn.GroupNorm(1, 2)
+    given = (randn(1, 2, 1024, 1024) + 0.5).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        exact = plain.double()(given.double().contiguous())
+        made = norm.ExactNorm(plain.float())(given)
+
+    assert (made - exact).abs().max() < 2e-6
 
 
 def deviation(made: torch.Tensor, exact: torch.Tensor) -> float:

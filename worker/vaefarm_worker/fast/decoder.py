@@ -1,10 +1,10 @@
 """A VAE's fast decoder: a second module beside the plain one, with which it shares all weights that are not folded."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, Final
 
 import torch
 from diffusers.models.autoencoders.vae import Decoder, DecoderTiny
@@ -12,17 +12,25 @@ from torch import nn
 
 from ..families.family import whole
 from .attention import fold_attention
+from .compiled import CompiledDecoder, Size
+from .norm import make_norms_exact
 from .resnet import make_lean
-from .switches import CHANNELS_LAST, FOLDED_ATTENTION, FOLDED_UPSAMPLE
+from .switches import CHANNELS_LAST, COMPILED, FOLDED_ATTENTION, FOLDED_UPSAMPLE
 from .upsampling import fold_upsampling
 
 
 @dataclass(frozen=True, slots=True)
 class FastDecoder:
-    """What stands in for a VAE's decoder, and the switches by which its bits differ."""
+    """What stands in for a VAE's decoder, and the switches by which its bits differ whatever it decodes."""
 
     module: nn.Module
-    switches: tuple[str, ...]
+    steady: tuple[str, ...]
+
+    @property
+    def switches(self) -> tuple[str, ...]:
+        """Those of the last decode."""
+        was_compiled = isinstance(self.module, CompiledDecoder) and self.module.was_compiled
+        return (*self.steady, COMPILED) if was_compiled else self.steady
 
     def decode(self, vae: Any, latents: torch.Tensor) -> torch.Tensor:
         """(n, c, h, w) -> (n, 3, height, width): `vae.decode` with this module inside, for one decode at a time."""
@@ -47,11 +55,14 @@ class ChannelsLast(nn.Module):
         return made
 
 
-def fast_decoder(vae: Any, wanted: Collection[str]) -> FastDecoder | None:
+def fast_decoder(vae: Any, wanted: Collection[str], sizes: Sequence[Size] = ()) -> FastDecoder | None:
     """The fast decoder of a VAE, with those of the switches that its structure allows; None where nothing can be done.
 
     Its decoder is left as it is, and shares its weights: where those move or change their dtype, the fast one must
     follow (`module.to`).
+
+    Args:
+        sizes: Heights and widths of latents for which it is compiled, where that was seen to help its class.
     """
     plain: Any = getattr(vae, "decoder", None)
     if type(plain) not in (Decoder, DecoderTiny):
@@ -62,8 +73,14 @@ def fast_decoder(vae: Any, wanted: Collection[str]) -> FastDecoder | None:
     is_lean = make_lean(module)
     if CHANNELS_LAST in wanted:
         switches.append(CHANNELS_LAST)
+        make_norms_exact(module)
         module = ChannelsLast(module)
+    if sizes and type(plain) in _COMPILES:
+        return FastDecoder(CompiledDecoder(module, sizes), tuple(switches))
     return FastDecoder(module, tuple(switches)) if switches or is_lean else None
 
 
-_FOLDS = {FOLDED_UPSAMPLE: fold_upsampling, FOLDED_ATTENTION: fold_attention}
+#: Decoders that are faster compiled; others were seen to get slower (Qwen-Image) or to gain nothing (Wan).
+_COMPILES: Final = (Decoder,)
+
+_FOLDS: Final = {FOLDED_UPSAMPLE: fold_upsampling, FOLDED_ATTENTION: fold_attention}
