@@ -19,7 +19,7 @@ EASING: Final[float] = 0.1
 MAX_ELEMENTS: Final[int] = 2**31
 
 #: More pixels than any picture has.
-MAX_PIXELS: Final[int] = 2**62
+NO_LIMIT: Final[int] = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +106,10 @@ class MemoryEstimate:
 
     def most_pixels(self, vae: str, total_bytes: int | None, mode: MemoryMode) -> int:
         """The same in one mode. Without `total_bytes`, by what found no room alone."""
-        most = self._too_large.get((vae, mode), MAX_PIXELS + 1) - 1
+        most = self._too_large.get((vae, mode), NO_LIMIT + 1) - 1
         if total_bytes is None:
             return most
         cost = self._costs[vae]
         whole_bytes = max(cost.least_bytes, self._seen[vae])
         least_bytes = whole_bytes if mode is MemoryMode.WHOLE else cost.sparing_bytes[mode]
-        return min(int(SHARE * total_bytes / least_bytes), most)
+        return min(int(SHARE * max(0, total_bytes) / least_bytes), most)

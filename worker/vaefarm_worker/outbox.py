@@ -46,6 +46,7 @@ class Outbox:
         self._worker_name = station.name
         self._endings = Endings(station, connection, blobs)
         self._lifeline = station.lifeline
+        self._sides = station.sides
         self._figures = station.figures
         self._patience = station.patience
         self._connection = connection
@@ -187,6 +188,7 @@ class Outbox:
             for reference in one.files:
                 self._patience.insist(partial(self._blobs.delete, reference))
             return
+        self._sides.forget(job_id)
         if one.latent_reference and one.outcome.status is not JobStatus.FAILED:
             self._patience.insist(partial(self._blobs.delete_file, one.latent_reference))
         if one.outcome.status is JobStatus.FINISHED:

@@ -84,6 +84,11 @@ class Sides:
                 self._turned.popitem(last=False)
         return True
 
+    def forget(self, job_id: str) -> None:
+        """A job has ended: retried under its id, it begins anew."""
+        with self._lock:
+            self._turned.pop(job_id, None)
+
     def _takes(self, side: Side, spec: JobSpec) -> bool:
         if side is Side.ENDPOINT:
             return self.remote is not None and spec.vae in self.remote.vaes and self._refusal(spec) is None
