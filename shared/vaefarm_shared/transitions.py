@@ -169,6 +169,8 @@ class Outcome:
     extra_seconds: float = 0.0
     #: Device seconds of the job, which teach what one like it takes; None where it was not decoded.
     device_seconds: float | None = None
+    #: Whether no decode was tried: an attempt that began with the claim does not count.
+    untried: bool = False
     #: Pictures to write to Redis first: key, bytes, seconds that they live.
     files: Sequence[tuple[str, bytes, int]] = field(default=())
 
@@ -219,6 +221,7 @@ def _settle_arguments(outcome: Outcome) -> list[Argument]:
         rq_bridge.encoded_call() if failed else "",
         rq_bridge.date(claim.queued_at) if failed else "",
         "" if outcome.device_seconds is None else outcome.device_seconds,
+        "1" if outcome.untried else "",
         *(one.blob for one in stored),
     ]
 

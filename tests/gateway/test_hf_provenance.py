@@ -33,7 +33,7 @@ def test_each_reply_tells_dtype_and_revision_as_the_record_does(hf_farm: HfFarm,
     assert answer.headers["x-decode-revision"] == kept.revision
     # Who does not ask for it is promised nothing.
     assert not kept.reproducible
-    assert {"x-reproducible", "x-decode-switches", "x-decode-widened-from"}.isdisjoint(answer.headers)
+    assert {"x-reproducible", "x-decode-widened-from"}.isdisjoint(answer.headers)
 
 
 @pytest.mark.parametrize("said", ["True", "true", "1"])

@@ -116,7 +116,7 @@ class Outbox:
     def _end(self, claim: Claim, status: JobStatus, reason: str, latent_reference: str = "") -> None:
         with self._changed:
             self._hold(claim, 0)
-        outcome = Outcome(claim, status, self._worker_name, reason)
+        outcome = Outcome(claim, status, self._worker_name, reason, untried=True)
         self._add([Ready(claim, outcome=outcome, latent_reference=latent_reference)])
 
     def _hold(self, claim: Claim, pixels: int) -> None:

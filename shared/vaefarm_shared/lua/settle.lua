@@ -1,7 +1,8 @@
 -- Write one job's outcome, in the name of a claim: its record, RQ's side, its tombstone, the word to those who wait.
 -- ARGV: 1 id, 2 token, 3 status, 4 worker, 5 reason or '', 6 report or '', 7 device seconds beyond those charged at the
 --       claim, 8 RQ's date, 9 RQ's result, 10 RQ's reason, 11 RQ's data, 12 RQ's date of the submit,
---       13 device seconds of the job, '' where it was not decoded, 14... references of the job's pictures
+--       13 device seconds of the job, '' where it was not decoded, 14 '1' where no decode was tried, though it may have
+--       begun with its claim, 15... references of the job's pictures
 -- Returns 'settled', 'lost', or 'gone' when a picture is not where the report says.
 --@ lib
 --@ rq_finish
@@ -16,14 +17,14 @@ local job, token, status = read_job(ARGV[1]), ARGV[2], ARGV[3]
 if not owns(job.id, token) then
   if job.token == token and job.status == status then return 'settled' end
   -- A loser's pictures, which were written just before, go in the same step: it may die before it could remove them.
-  for place = 14, #ARGV do
+  for place = 15, #ARGV do
     local key = blob_key(ARGV[place])
     if key and string.find(key, token, 1, true) then redis.call('DEL', key) end
   end
   return 'lost'
 end
 local kept = 0
-for place = 14, #ARGV do
+for place = 15, #ARGV do
   local bytes = size_of(ARGV[place])
   if not bytes then return 'gone' end
   kept = kept + bytes
@@ -42,6 +43,7 @@ else
   if began then rq_end_execution(job) end
 end
 local fields = {'token', token}
+if ARGV[14] == '1' and job.started_with == token then redis.call('HINCRBY', JOB .. job.id, 'attempts', -1) end
 if ARGV[6] ~= '' then fields[3], fields[4] = 'report', ARGV[6] end
 redis.call('HSET', JOB .. job.id, unpack(fields))
 finish_record(job, status, ARGV[5], life, kept)
