@@ -12,6 +12,7 @@ import requests
 import torch
 from tests.conftest import eventually
 from tests.forwarding.conftest import QUICK, entry, remote, stripes
+from tests.served_gateway import ServedGateway
 from tests.worker.items import decode
 from tests.worker.remote.bad_endpoint import (
     BadEndpoint,
@@ -28,6 +29,7 @@ from tests.worker.remote.bad_endpoint import (
 
 from vaefarm_producer import Farm, JobFailed
 from vaefarm_shared.catalogue import Catalogue
+from vaefarm_shared.settings import Settings
 from vaefarm_worker.remote.remote_decoder import RemoteDecoder, RemoteVae
 
 #: Jobs of each test.
@@ -224,18 +226,24 @@ def test_a_stopping_worker_hands_back_what_its_endpoint_does_not_answer(
 
 
 def test_a_gateway_says_at_once_that_nobody_decodes_a_vae_whose_endpoints_are_away(
-    farm: Farm, endpoint: BadEndpoint, serving: Callable[..., Any], http_settings: Any, monkeypatch: pytest.MonkeyPatch
+    farm: Farm, endpoint: BadEndpoint, serving: Callable[..., Any], settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vaefarm_worker.worker.HEARTBEAT_SECONDS", 0.1)
-    url = f"{http_settings.url.get_secret_value()}/hf/demo/health"
-    with serving(None, remote(entry(endpoint.url))):
-        eventually("it is served", lambda: requests.get(url, timeout=10).status_code == 200)
-        endpoint.behave(then=Says(404))
-        job = farm.submit(latents(1)[0], vae="demo")
-        eventually("it is not", lambda: requests.get(url, timeout=10).status_code == 503)
-        endpoint.behave()
-        assert job.wait(timeout=30) == "finished"
-        eventually("it is served again", lambda: requests.get(url, timeout=10).status_code == 200)
+    # Its own: one that lives as long as the session would take other tests' webhooks.
+    gateway = ServedGateway(settings)
+    gateway.start()
+    url = f"{gateway.url}/hf/demo/health"
+    try:
+        with serving(None, remote(entry(endpoint.url))):
+            eventually("it is served", lambda: requests.get(url, timeout=10).status_code == 200)
+            endpoint.behave(then=Says(404))
+            job = farm.submit(latents(1)[0], vae="demo")
+            eventually("it is not", lambda: requests.get(url, timeout=10).status_code == 503)
+            endpoint.behave()
+            assert job.wait(timeout=30) == "finished"
+            eventually("it is served again", lambda: requests.get(url, timeout=10).status_code == 200)
+    finally:
+        gateway.stop()
 
 
 class Stumbles(RemoteDecoder):

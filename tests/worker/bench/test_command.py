@@ -2,7 +2,7 @@
 
 import json
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -135,6 +135,15 @@ def test_a_decode_that_torch_cannot_do_fails_its_own_row_alone(bench: Bench, mon
     assert rows[1]["reason"] == "\"a_kernel\" not implemented for 'Half'"
 
 
+@pytest.fixture
+def python_hears_ctrl_c() -> Iterator[None]:
+    """As in a process of its own, whatever tests before this one did to the signal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("python_hears_ctrl_c")
 @pytest.mark.parametrize("as_json", [False, True])
 def test_ctrl_c_gives_what_was_measured_until_then(
     as_json: bool, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
