@@ -7,11 +7,12 @@ from statistics import median
 from typing import Any, Final
 
 import torch
-from diffusers import AutoencoderKL
 
 from vaefarm_worker import strips
+from vaefarm_worker.bench.architectures import random_vae
 from vaefarm_worker.bench.live_bytes import peak_bytes
 from vaefarm_worker.families.switches import bound_tiles, switched_on
+from vaefarm_worker.vaes import drop_encoder
 
 from .farm_under_test import Options
 from .report import Figure, Row, middle
@@ -26,19 +27,11 @@ Decode = Callable[[torch.Tensor], torch.Tensor]
 
 def stable_diffusion(device: torch.device | str, dtype: torch.dtype) -> Any:
     """The VAE of Stable Diffusion 1, 2 and XL at its full size, with random weights and no encoder."""
-    torch.manual_seed(0)
     with torch.device(device):
-        vae = AutoencoderKL(
-            block_out_channels=(128, 256, 512, 512),
-            layers_per_block=2,
-            latent_channels=LATENT_CHANNELS,
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            sample_size=512,
-        )
-    del vae.encoder
+        vae = random_vae("sd-v1")
+    drop_encoder(vae)
     # Not diffusers' own `to`, which warns of a cast after the load.
-    return torch.nn.Module.to(vae.eval(), dtype)
+    return torch.nn.Module.to(vae, dtype)
 
 
 def low_memory(options: Options) -> Figure:

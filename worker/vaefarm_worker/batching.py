@@ -136,6 +136,10 @@ class Batcher(Generic[T]):
         groups = [group for key, group in self._groups.items() if accepts(key)]
         return sum(len(group.entries) for group in groups), sum(group.pixels for group in groups)
 
+    def pixels_by_key(self) -> list[tuple[Hashable, int]]:
+        """The keys of which jobs wait, and their jobs' pixels."""
+        return [(key, group.pixels) for key, group in self._groups.items()]
+
     def next_jobs(self, budget: Callable[[Hashable], int]) -> int:
         """How many jobs the next batch would have now."""
         key = self.next_key()

@@ -134,10 +134,11 @@ class Pool:
         comes to that last.
         """
         remote, local = self._sides.remote, self._sides.local
+        if remote is None:
+            return []
         taken: list[Loaded] = []
         left = 0
-        for vae in remote.vaes if remote is not None else ():
-            assert remote is not None
+        for vae in remote.vaes:
             free = remote.free_slots(vae)
             own = self._pick(vae, Side.ENDPOINT, free)
             taken += own
@@ -216,8 +217,8 @@ class Pool:
         seconds = inf
         if local is not None and local.is_hot(vae):
             waits = sum(
-                self._cost.seconds(cast(BatchKey, key).vae, self._batcher.count(lambda one, key=key: one == key)[1])  # type: ignore[misc]
-                for key in self._batcher.waiting()
+                self._cost.seconds(cast(BatchKey, key).vae, pixels)
+                for key, pixels in self._batcher.pixels_by_key()
                 if cast(BatchKey, key).side is not Side.ENDPOINT
             )
             seconds = waits + (self.bound_seconds() or 0.0) + self._backlog.share(vae) * each

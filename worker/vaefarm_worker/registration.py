@@ -95,6 +95,9 @@ class Registration:
 
 def held_sizes(decoder: Decoder) -> dict[str, tuple[str, ...]]:
     """The size classes of which a decoder holds every picture, by VAE."""
-    return {
-        vae: size_classes(decoder.max_pixels(vae), served.contract.max_pixels) for vae, served in decoder.vaes.items()
-    }
+    return {vae: sizes_of(decoder, vae) for vae in decoder.vaes}
+
+
+def sizes_of(decoder: Decoder, vae: str) -> tuple[str, ...]:
+    """The same of a VAE that the decoder serves."""
+    return size_classes(decoder.max_pixels(vae), decoder.vaes[vae].contract.max_pixels)

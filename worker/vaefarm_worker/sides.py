@@ -10,7 +10,7 @@ from vaefarm_shared.queues import size_classes
 
 from .decoder import Decoder
 from .pooled_decoder import PooledDecoder
-from .registration import held_sizes
+from .registration import sizes_of
 from .sharing import Side
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Sides:
         if remote is None or vae not in remote.vaes:
             return (), ()
         taken = size_classes(remote.max_pixels_now(vae), remote.vaes[vae].contract.max_pixels)
-        held = held_sizes(local).get(vae, ()) if local is not None else ()
+        held = sizes_of(local, vae) if local is not None and vae in local.vaes else ()
         return tuple(one for one in taken if one not in held), tuple(one for one in taken if one in held)
 
     def turn(self, spec: JobSpec, error: Exception) -> bool:

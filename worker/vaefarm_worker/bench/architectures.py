@@ -32,7 +32,7 @@ ARCHITECTURES: Final[dict[str, tuple[str, dict[str, Any]]]] = {
 
 
 def random_vae(vae: str) -> Any:
-    """A VAE of that architecture in host memory, in float32, with seeded random weights and no encoder."""
+    """A VAE of that architecture in host memory, in float32, with seeded random weights."""
     class_name, config = ARCHITECTURES[vae]
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)

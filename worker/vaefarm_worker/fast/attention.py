@@ -10,6 +10,8 @@ import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import nn
 
+from .parts import replace_parts
+
 
 class FoldedAttention(nn.Module):
     """(n, c, h, w) -> the same: a map's attention to itself, and itself added where the original adds it."""
@@ -38,15 +40,7 @@ class FoldedAttention(nn.Module):
 
 def fold_attention(module: nn.Module) -> bool:
     """Replace every attention of a single head in a module's parts; whether there was any."""
-    found = [
-        (parent, name, child)
-        for parent in module.modules()
-        for name, child in parent.named_children()
-        if type(child) is Attention and _is_known(child)
-    ]
-    for parent, name, child in found:
-        setattr(parent, name, FoldedAttention(child))
-    return bool(found)
+    return replace_parts(module, lambda part: type(part) is Attention and _is_known(part), FoldedAttention)
 
 
 def _is_known(block: Any) -> bool:

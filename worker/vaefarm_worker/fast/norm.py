@@ -9,6 +9,8 @@ from typing import Final
 import torch
 from torch import nn
 
+from .parts import replace_parts
+
 #: Pixels of a map up to which torch's kernel is exact enough, and the faster one.
 SMALL: Final[int] = 256 * 256
 
@@ -55,14 +57,7 @@ class ExactNorm(nn.Module):
 
 def make_norms_exact(module: nn.Module) -> None:
     """Replace every GroupNorm in a module's parts."""
-    found = [
-        (parent, name, child)
-        for parent in module.modules()
-        for name, child in parent.named_children()
-        if type(child) is nn.GroupNorm and child.affine
-    ]
-    for parent, name, child in found:
-        setattr(parent, name, ExactNorm(child))
+    replace_parts(module, lambda part: type(part) is nn.GroupNorm and part.affine, ExactNorm)
 
 
 def _parts(maps: torch.Tensor) -> tuple[torch.Tensor, ...]:

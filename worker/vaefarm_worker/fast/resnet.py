@@ -10,6 +10,8 @@ from diffusers.models.autoencoders.vae import Decoder, DecoderTiny
 from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 
+from .parts import replace_parts
+
 
 class LeanResnet(nn.Module):
     """(n, c, h, w) -> (n, c', h, w): the parts of a ResnetBlock2D, which are shared with it."""
@@ -34,15 +36,8 @@ class LeanResnet(nn.Module):
 
 def make_lean(module: nn.Module) -> bool:
     """Replace every residual block in a module's parts that it knows; whether anything became leaner."""
-    found = [
-        (parent, name, child)
-        for parent in module.modules()
-        for name, child in parent.named_children()
-        if type(child) is ResnetBlock2D and _is_known(child)
-    ]
-    for parent, name, child in found:
-        setattr(parent, name, LeanResnet(child))
-    return _write_over(module) or bool(found)
+    found = replace_parts(module, lambda part: type(part) is ResnetBlock2D and _is_known(part), LeanResnet)
+    return _write_over(module) or found
 
 
 def _write_over(module: nn.Module) -> bool:
