@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,9 @@ from vaefarm_producer import (
 )
 from vaefarm_shared import keys
 from vaefarm_shared.catalogue import Catalogue, Contract
+from vaefarm_shared.job import JobStatus
 from vaefarm_shared.settings import Settings
+from vaefarm_worker import device
 from vaefarm_worker.decoder import Batch, Decoded
 from vaefarm_worker.fake_decoder import FakeDecoder
 from vaefarm_worker.local_decoder import LocalDecoder
@@ -165,6 +168,27 @@ def test_many_are_submitted_in_order_each_a_job_of_its_own(farm: Farm, serve: Se
     assert [job.id for job in jobs] == ["j1", "j2", "j3", "j4", "j5"]
     starts = [job.record().started_at or 0.0 for job in jobs]
     assert starts == sorted(starts)
+
+
+def test_a_job_that_comes_while_others_are_about_to_begin_waits_for_them(
+    farm: Farm, connection: redis.Redis, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[JobStatus] = []
+
+    begin = device.begin
+
+    def slowly(*args: Any, **options: Any) -> Any:
+        if not seen:
+            late = farm.submit(LATENTS * 3, vae="demo", job_id="late")
+            eventually("it is claimed", lambda: connection.exists(keys.lease("late")))
+            seen.append(late.status())
+        return begin(*args, **options)
+
+    monkeypatch.setattr(device, "begin", slowly)
+    farm.submit_many([LATENTS, LATENTS * 2], vae="demo")
+    serve()
+
+    assert seen == ["queued"]
 
 
 @pytest.mark.redis

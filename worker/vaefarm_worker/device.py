@@ -80,6 +80,8 @@ class Device:
         pool.bound_seconds = self.bound_seconds
         self._slot: queue.SimpleQueue[Bound | None] = queue.SimpleQueue()
         self._bound: list[Bound] = []
+        #: Taken from the pool, while Redis is told that they begin.
+        self._binding: list[Loaded] = []
         self._free_at = float("inf")
         self._bind_seconds = 0.0
         self._stopping = threading.Event()
@@ -107,13 +109,17 @@ class Device:
         return not (self._binder.is_alive() or self._thread.is_alive())
 
     def bound_seconds(self) -> float | None:
-        """Seconds that what is bound still takes, as far as one can tell; None while nothing is bound."""
+        """Seconds that what is bound, or about to be, still takes, as far as one can tell; None where nothing is."""
         with self._pool.changed:
-            if not self._bound:
+            if not self._bound and not self._binding:
                 return None
+            about = sum(self._station.cost.seconds(one.spec.vae, one.spec.pixels) for one in self._binding)
+            if not self._bound:
+                return about
             seconds = [self._station.cost.seconds(one.vae, one.pixels) for one in self._bound]
             begun = self._free_at - time.monotonic()
-            return sum(seconds[1:]) + (min(seconds[0], max(0.0, begun)) if begun < float("inf") else seconds[0])
+            first = min(seconds[0], max(0.0, begun)) if begun < float("inf") else seconds[0]
+            return first + sum(seconds[1:]) + about
 
     def abandon(self) -> None:
         """The device is lost: bind no more, and give back what was bound. From any of its threads."""
@@ -152,8 +158,10 @@ class Device:
                 # Their leases end, and they come back.
                 logger.exception("%d jobs could not begin", len(jobs), extra=ids_of(jobs))
                 self._station.lifeline.drop([one.claim for one in jobs])
+                self._binding = []
                 continue
             with self._pool.changed:
+                self._binding = []
                 if bound.jobs and not self._lost:
                     self._bound.append(bound)
                     self._slot.put(bound)
@@ -168,6 +176,7 @@ class Device:
                 for one, error in self._pool.take_unloadable():
                     self._outbox.put([Done(one, 0, error, 0.0, 1)])
                 if self._may_bind() and (jobs := self._pool.take()):
+                    self._binding = jobs
                     return jobs
                 if not self._bound and self._pool.waits_for_loads():
                     # A load may take as long as a download does: the worker does not hang.
