@@ -76,7 +76,7 @@ class HttpOperations:
         return [Device(**one) for one in self._get("/v1/devices", quarantined="true")["devices"]]
 
     def devices(self) -> list[Device]:
-        """The devices that failed of late, or are quarantined."""
+        """The devices that workers have, that failed of late or are quarantined."""
         return [Device(**one) for one in self._get("/v1/devices")["devices"]]
 
     def release(self, device_id: str) -> bool:

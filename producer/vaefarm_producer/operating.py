@@ -55,7 +55,7 @@ class Operating:
         return self._transport.quarantined()
 
     def devices(self) -> list[Device]:
-        """The quarantined devices, and those that failed within ten minutes; walks over every key of Redis."""
+        """Devices that workers have, that failed within ten minutes or are quarantined; walks over every key."""
         return self._transport.devices()
 
     def release(self, device_id: str) -> bool:

@@ -132,9 +132,9 @@ def devices(
     url: FarmOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show devices that failed within ten minutes, and those that are quarantined since they failed three times.
+    """Show which worker has which GPU, and the devices that failed within ten minutes or are quarantined.
 
-    No worker uses a quarantined device until it is released.
+    Three failures within ten minutes quarantine a device. No worker uses a quarantined device until it is released.
     """
     if release and release_all:
         raise InvalidOption("expected either --release DEVICE or --release-all")
@@ -147,10 +147,11 @@ def devices(
         for device in found:
             print(json.dumps(asdict(device)))
         return
-    table = Table("device", "exits in 10 min", "quarantined since", "reason")
+    table = Table("device", "worker", "exits in 10 min", "quarantined since", "reason")
     for device in found:
-        table.add_row(Text(device.id), str(device.exits), clock(device.since), Text(device.reason or ""))
-    Console().print(table if found else "no device failed of late")
+        workers = Text("\n".join(device.workers))
+        table.add_row(Text(device.id), workers, str(device.exits), clock(device.since), Text(device.reason or ""))
+    Console().print(table if found else "no worker has a GPU, and no device failed of late")
 
 
 def release_devices(farm: Farm, device_ids: list[str], as_json: bool) -> None:
@@ -213,7 +214,7 @@ def show_farm(farm: Farm, as_json: bool) -> None:
     for worker in workers:
         vaes = worker.get("vaes")
         served = ", ".join(vaes) if isinstance(vaes, dict) else ""
-        living.add_row(*(str(worker.get(name)) for name in ("name", "device")), served, *counts(worker))
+        living.add_row(str(worker.get("name")), device_of(worker), served, *counts(worker))
     console.print(depths if queues else "no queue yet")
     console.print(living if workers else "no worker")
     if paused:
@@ -234,6 +235,12 @@ def quarantined_devices(farm: Farm) -> list[Device] | None:
         return farm.quarantined()
     except Forbidden:
         return None
+
+
+def device_of(worker: dict[str, object]) -> str:
+    """A worker's device, and its id where that is another: N workers with a GPU each all call theirs cuda:0."""
+    device, device_id = str(worker.get("device")), str(worker.get("device_id", ""))
+    return f"{device}\n{device_id}" if device_id.startswith(("GPU-", "MIG-")) else device
 
 
 def counts(worker: dict[str, object]) -> tuple[str, str]:

@@ -10,6 +10,7 @@ import typer
 from vaefarm_shared.connection import AWAY, connect, farm_errors
 from vaefarm_shared.logs import configure_logging
 from vaefarm_shared.reaper import LOOK_SECONDS, Reaper
+from vaefarm_shared.redis_wait import reach
 from vaefarm_shared.settings import Settings
 
 from .commands import LogFormatOption, RedisOption
@@ -35,6 +36,7 @@ def reap(
         with farm_errors(connection):
             print(f"{len(reaper.look())} jobs returned")
         return
+    reach(connection, settings.redis_wait)
     stopping = Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: stopping.set())

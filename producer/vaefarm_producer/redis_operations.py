@@ -101,7 +101,7 @@ class RedisOperations:
             return quarantine.read_quarantined(self._connection)
 
     def devices(self) -> list[Device]:
-        """The devices that failed of late, or are quarantined."""
+        """The devices that workers have, that failed of late or are quarantined."""
         with farm_errors(self._connection):
             return quarantine.read_devices(self._connection)
 

@@ -120,7 +120,7 @@ class Transport(Protocol):
         ...
 
     def devices(self) -> list[Device]:
-        """The devices that failed of late, or are quarantined."""
+        """The devices that workers have, that failed of late or are quarantined."""
         ...
 
     def release(self, device_id: str) -> bool:

@@ -4,31 +4,48 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
-from redis import RedisError
+import typer
+from redis import AuthenticationError, RedisError
+from redis.exceptions import NoPermissionError
 
-from .errors import FarmError, InvalidInput
+from .errors import ConfigurationError, FarmError, InvalidInput
 
-#: Exit codes: something went wrong; the input or usage was; Ctrl-C.
+#: Exit codes: something went wrong; the input, the usage or the configuration was; Ctrl-C.
 EXIT_FAILED: Final[int] = 1
 EXIT_USAGE: Final[int] = 2
 EXIT_INTERRUPTED: Final[int] = 130
+
+#: What is raised for options that cannot be read, of click or of typer's own copy of it, and what without any.
+USAGE_ERROR: Final[Any] = typer.BadParameter.__mro__[1]
+NO_ARGUMENTS: Final[str] = "NoArgsIsHelpError"
 
 
 def run(app: Callable[..., Any]) -> int:
     """Run a typer application; return its exit code. Errors of ours are one line on standard error."""
     try:
-        app(standalone_mode=True)
+        code = app(standalone_mode=False)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else EXIT_FAILED
-    except InvalidInput as error:
+    except USAGE_ERROR as error:
+        return _say_usage(error)
+    except (InvalidInput, ConfigurationError, AuthenticationError, NoPermissionError) as error:
         return _say(error, EXIT_USAGE)
     except (FarmError, RedisError) as error:
         return _say(error, EXIT_FAILED)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         return EXIT_INTERRUPTED
-    return 0
+    return code if isinstance(code, int) else 0
 
 
-def _say(error: Exception, code: int) -> int:
+def _say(error: Exception | str, code: int) -> int:
     print(f"vaefarm: {error}", file=sys.stderr)
     return code
+
+
+def _say_usage(error: Any) -> int:
+    if type(error).__name__ == NO_ARGUMENTS:
+        error.show()
+        return EXIT_USAGE
+    context = error.ctx
+    hint = f"; see `{context.command_path} --help`" if context is not None else ""
+    return _say(" ".join(error.format_message().split()).rstrip(".") + hint, EXIT_USAGE)

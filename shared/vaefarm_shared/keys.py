@@ -37,6 +37,7 @@ Redis keys (RQ's own, `rq:*`, are written by RQ's code in `rq_bridge` and by `lu
 |                                  |        | that others can see (`events`)             | a few more                  |
 | vaefarm:contract:{vae}           | string | JSON: the contract a worker serves         | 7 days after it last served |
 | vaefarm:worker:{name}            | string | JSON: VAEs, device, since when             | 30 s, renewed by the worker |
+| vaefarm:devices                  | hash   | who has which device (`device_locks`)      | entries: the worker's lease |
 | vaefarm:secret                   | string | what gateways sign URLs and webhooks with  | none                        |
 | vaefarm:rate:*                   | string | requests of a key (library `limits`)       | two spans of the key's rate |
 

@@ -7,7 +7,7 @@
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import uuid4
 
@@ -15,6 +15,7 @@ import redis
 from rq.utils import as_text
 
 from . import keys
+from .device_locks import read_holders
 from .redis_policy import read_clock
 
 #: Seconds in which exits count together.
@@ -31,7 +32,7 @@ QUARANTINE: Final[str] = f"{keys.PREFIX}quarantine"
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device that failed of late, or is quarantined."""
+    """A device that workers have, that failed of late, or that is quarantined."""
 
     id: str
     #: Exits for its fault within the last ten minutes.
@@ -40,6 +41,8 @@ class Device:
     reason: str | None = None
     #: Since when, Unix seconds by Redis' clock.
     since: float | None = None
+    #: The workers that have it now.
+    workers: list[str] = field(default_factory=list)
 
 
 def exits_key(device_id: str) -> str:
@@ -78,25 +81,34 @@ def release(connection: redis.Redis, device_id: str) -> bool:
 
 
 def read_quarantined(connection: redis.Redis) -> list[Device]:
-    """The quarantined devices, by id; one round trip, and a second for their exits."""
-    return _with_exits(connection, {as_text(name): raw for name, raw in connection.hgetall(QUARANTINE).items()})
+    """The quarantined devices, by id, in a few round trips."""
+    return _told(connection, {as_text(name): raw for name, raw in connection.hgetall(QUARANTINE).items()})
 
 
 def read_devices(connection: redis.Redis) -> list[Device]:
-    """The quarantined devices and those that failed within ten minutes, by id; walks over every key."""
+    """Devices that workers have, that failed within ten minutes or are quarantined, by id; walks over every key."""
+    held = {one.device: None for one in read_holders(connection)}
     quarantined = {as_text(name): raw for name, raw in connection.hgetall(QUARANTINE).items()}
     noted = (as_text(key) for key in connection.scan_iter(match=exits_key("*"), count=1000))
-    return _with_exits(connection, {name.removeprefix(exits_key("")): None for name in noted} | quarantined)
+    failed = {name.removeprefix(exits_key("")): None for name in noted}
+    return _told(connection, held | failed | quarantined)
 
 
-def _with_exits(connection: redis.Redis, found: dict[str, Any]) -> list[Device]:
+def _told(connection: redis.Redis, found: dict[str, Any]) -> list[Device]:
+    """The devices of these names, and what is known of each."""
+    workers: dict[str, list[str]] = {}
+    for one in read_holders(connection) if found else ():
+        workers.setdefault(one.device, []).append(one.worker)
     since = read_clock(connection) - WINDOW_SECONDS
     names = sorted(found)
     with connection.pipeline(transaction=False) as pipe:
         for name in names:
             pipe.zcount(exits_key(name), since, "+inf")
         counts = pipe.execute()
-    return [Device(name, exits, *_read(found[name])) for name, exits in zip(names, counts, strict=True)]
+    return [
+        Device(name, exits, *_read(found[name]), workers.get(name, []))
+        for name, exits in zip(names, counts, strict=True)
+    ]
 
 
 def _read(raw: bytes | str | None) -> tuple[str | None, float | None]:

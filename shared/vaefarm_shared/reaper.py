@@ -14,6 +14,7 @@ from . import keys, rq_bridge
 from .job import JobStatus
 from .leases import Reaped, reap
 from .scripts import script
+from .silences import Silences
 from .stranded import Stranded
 from .transitions import Outcome, settle
 
@@ -34,39 +35,20 @@ class Reaper:
 
     def __init__(self, connection: redis.Redis, lease_seconds: float, max_attempts: int) -> None:
         self._connection = connection
-        self._lease_seconds = lease_seconds
         self._max_attempts = max_attempts
         self._stranded = Stranded(connection)
-        self._looked_at = float("-inf")
-        self._patient_until = float("-inf")
+        self._silences = Silences(connection, lease_seconds)
         self._stranded_due = 0.0
 
     def look(self) -> list[Reaped]:
         """One look at everything; return the jobs whose workers fell silent."""
-        reaped = self._reap() if self._may_reap() else []
+        reaped = self._reap() if self._silences.are_over() else []
         script("expire_kept").run(self._connection, LOOK_ENTRIES)
         self._queue_dependents()
         if time.monotonic() >= self._stranded_due:
             self._stranded_due = time.monotonic() + STRANDED_SECONDS
             self._stranded.look()
         return reaped
-
-    def _may_reap(self) -> bool:
-        """Not within a lease of a time in which Redis, or this process, did not answer: then nobody could renew, and
-        leases are past whose workers live."""
-        self._connection.ping()
-        now = time.monotonic()
-        if self._looked_at == float("-inf"):
-            silent = self._uptime() < self._lease_seconds
-        else:
-            silent = now - self._looked_at > max(2 * LOOK_SECONDS, self._lease_seconds / 2)
-        if silent:
-            self._patient_until = now + self._lease_seconds
-        self._looked_at = now
-        return now >= self._patient_until
-
-    def _uptime(self) -> float:
-        return float(self._connection.info("server")["uptime_in_seconds"])
 
     def _reap(self) -> list[Reaped]:
         reaped = reap(self._connection, self._max_attempts)

@@ -1,7 +1,7 @@
 """Settings: one frozen object, read from `VAEFARM_*` by entry points only."""
 
+import re
 from typing import Annotated, Self
-from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -35,6 +35,8 @@ class Settings(EnvironmentSettings):
 
     redis_url: SecretStr = SecretStr("redis://localhost:6379/0")
     """Where the queue is: redis://, rediss:// or unix://; its password is never printed."""
+    redis_wait: Annotated[float, Field(ge=0)] = 60.0
+    """Seconds for which a worker, gateway or reaper that starts waits for Redis; then it ends."""
     url: SecretStr | None = None
     """A gateway's address, https://HOST: producers reach the farm over it, and need no Redis."""
     key: SecretStr | None = None
@@ -93,10 +95,6 @@ class Settings(EnvironmentSettings):
 
 
 def masked(url: str) -> str:
-    """A URL as it may be printed: its password, if any, replaced by `***`."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    host = parts.hostname or ""
-    address = f"{parts.username or ''}:***@{host}" + (f":{parts.port}" if parts.port else "")
-    return urlunsplit(parts._replace(netloc=address))
+    """A URL as it may be printed: its password, if any, replaced by `***`, also of a URL that cannot be read."""
+    hidden = re.sub(r"^([a-zA-Z]+://)?([^:@/]*):.*@", r"\1\2:***@", url, flags=re.DOTALL)
+    return re.sub(r"([?&]password=)[^&]*", r"\1***", hidden)

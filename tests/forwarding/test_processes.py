@@ -119,7 +119,7 @@ def test_what_is_wrong_with_an_endpoint_is_one_line_and_nothing_is_started(
     start_worker: StartWorker,
 ) -> None:
     worker = start_worker("--remote", "demo=http://farm.example/hf/demo", vaes=None, wait=False)
-    assert worker.process.wait(60) == 1
+    assert worker.process.wait(60) == 2
     assert "endpoint http://farm.example/hf/demo of VAE 'demo' would be sent" in worker.log
     assert "Traceback" not in worker.log
 

@@ -199,7 +199,7 @@ async def test_what_outlasts_the_grace_is_cut_off_and_a_second_signal_waits_for_
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "no such host", "a..b", "203.0.113.7"])
-def test_an_address_that_cannot_be_had_is_one_line_and_exit_1(start: Start, tmp_path: Path, host: str) -> None:
+def test_an_address_that_cannot_be_had_is_one_line_and_exit_2(start: Start, tmp_path: Path, host: str) -> None:
     # A gateway that others could call needs keys first.
     keys = tmp_path / "keys.toml"
     keys.write_text(f'[[key]]\nname = "web"\nhash = "sha256:{"0" * 64}"\ncreated = 2026-01-01T00:00:00Z\n')
@@ -207,7 +207,7 @@ def test_an_address_that_cannot_be_had_is_one_line_and_exit_1(start: Start, tmp_
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         gateway = start("--host", host, "--port", str(taken.getsockname()[1]), VAEFARM_KEYS=str(keys))
-        assert gateway.wait() == 1
+        assert gateway.wait() == 2
     lines = [line for line in gateway.log.splitlines() if line]
     assert len(lines) == 1, lines
     assert lines[0].startswith(f"vaefarm: the gateway cannot listen on {host}:")
@@ -220,7 +220,7 @@ def test_a_gateway_without_its_libraries_says_in_one_line_what_to_install(start:
 
     gateway = start(PYTHONPATH=path)
 
-    assert gateway.wait() == 1
+    assert gateway.wait() == 2
     assert gateway.log == "vaefarm: the gateway needs itsdangerous: pip install 'vaefarm[gateway]'\n"
 
 

@@ -141,7 +141,7 @@ BAD_CALLS = [
     (["devices", "--release", "a", "--release-all"], 2, "expected either --release DEVICE or --release-all"),
     (["submit"], 2, "no files were given; expected safetensors files, or --spool DIR"),
     (["submit", "x.safetensors"], 2, "--vae is missing"),
-    (["submit", "--spool", "/dev/null/spool"], 1, "spool /dev/null/spool: Not a directory; expected a folder"),
+    (["submit", "--spool", "/dev/null/spool"], 2, "spool /dev/null/spool: Not a directory; expected a folder"),
 ]
 
 

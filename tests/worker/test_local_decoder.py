@@ -14,8 +14,9 @@ from tests.worker.items import decode, randn
 
 from vaefarm_shared.catalogue import Catalogue, VaeEntry
 from vaefarm_shared.errors import ConfigurationError, NonFiniteImage
+from vaefarm_worker.device_names import choose_device
 from vaefarm_worker.families.packing import to_spatial
-from vaefarm_worker.local_decoder import LocalDecoder, choose_device
+from vaefarm_worker.local_decoder import LocalDecoder
 from vaefarm_worker.self_test import pixels_of
 
 SHAPES = {"sd-v1": (2, 4, 10, 6), "sdxl": (1, 4, 16, 8), "taesd": (1, 4, 8, 8), "flux": (1, 16, 8, 12)}
@@ -213,7 +214,16 @@ def test_a_folder_without_a_vae_is_named(tmp_path: Path) -> None:
         LocalDecoder([VaeEntry(id="x", path=str(tmp_path))], "cpu")
 
 
-@pytest.mark.parametrize("name", ["cuda:77", "gpu", ""])
-def test_a_device_that_is_not_there_is_named(name: str) -> None:
-    with pytest.raises(ConfigurationError, match="expected auto, cpu, cuda:N"):
+@pytest.mark.parametrize("name", ["gpu", "", "cuda:", "cuda:x", "cpu:1", "mps:0", "CUDA"])
+def test_a_name_that_no_device_has_is_named(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"--device {name!r} is not known; expected auto, cpu, cuda, cuda:N"):
         choose_device(name)
+
+
+@pytest.mark.parametrize("name", ["cuda:77", "xpu:77"])
+def test_a_device_that_is_not_there_is_named_with_this_torch_and_what_to_do(name: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        choose_device(name)
+
+    assert str(refused.value).startswith(f"--device {name}: torch {torch.__version__} ")
+    assert str(refused.value).endswith("or set --device cpu (VAEFARM_DEVICE=cpu)")

@@ -13,12 +13,13 @@ from tests.claims import begin, take
 from tests.conftest import eventually
 
 from vaefarm_producer import Farm, JobFailed
-from vaefarm_shared import keys
+from vaefarm_shared import device_locks, keys
+from vaefarm_shared.device_locks import DeviceHold
 from vaefarm_shared.leases import Claim
 from vaefarm_shared.reaper import Reaper
 from vaefarm_shared.settings import Settings
 from vaefarm_shared.workers import publish_worker
-from vaefarm_worker.lifeline import Lifeline
+from vaefarm_worker.lifeline import Lifeline, hold_line
 from vaefarm_worker.renewer import Held, Renewer, Terms, is_stopped
 
 LATENTS = torch.zeros(1, 4, 8, 8)
@@ -94,6 +95,31 @@ def test_leases_are_renewed_in_a_redis_that_is_full(settings: Settings, farm: Fa
         connection.config_set("maxmemory", 0)
 
     assert float(connection.zscore(keys.LEASES, claim.job_id)) - claim.claimed_at > 50  # type: ignore[arg-type]
+
+
+def test_a_worker_whose_device_another_took_is_ended_and_its_jobs_cost_nothing(
+    settings: Settings, farm: Farm, connection: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    farm.submit(LATENTS, vae="demo")
+    [claim] = take(connection)
+    ended: list[str] = []
+    renewer = Renewer(terms(settings), connection, lambda: ended.append("worker"))
+    renewer.held.take(f"+ {claim.job_id} {claim.token}")
+    renewer.held.take(f"> 300 {claim.job_id}")
+    renewer.held.take(hold_line(DeviceHold("GPU-1", "mine", "by-hand")).strip())
+    renewer.renew()
+    assert [one.worker for one in device_locks.read_holders(connection)] == ["by-hand"]
+    assert not renewer.ended
+
+    connection.delete(device_locks.DEVICES)
+    device_locks.take(connection, ["GPU-1"], "another", "theirs", 60.0)
+    renewer.renew()
+
+    assert ended == ["worker"]
+    assert "lost device GPU-1 to worker another" in caplog.text
+    assert renewer.held.owed() == [(claim.job_id, claim.token, "free")]
+    renewer.free_device()
+    assert [one.worker for one in device_locks.read_holders(connection)] == ["another"]
 
 
 def test_a_dead_worker_is_off_the_lists_and_one_of_its_name_may_start(

@@ -303,7 +303,7 @@ BAD_CALLS = [
     (["--pull"], 2, "--pull fetches what is named; expected VAE ids, or --all"),
     (["--all"], 2, "--all goes with --pull and without VAE ids"),
     (["--pull", "--all", "sdxl"], 2, "--all goes with --pull and without VAE ids"),
-    (["--catalogue", "/nowhere.toml"], 1, "catalogue /nowhere.toml cannot be read"),
+    (["--catalogue", "/nowhere.toml"], 2, "catalogue /nowhere.toml cannot be read"),
 ]
 
 

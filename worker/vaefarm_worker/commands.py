@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import socket
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,10 +21,14 @@ from vaefarm_shared.connection import AWAY, connect
 from vaefarm_shared.errors import ConfigurationError, DeviceFault
 from vaefarm_shared.logs import LogFormat, configure_logging
 from vaefarm_shared.redis_policy import check_policy
+from vaefarm_shared.redis_wait import reach
 from vaefarm_shared.settings import Settings
+from vaefarm_shared.waiting import pauses
 
 from .decoder import Decoder
 from .decoders import make_decoder, make_pooled
+from .device_names import check_name
+from .holding import Holding
 from .lifeline import Lifeline
 from .remote_option import remote_vaes
 from .worker import Worker
@@ -34,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Seconds between two tries while Redis is not up yet.
+#: Seconds between two tries while Redis is away.
 REDIS_WAIT_SECONDS = 2.0
 
 #: Seconds between two looks whether a quarantined device was released.
@@ -56,7 +59,13 @@ def worker(
     allow_http: Annotated[
         bool, typer.Option("--allow-http", help="Ask endpoints of other machines over http:// too, unencrypted.")
     ] = False,
-    device: Annotated[str, typer.Option(help="cuda:N, cpu, mps, xpu, or auto.", envvar="VAEFARM_DEVICE")] = "auto",
+    device: Annotated[
+        str,
+        typer.Option(
+            help="auto: a GPU that no other worker has, else MPS, else the CPU; or cuda, cuda:N, cpu, mps, xpu.",
+            envvar="VAEFARM_DEVICE",
+        ),
+    ] = "auto",
     redis: Annotated[str | None, typer.Option(help="Redis URL. Otherwise VAEFARM_REDIS_URL.")] = None,
     catalogue: Annotated[
         Path | None, typer.Option(help="TOML file with more VAEs. Otherwise VAEFARM_CATALOGUE.")
@@ -85,6 +94,14 @@ def worker(
     fake_memory_bytes: Annotated[
         int | None, typer.Option(help="Memory of the fake decoder's device, at 4096 bytes a pixel.", min=1)
     ] = None,
+    fake_devices: Annotated[
+        int,
+        typer.Option(
+            help="Devices, fake-0 and so on, that the fake decoder has, for --device auto to take one.",
+            min=0,
+            envvar="VAEFARM_FAKE_DEVICES",
+        ),
+    ] = 0,
     decode_only: Annotated[
         bool, typer.Option("--decode-only", help="Keep no encoder in memory; encodes go to other workers.")
     ] = False,
@@ -136,10 +153,15 @@ def worker(
     entries = chosen_entries(catalogue_of, vaes, remote)
     remotes = remote_vaes(catalogue_of, remote or (), allow_http=allow_http)
     limit_bytes = None if vram_limit is None else read_bytes(vram_limit, "--vram-limit")
-    patiently(partial(read_policy, settings))
+    if decoder == "local":
+        check_name(device)
+    connection = connect(settings.redis_url.get_secret_value())
+    reach(connection, settings.redis_wait)
+    patiently(partial(say_warnings, connection, settings.allow_eviction))
     worker_name = name or default_name()
     # Before torch is imported: the renewer of leases must not wait for it.
     lifeline = Lifeline(settings, worker_name)
+    holding = Holding(connection, lifeline, worker_name, settings.lease_seconds, waits_for_release=not remotes)
     make = partial(
         make_decoder,
         decoder,
@@ -154,8 +176,9 @@ def worker(
         fake_seconds=fake_seconds,
         fake_image_bytes=fake_image_bytes,
         fake_memory_bytes=fake_memory_bytes,
+        fake_devices=fake_devices,
+        holding=holding,
     )
-    connection = connect(settings.redis_url.get_secret_value())
     if remotes:
         asking = partial(quarantine.is_quarantined, connection)
         chosen: Decoder = make_pooled(
@@ -199,35 +222,35 @@ def chosen_entries(catalogue: Catalogue, vaes: str | None, remote: Sequence[str]
 
 
 def patiently(call: Callable[[], T]) -> T:
-    """Repeat a call until Redis answers: it may start after its workers, and be away for a moment while they do."""
-    while True:
-        try:
-            return call()
-        except AWAY as error:
-            logger.warning("Redis does not answer yet: %s", error)
-            time.sleep(REDIS_WAIT_SECONDS)
+    """Repeat a call until Redis answers: it may be away for a moment while its workers start."""
+    with pauses() as sleep:
+        while True:
+            try:
+                return call()
+            except AWAY as error:
+                logger.warning("Redis is away: %s", error)
+                sleep(REDIS_WAIT_SECONDS)
 
 
-def read_policy(settings: Settings) -> None:
+def say_warnings(connection: Redis, allow_eviction: bool) -> None:
     """Log what Redis' policy risks. Raises ConfigurationError for one that evicts."""
-    with connect(settings.redis_url.get_secret_value()) as connection:
-        connection.ping()
-        for warning in check_policy(connection, settings.allow_eviction):
-            logger.warning("%s", warning)
+    for warning in check_policy(connection, allow_eviction):
+        logger.warning("%s", warning)
 
 
 def wait_for_release(connection: Redis, device_id: str) -> None:
     """Return at once unless the device is quarantined, else when it is released: a supervisor that restarts the
     worker would only spin."""
     told = False
-    while (reason := quarantine.is_quarantined(connection, device_id)) is not None:
-        if not told:
-            logger.error(
-                "device %s is quarantined: %s; `vaefarm devices --release %s` lets it be used again",
-                *(device_id, reason, device_id),
-            )
-        told = True
-        time.sleep(QUARANTINE_WAIT_SECONDS)
+    with pauses() as sleep:
+        while (reason := quarantine.is_quarantined(connection, device_id)) is not None:
+            if not told:
+                logger.error(
+                    "device %s is quarantined: %s; `vaefarm devices --release %s` lets it be used again",
+                    *(device_id, reason, device_id),
+                )
+            told = True
+            sleep(QUARANTINE_WAIT_SECONDS)
 
 
 def read_bytes(text: str, name: str) -> int:

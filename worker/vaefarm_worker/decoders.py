@@ -9,6 +9,9 @@ from vaefarm_shared.catalogue import VaeEntry
 from vaefarm_shared.errors import ConfigurationError, DeviceFault
 
 from .decoder import Decoder
+from .device_names import AUTO, check_name
+from .gpus import take_gpu
+from .holding import Holding
 from .pooled_decoder import PooledDecoder
 
 if TYPE_CHECKING:
@@ -24,28 +27,36 @@ def make_decoder(
     fake_seconds: float = 0.0,
     fake_image_bytes: int | None = None,
     fake_memory_bytes: int | None = None,
+    fake_devices: int = 0,
     limit_bytes: int | None = None,
     idle_seconds: float | None = None,
     decode_only: bool = False,
     exact: bool = False,
     cpu_dtype: str | None = None,
     compile_sizes: str | None = None,
+    holding: Holding | None = None,
 ) -> Decoder:
     """The decoder of that kind, its entries loaded as far as there is room.
 
     Args:
+        fake_devices: How many devices the fake decoder may choose from; 0 for one that nobody takes.
         exact: Whether every job will be a reproducible one.
         cpu_dtype: What a CPU decodes in, or "auto"; each entry's own unless given.
         compile_sizes: Sizes of pictures whose decode is compiled: '1024x1024,512x768'.
+        holding: Takes a free GPU for `auto`, and tells of another that was chosen; without it nobody is told.
 
     Raises ConfigurationError, and DeviceFault for a broken GPU.
     """
     if kind == "fake":
         from .fake_decoder import FakeDecoder
 
-        return FakeDecoder(entries, fake_seconds, fake_image_bytes, fake_memory_bytes, decode_only=decode_only)
+        chosen = fake_device(device, fake_devices, holding)
+        return FakeDecoder(
+            entries, fake_seconds, fake_image_bytes, fake_memory_bytes, decode_only=decode_only, device=chosen
+        )
     if kind != "local":
         raise ConfigurationError(f"--decoder {kind!r} is not known; expected local or fake")
+    check_name(device)
     try:
         # Here and not above: torch takes seconds to import, and a client's install has none.
         from .fast.compiled import keep_compiled, read_sizes
@@ -58,7 +69,27 @@ def make_decoder(
     sizes = read_sizes(compile_sizes)
     if sizes:
         keep_compiled(os.environ.get("VAEFARM_COMPILE_CACHE"))
-    return LocalDecoder(on_cpu(entries, cpu_dtype), device, limit_bytes, idle_seconds, decode_only, exact, sizes)
+    taken = take_gpu(holding.take) if device == AUTO and holding is not None else None
+    name, device_id = taken or (device, None)
+    made = LocalDecoder(
+        on_cpu(entries, cpu_dtype), name, limit_bytes, idle_seconds, decode_only, exact, sizes, device_id
+    )
+    if taken is None and holding is not None and made.is_gpu:
+        holding.share(made.device_id)
+    return made
+
+
+def fake_device(device: str, count: int, holding: Holding | None) -> str | None:
+    """The made-up device that a fake decoder has: a free one for `auto`, or the one that is named; None for others."""
+    devices = [f"fake-{number}" for number in range(count)]
+    if holding is None or not devices:
+        return None
+    if device == AUTO:
+        return holding.take(devices)
+    if device not in devices:
+        return None
+    holding.share(device)
+    return device
 
 
 def make_pooled(

@@ -39,6 +39,7 @@ class FakeDecoder(AlwaysHot):
         admit: bool = False,
         decode_only: bool = False,
         modes: Sequence[MemoryMode] = (MemoryMode.WHOLE, MemoryMode.TILED),
+        device: str | None = None,
     ) -> None:
         """Serve every entry.
 
@@ -48,6 +49,7 @@ class FakeDecoder(AlwaysHot):
             admit: Tell what fits beforehand, rather than run out of memory.
             decode_only: Encode nothing.
             modes: Those in which a job may be decoded.
+            device: The id of one of several made-up devices, the same on every host.
 
         Raises:
             ConfigurationError: an entry's contract is known to its weights alone; or no picture fits `image_bytes`.
@@ -58,6 +60,7 @@ class FakeDecoder(AlwaysHot):
         self._bytes_per_pixel = bytes_per_pixel
         self._admit = admit
         self._modes = tuple(modes)
+        self._device = device
         self._vaes: dict[str, ServedVae] = {}
         for entry in entries:
             if entry.contract is None:
@@ -68,13 +71,13 @@ class FakeDecoder(AlwaysHot):
 
     @property
     def device(self) -> str:
-        """No device."""
-        return "fake"
+        """The made-up one's, where there are several."""
+        return self._device or "fake"
 
     @property
     def device_id(self) -> str:
-        """The same for all of this host."""
-        return f"{socket.gethostname()}-fake"
+        """The made-up one's; else the same for all of this host."""
+        return self._device or f"{socket.gethostname()}-fake"
 
     @property
     def vaes(self) -> Mapping[str, ServedVae]:

@@ -1,6 +1,7 @@
-"""The worker's end of the pipe to its renewer, the process that keeps its leases alive."""
+"""The worker's end of the pipe to its renewer, the process that keeps its leases on jobs and device alive."""
 
 import fcntl
+import json
 import logging
 import os
 import subprocess
@@ -8,12 +9,15 @@ import sys
 import threading
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Final
 
+from vaefarm_shared.cli_errors import EXIT_FAILED
+from vaefarm_shared.device_locks import DeviceHold
 from vaefarm_shared.leases import Claim
 from vaefarm_shared.settings import Settings
 
-from .renewer import Terms
+from .renewer import ENDED, Terms
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +45,7 @@ class Lifeline:
         )
         self._lock = threading.Lock()
         self._held: dict[str, str] = {}
+        self._hold: DeviceHold | None = None
         self._device = "<\n"
         self._process = self._spawn()
 
@@ -64,6 +69,12 @@ class Lifeline:
             self._device = f"> {seconds} {' '.join(job_ids)}\n"
             self._send(self._device)
 
+    def have(self, hold: DeviceHold) -> None:
+        """Have the lease on the worker's device renewed from now on, and the device freed at the end."""
+        with self._lock:
+            self._hold = hold
+            self._send(hold_line(hold))
+
     def idle(self) -> None:
         """Say that the device has ended what it had."""
         with self._lock:
@@ -81,8 +92,12 @@ class Lifeline:
             return dict(self._held)
 
     def check(self) -> None:
-        """Start another renewer where the last one has died."""
+        """Start another renewer where the last one has died; end where it has ended this worker, and could not."""
         with self._lock:
+            if self._process.poll() == ENDED:
+                # A process that is the first of its container cannot be killed from within.
+                logging.shutdown()
+                os._exit(EXIT_FAILED)
             if self._process.poll() is not None:
                 logger.warning("the renewer of leases ended with %s; another starts", self._process.returncode)
                 self._close_pipe()
@@ -109,7 +124,8 @@ class Lifeline:
             with suppress(OSError):
                 fcntl.fcntl(process.stdin, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         known = "".join(f"+ {job_id} {token}\n" for job_id, token in self._held.items())
-        self._write(process, self._terms.line() + (known + self._device).encode())
+        device = "" if self._hold is None else hold_line(self._hold)
+        self._write(process, self._terms.line() + (known + device + self._device).encode())
         return process
 
     def _close_pipe(self) -> None:
@@ -128,3 +144,8 @@ class Lifeline:
         with suppress(OSError, ValueError):
             process.stdin.write(data)
             process.stdin.flush()
+
+
+def hold_line(hold: DeviceHold) -> str:
+    """The line that tells a renewer of the worker's device."""
+    return f"! {json.dumps(asdict(hold))}\n"

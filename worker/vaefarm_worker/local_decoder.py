@@ -8,19 +8,16 @@ from typing import Any, TypeVar
 import torch
 
 from vaefarm_shared.catalogue import VaeEntry
-from vaefarm_shared.errors import (
-    ConfigurationError,
-    DeviceFault,
-    OutOfMemory,
-    VaeUnavailable,
-)
+from vaefarm_shared.errors import DeviceFault, OutOfMemory, VaeUnavailable
 from vaefarm_shared.job import JobSpec
 
 from . import device_memory
 from .decoder import Batch, BatchItem, Decoded, Encoded, ServedVae
 from .device_errors import fault_of
+from .device_names import choose_device
 from .fast import wanted_on
 from .fast.compiled import Size
+from .gpus import gpu_id
 from .local_encoder import encode_items
 from .local_pictures import decode_items
 from .memory import MemoryEstimate
@@ -37,27 +34,6 @@ Made = TypeVar("Made", Decoded, Encoded)
 Pass = Callable[[LoadedVae, Sequence[BatchItem], tuple[str, ...]], list[Made]]
 
 
-def choose_device(name: str) -> torch.device:
-    """The torch device of that name; 'auto' takes CUDA, else MPS, else the CPU.
-
-    Raises:
-        ConfigurationError: it is not there, or this torch was built without it.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda:0")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        first_line = str(error).splitlines()[0]
-        raise ConfigurationError(
-            f"device {name!r} cannot be used: {first_line}; expected auto, cpu, cuda:N, mps or xpu"
-        ) from error
-    return device
-
-
 class LocalDecoder:
     """Diffusers' VAEs, loaded once and kept."""
 
@@ -70,14 +46,17 @@ class LocalDecoder:
         decode_only: bool = False,
         exact: bool = False,
         compile_sizes: Sequence[Size] = (),
+        device_id: str | None = None,
     ) -> None:
         """Load what there is room for; the rest when it is wanted. Arguments and errors: see `Shelf`.
 
         Args:
             exact: Keep plain decoders alone: each job is to be reproducible.
             compile_sizes: Heights and widths of pictures whose decode is compiled; of none where `exact`.
+            device_id: What the device was taken by; as it says itself unless given.
         """
         self._device = choose_device(device)
+        self._device_id = device_id
         fast, sizes = (frozenset[str](), ()) if exact else (wanted_on(self._device), tuple(compile_sizes))
         self._shelf = Shelf(entries, self._device, limit_bytes, idle_seconds, decode_only, fast, sizes)
         self._served = {vae: described.served for vae, described in self._shelf.described.items()}
@@ -94,10 +73,17 @@ class LocalDecoder:
         return str(self._device)
 
     @property
+    def is_gpu(self) -> bool:
+        """Whether other workers might take the device for theirs."""
+        return self._device.type == "cuda"
+
+    @property
     def device_id(self) -> str:
-        """A GPU's UUID; of what has none, the host's name and the device's."""
+        """A GPU's UUID, as nvidia-smi names it; of what has none, the host's name and the device's."""
+        if self._device_id is not None:
+            return self._device_id
         if self._device.type == "cuda":
-            return str(torch.cuda.get_device_properties(self._device).uuid)
+            return gpu_id(self._device)
         return f"{socket.gethostname()}-{self._device}"
 
     @property

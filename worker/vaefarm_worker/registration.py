@@ -88,6 +88,7 @@ class Registration:
             "vaes": {vae: served.revision for vae, served in self._decoder.vaes.items()},
             "since": self._born,
             "sizes": self.sizes,
+            "device_id": self._decoder.device_id,
             **figures,
             **self._decoder.describe(),
         }

@@ -4,13 +4,14 @@ It is started before torch is imported, so a held GIL cannot starve it. It renew
 while that is stopped, and not beyond the time that a decode may take, after which it ends the worker; nor for a worker
 that holds jobs and says nothing for as long. When the pipe
 closes the worker is dead, and its leases are handed back at once: what shared the device runs alone next time, what was
-alone on it has spent an attempt, everything else costs nothing.
+alone on it has spent an attempt, everything else costs nothing. The lease on the worker's device is kept, and given up,
+with them; a worker that stood still past it, and whose device another has taken, is ended: it must not share it.
 
 Lines on standard input, first a JSON object of `Terms`, then:
 
     + ID TOKEN    the worker holds a job            > SECONDS ID ...   the device decodes these, for so long at most
     - ID          it holds it no more               <                  the device is idle
-    =             it waits for others, and moves on
+    =             it waits for others, and moves on    ! JSON       it has that device, a DeviceHold
 """
 
 import json
@@ -28,8 +29,9 @@ from typing import Final
 
 import redis
 
-from vaefarm_shared import keys, leases, rq_bridge
+from vaefarm_shared import device_locks, keys, leases, rq_bridge
 from vaefarm_shared.connection import connect
+from vaefarm_shared.device_locks import DeviceHold
 from vaefarm_shared.leases import Claim, How
 from vaefarm_shared.logs import LogFormat, configure_logging
 
@@ -40,6 +42,9 @@ RENEWALS: Final[int] = 4
 
 #: Seconds for which a dead worker's leases are offered back while Redis is away; then they have ended by themselves.
 HAND_BACK_SECONDS: Final[float] = 10.0
+
+#: The exit code of a renewer that has ended its worker.
+ENDED: Final[int] = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,7 @@ class Held:
     #: How long a worker that holds jobs may say nothing, at least.
     allowed_seconds: float
     tokens: dict[str, str] = field(default_factory=dict)
+    device: DeviceHold | None = None
     on_device: tuple[str, ...] = ()
     device_seconds: float = 0.0
     decoding_since: float = 0.0
@@ -75,7 +81,9 @@ class Held:
         """Follow one line."""
         self.moved_at = time.monotonic()
         kind, *words = line.split()
-        if kind == "+":
+        if kind == "!":
+            self.device = DeviceHold(**json.loads(line[1:]))
+        elif kind == "+":
             self.tokens[words[0]] = words[1]
         elif kind == "-":
             self.tokens.pop(words[0], None)
@@ -107,7 +115,8 @@ class Renewer:
         self._connection = connection
         self._end_worker = end_worker
         self.held = Held(terms.decode_timeout)
-        self._ended = False
+        #: Whether it has ended the worker.
+        self.ended = False
         self._reason = f"its worker {terms.worker} ended"
 
     @property
@@ -116,20 +125,47 @@ class Renewer:
         return self._terms.lease_seconds / RENEWALS
 
     def renew(self) -> None:
-        """One round: end a worker that hangs, else renew its leases unless it is stopped."""
+        """One round: end a worker that hangs or has lost its device, else renew its leases unless it is stopped."""
         hang = self.held.hang()
         if hang is not None:
-            if not self._ended:
-                logger.error("worker %s hangs: %s; it is ended", self._terms.worker, hang)
-                self._reason, self._ended = hang, True
-            self._end_worker()
-        elif not is_stopped(self._terms.pid):
-            try:
+            self._end(f"hangs: {hang}", hang)
+            return
+        try:
+            stopped = is_stopped(self._terms.pid)
+            if not stopped:
                 leases.renew(self._connection, list(self.held.tokens.items()), self._terms.lease_seconds)
-            except redis.RedisError as error:
-                logger.warning("leases cannot be renewed: %s", error)
-                # So the worker has a reason to stand still.
-                self.held.moved_at = time.monotonic()
+            if self.held.device is not None:
+                self._hold_on_to(self.held.device, stopped)
+        except redis.RedisError as error:
+            logger.warning("leases cannot be renewed: %s", error)
+            # So the worker has a reason to stand still.
+            self.held.moved_at = time.monotonic()
+
+    def _hold_on_to(self, hold: DeviceHold, stopped: bool) -> None:
+        """Renew the lease on the worker's device, of one that is stopped only look at it."""
+        if stopped:
+            other = device_locks.lost_to(self._connection, hold)
+        else:
+            other = device_locks.renew(self._connection, hold, self._terms.lease_seconds)
+        if other is not None:
+            self.held.device, self.held.on_device = None, ()
+            lost = f"its worker lost device {hold.device} to worker {other}"
+            self._end(f"lost device {hold.device} to worker {other}, as it stood still past its lease", lost)
+
+    def _end(self, what: str, reason: str) -> None:
+        if not self.ended:
+            logger.error("worker %s %s; it is ended", self._terms.worker, what)
+        self._reason, self.ended = reason, True
+        self._end_worker()
+
+    def free_device(self) -> None:
+        """Let others take the worker's device."""
+        if self.held.device is None:
+            return
+        try:
+            device_locks.free(self._connection, self.held.device)
+        except redis.RedisError as error:
+            logger.warning("device %s is free once its lease ends: %s", self.held.device.device, error)
 
     def bury(self) -> None:
         """Take the worker off the lists of those that live: one of its name may start at once."""
@@ -218,12 +254,17 @@ def main() -> None:
             continue
         if os.getppid() == terms.pid:
             renewer.renew()
+            if renewer.ended:
+                break
             due = time.monotonic() + renewer.period_seconds
         elif line is None:
             # All that the worker wrote is read, and something that it started holds its end of the pipe.
             break
+    renewer.free_device()
     renewer.hand_back()
     renewer.bury()
+    if renewer.ended:
+        sys.exit(ENDED)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ from typing import Annotated
 import typer
 
 from vaefarm_shared import tracing
+from vaefarm_shared.connection import connect
 from vaefarm_shared.logs import configure_logging
+from vaefarm_shared.redis_wait import reach
 from vaefarm_shared.settings import Settings
 
 from ..commands import LogFormatOption, RedisOption
@@ -37,6 +39,8 @@ def gateway(
     tracing.configure("vaefarm-gateway")
     app = create_app(farm, GatewaySettings.from_env(), host)
     add_chores(app, farm)
+    with connect(farm.redis_url.get_secret_value()) as connection:
+        reach(connection, farm.redis_wait)
     asyncio.run(serve(app, host, port, farm.drain_seconds, say_ready))
     tracing.shutdown()
     leave()

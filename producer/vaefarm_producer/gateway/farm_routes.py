@@ -35,7 +35,7 @@ FARM_ROUTES = [
           content_types=(operating.LINES,)),
     Route("GET", "/v1/queued", operating.get_queued, "A VAE's waiting jobs, one a line.", access="admin",
           query=QueuedQuery, content_types=(operating.LINES,)),
-    Route("GET", "/v1/devices", operating.get_devices, "Devices that failed of late.", access="admin",
+    Route("GET", "/v1/devices", operating.get_devices, "Devices in use, failing or quarantined.", access="admin",
           query=DevicesQuery, answer=DevicesAnswer),
     Route("DELETE", "/v1/devices/{device_id}", operating.release_device, "Let a quarantined device be used again.",
           access="admin", answer=ChangedAnswer),

@@ -209,7 +209,7 @@ class DevicesQuery(BaseModel):
 
 
 class DevicesAnswer(BaseModel):
-    """Devices that failed of late, or are quarantined."""
+    """Devices that workers have, that failed of late or are quarantined."""
 
     devices: list[Device]
 

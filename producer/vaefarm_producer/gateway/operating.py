@@ -53,7 +53,7 @@ async def get_queued(request: web.Request) -> web.StreamResponse:
 
 
 async def get_devices(request: web.Request) -> web.Response:
-    """The devices that failed of late, or are quarantined; with `quarantined=true` those alone."""
+    """The devices that workers have, that failed of late or are quarantined; with `quarantined=true` those alone."""
     desk, query = desk_of(request), validated(DevicesQuery, dict(request.query))
     devices = await desk.call(desk.transport.quarantined if query.quarantined else desk.transport.devices)
     return json_answer(DevicesAnswer(devices=devices))

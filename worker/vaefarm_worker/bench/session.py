@@ -13,8 +13,8 @@ import torch
 from vaefarm_shared.catalogue import Catalogue
 
 from .. import device_memory
+from ..device_names import choose_device
 from ..fast.threads import use_quota
-from ..local_decoder import choose_device
 from ..widening import dtype_name
 from .limit import decode_flops, peak_flops
 from .measurement import Trial, room_of
