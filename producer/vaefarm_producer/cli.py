@@ -32,6 +32,7 @@ COMMANDS: Final[dict[str, str]] = {
     "endpoints": "vaefarm_producer.endpoints_command:endpoints",
     "reap": "vaefarm_producer.reap_command:reap",
     "doctor": "vaefarm_producer.doctor:doctor",
+    "acl": "vaefarm_producer.acl_command:acl",
 }
 
 

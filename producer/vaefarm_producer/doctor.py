@@ -82,7 +82,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
 def version(connection: redis_py.Redis, policy: RedisPolicy) -> Finding:
     """Whether Redis is new enough."""
-    place = f"version {policy.version or 'unknown'} at {address(connection)}"
+    place = f"{policy.product} at {address(connection)}"
     if policy.is_too_old:
         return Finding("error", "Redis", f"{place}; expected 6.2 or newer")
     return Finding("ok", "Redis", place)

@@ -1,12 +1,11 @@
 """What an operator asks of a farm over Redis, and the patience that all of the transport has with it."""
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from typing import Final, TypeVar
 
 import redis
 from rq.utils import as_text
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from vaefarm_shared import failures, pauses, quarantine, reading, rq_bridge
 from vaefarm_shared.connection import REPLY_SECONDS, connect, farm_errors
@@ -35,10 +34,14 @@ class RedisOperations:
     def _insist(self, call: Callable[[], T], seconds: float | None = None) -> T:
         """Repeat a call that may be repeated until Redis answers, for `submit_timeout` or so many seconds."""
         # Most calls succeed at once, and a submit is too short for the machinery of repeating it.
-        with suppress(FarmUnavailable), farm_errors(self._connection):
-            return call()
+        try:
+            with farm_errors(self._connection):
+                return call()
+        except FarmUnavailable as error:
+            if not error.retryable:
+                raise
         retrying = Retrying(
-            retry=retry_if_exception_type(FarmUnavailable),
+            retry=retry_if_exception(lambda error: isinstance(error, FarmUnavailable) and error.retryable),
             stop=stop_after_delay(self._settings.submit_timeout if seconds is None else seconds),
             wait=wait_random_exponential(multiplier=0.05, max=2.0),
             reraise=True,

@@ -8,7 +8,7 @@ import typer
 from redis import AuthenticationError, RedisError
 from redis.exceptions import NoPermissionError
 
-from .errors import ConfigurationError, FarmError, InvalidInput
+from .errors import ConfigurationError, FarmError, InvalidInput, RedisRefused
 
 #: Exit codes: something went wrong; the input, the usage or the configuration was; Ctrl-C.
 EXIT_FAILED: Final[int] = 1
@@ -28,7 +28,7 @@ def run(app: Callable[..., Any]) -> int:
         return end.code if isinstance(end.code, int) else EXIT_FAILED
     except USAGE_ERROR as error:
         return _say_usage(error)
-    except (InvalidInput, ConfigurationError, AuthenticationError, NoPermissionError) as error:
+    except (InvalidInput, ConfigurationError, RedisRefused, AuthenticationError, NoPermissionError) as error:
         return _say(error, EXIT_USAGE)
     except (FarmError, RedisError) as error:
         return _say(error, EXIT_FAILED)

@@ -2,19 +2,24 @@
 
 redis-py 8 repeats a command whose reply was lost. A repeated LPOP or EXEC acts twice, so the clients for job
 state fail at once, and each transition is read back and repeated by code that knows how.
+
+A URL may carry what redis-py knows: rediss://USER:PASSWORD@HOST:PORT/0?ssl_ca_certs=FILE&ssl_certfile=FILE&ssl_keyfile=FILE
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any, Final
 
 import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
+from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
-from .errors import ConfigurationError, FarmUnavailable, QueueFull
+from .errors import ConfigurationError, FarmUnavailable, QueueFull, RedisRefused
+from .refusals import alert_of, is_closed, of_certificates, refusal_of
 from .settings import masked
 
 #: Seconds to wait for a connection.
@@ -26,6 +31,13 @@ REPLY_SECONDS: Final[float] = 15.0
 #: What redis-py raises when the server is away, in a moment, or no longer what it was.
 AWAY: Final = (redis.ConnectionError, redis.TimeoutError, redis.ReadOnlyError)
 
+#: What redis-py would send on each new connection: its name and version, and a question for notices of maintenance.
+#: Three commands less, which an ACL need not allow.
+UNSAID: Final[dict[str, Any]] = {
+    "driver_info": None,
+    "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+}
+
 
 def connect(url: str, reply_seconds: float = REPLY_SECONDS) -> redis.Redis:
     """Make a client for job state; nothing is sent before its first command.
@@ -36,17 +48,20 @@ def connect(url: str, reply_seconds: float = REPLY_SECONDS) -> redis.Redis:
         ConfigurationError: the URL is none that redis-py reads.
     """
     with _url_errors(url):
-        return redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **_options(reply_seconds))
+        return redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **_options(redis.Redis, reply_seconds))
 
 
 def connect_async(url: str, reply_seconds: float = REPLY_SECONDS) -> redis.asyncio.Redis:
     """As `connect`, for one event loop. A command that blocks must do so for less than `reply_seconds`."""
     with _url_errors(url):
-        return redis.asyncio.Redis.from_url(url, retry=AsyncRetry(NoBackoff(), 0), **_options(reply_seconds))
+        options = _options(redis.asyncio.Redis, reply_seconds)
+        return redis.asyncio.Redis.from_url(url, retry=AsyncRetry(NoBackoff(), 0), **options)
 
 
-def _options(reply_seconds: float) -> dict[str, Any]:
-    return {
+def _options(client: type, reply_seconds: float) -> dict[str, Any]:
+    # Not every client of every release knows of all.
+    unsaid = {name: value for name, value in UNSAID.items() if name in signature(client).parameters}
+    return unsaid | {
         "socket_connect_timeout": min(CONNECT_SECONDS, reply_seconds),
         "socket_timeout": reply_seconds,
         "health_check_interval": 30,
@@ -68,7 +83,22 @@ def address(connection: redis.Redis) -> str:
     options = connection.connection_pool.connection_kwargs
     if "path" in options:
         return f"unix://{options['path']}"
-    return f"redis://{options.get('host', 'localhost')}:{options.get('port', 6379)}/{options.get('db') or 0}"
+    scheme = "rediss" if is_encrypted(connection) else "redis"
+    return f"{scheme}://{options.get('host', 'localhost')}:{options.get('port', 6379)}/{options.get('db') or 0}"
+
+
+def is_encrypted(connection: redis.Redis) -> bool:
+    """Whether a client speaks TLS."""
+    return issubclass(connection.connection_pool.connection_class, redis.SSLConnection)
+
+
+def refusal(connection: redis.Redis, error: Exception) -> str | None:
+    """What Redis refuses, to follow "Redis at ...", where to wait mends nothing; None where it may."""
+    found = refusal_of(error)
+    if found is None and is_encrypted(connection) and is_closed(error):
+        alert = alert_of(connection.connection_pool.connection_kwargs)
+        found = None if alert is None else of_certificates(alert)
+    return found
 
 
 @contextmanager
@@ -76,19 +106,22 @@ def farm_errors(connection: redis.Redis) -> Iterator[None]:
     """Turn what redis-py raises into one line that a user can act on.
 
     Raises:
-        FarmUnavailable: Redis is not reachable, or refuses the login.
+        RedisRefused: it refuses the login, or a certificate, or what this user asks.
+        FarmUnavailable: Redis is not reachable.
         QueueFull: Redis has no memory left.
     """
     try:
         yield
-    except redis.AuthenticationError as error:
-        raise FarmUnavailable(f"Redis at {address(connection)} refuses the login: {error}") from error
     except AWAY as error:
+        if (refused := refusal(connection, error)) is not None:
+            raise RedisRefused(f"Redis at {address(connection)} {refused}") from error
         raise FarmUnavailable(
             f"Redis at {address(connection)} is not reachable: {str(error).rstrip('.')}; is it running, and is"
             " VAEFARM_REDIS_URL right?"
         ) from error
     except redis.ResponseError as error:
+        if (refused := refusal_of(error)) is not None:
+            raise RedisRefused(f"Redis at {address(connection)} {refused}") from error
         # Redis 6.2 wraps what a script met into an error of the script's own, so the text tells.
         if "OOM command not allowed" not in str(error) and not isinstance(error, redis.OutOfMemoryError):
             raise

