@@ -20,6 +20,7 @@ from benchmarks import (
     depth,
     encoding,
     gateway,
+    host_copy,
     latency,
     low_memory,
     machine,
@@ -59,6 +60,7 @@ FIGURES: Final[dict[str, Callable[[Options], Figure]]] = {
     "tolerance": tolerance.tolerance,
     "low-memory": low_memory.low_memory,
     "decode-speed": decode_speed.decode_speed,
+    "host-copy": host_copy.host_copy,
 }
 
 
@@ -112,7 +114,7 @@ def parse() -> argparse.Namespace:
         "--pixels",
         action="append",
         type=positive,
-        help="side of the pictures of `low-memory` and `decode-speed`; several times",
+        help="side of the pictures of `low-memory`, `decode-speed` and `host-copy`; several times",
     )
     parser.add_argument("--rounds", type=positive, default=3, help="rounds; what is shown is their median (3)")
     parser.add_argument("--only", action="append", choices=FIGURES, help="this figure; may be given several times")

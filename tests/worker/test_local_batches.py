@@ -3,6 +3,7 @@
 import gc
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from vaefarm_shared.errors import BatchMismatch, DeviceFault, NonFiniteImage, Ou
 from vaefarm_worker import device_memory, host_memory, ladder
 from vaefarm_worker.decoder import Batch, Decoded
 from vaefarm_worker.families import switches
+from vaefarm_worker.fast import FastDecoder
+from vaefarm_worker.fast.compiled import CompiledDecoder
 from vaefarm_worker.local_decoder import LocalDecoder
 from vaefarm_worker.memory import SHARE
 from vaefarm_worker.memory_mode import MemoryMode
@@ -378,6 +381,25 @@ def test_peaks_of_whole_decodes_alone_teach_the_estimate(load: Load, monkeypatch
     assert decoder._memory.bytes_per_pixel("taesd") == planned
     decoder.decode(jobs)
     assert decoder._memory.bytes_per_pixel("taesd") == 2**40 / 512**2
+
+
+@pytest.mark.slow
+def test_the_peak_of_a_compile_teaches_the_estimate_nothing(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = load("sd-v1")
+    loaded = decoder._shelf._places["sd-v1"].loaded
+    assert loaded is not None
+    # A small network and the backend that makes no code: a compile of seconds.
+    network = torch.nn.Sequential(torch.nn.Conv2d(4, 3, 1), torch.nn.Upsample(scale_factor=8.0))
+    compiled = CompiledDecoder(network, [(4, 4)], "eager")
+    decoder._shelf._places["sd-v1"].loaded = replace(loaded, fast=FastDecoder(compiled, ()))
+    monkeypatch.setattr(device_memory.Peak, "taken_bytes", lambda _: 2**40)
+    planned = decoder._memory.bytes_per_pixel("sd-v1")
+    jobs = batch(decoder, "sd-v1", randn(4, 4, 32, 32))
+
+    decoder.decode(jobs)
+    assert decoder._memory.bytes_per_pixel("sd-v1") == planned
+    decoder.decode(jobs)
+    assert decoder._memory.bytes_per_pixel("sd-v1") > planned
 
 
 def test_without_a_told_memory_there_is_no_limit(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,6 +64,8 @@ class LocalDecoder:
         self._self_test: SelfTest | None = None
         self._free_bytes = self._read_free_bytes()
         self._is_decoding = False
+        #: Whether the decode under way began with a compile.
+        self._compiles = False
 
     @property
     def device(self) -> str:
@@ -243,8 +245,9 @@ class LocalDecoder:
         finally:
             self._is_decoding = False
         taken = peak.taken_bytes()
-        # Weights that came or went meanwhile would count as the decode's.
-        plain = changes == self._shelf.changes and not switches and not any(one.widened_from for one in made)
+        # Weights that came or went meanwhile, and what a compile tried out, would count as the decode's.
+        plain = changes == self._shelf.changes and not self._compiles and not switches
+        plain = plain and not any(one.widened_from for one in made)
         # What an encode takes says nothing of a decode but that it takes more.
         if taken is not None and plain and batch.task == "decode":
             self._memory.note_peak(batch.vae, pixels, taken)
@@ -267,6 +270,7 @@ class LocalDecoder:
         raise fault
 
     def _decode(self, loaded: LoadedVae, items: Sequence[BatchItem], switches: tuple[str, ...]) -> list[Decoded]:
+        self._compiles = loaded.fast is not None and loaded.fast.compiles_next
         return decode_items(loaded, items, self._device, switches)
 
     def _encode(self, loaded: LoadedVae, items: Sequence[BatchItem], switches: tuple[str, ...]) -> list[Encoded]:

@@ -13,6 +13,7 @@ from vaefarm_shared.latents import from_tensor
 
 from .decoder import BatchItem, Encoded
 from .families.switches import switched_on
+from .host_copy import to_device, to_host
 from .vaes import LoadedVae
 from .widening import WIDEST, dtype_name, run_widest
 
@@ -32,8 +33,9 @@ def encode_items(
         NonFiniteImage: NaN or Inf, also in float32.
         BatchMismatch: the VAE gave another number of latents than it got images, or of another shape.
     """
-    latents = _run(loaded, items, device, loaded.dtype, switches)
-    finite = torch.isfinite(latents).flatten(1).all(1).tolist()
+    made = _run(loaded, items, device, loaded.dtype, switches)
+    flags, latents = to_host(torch.isfinite(made).flatten(1).all(1), made)
+    finite = flags.tolist()
     encoded, start = [], 0
     for item in items:
         part = slice(start, start + item.spec.count)
@@ -71,9 +73,10 @@ def _run(
 
 def to_input(images: Images, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     """(n, 3, height, width) in [-1, 1] on the device, as VaeImageProcessor.preprocess gives it to a pipeline."""
+    held = images.torch()
     # Pixels are a quarter of the bytes to move.
-    tensor: torch.Tensor = images.torch().to(device)
+    tensor = to_device([held], device, held.dtype)
     if images.dtype != "uint8":
         return tensor.to(dtype)
     # Channels stay last in memory, as the image processor leaves them: a convolution adds in another order otherwise.
-    return UNIT.to(dtype).to(device)[tensor.int()].permute(0, 3, 1, 2)
+    return to_device([UNIT], device, dtype)[tensor.int()].permute(0, 3, 1, 2)

@@ -12,6 +12,7 @@ from .decoder import BatchItem, Decoded
 from .families.family import Network, whole
 from .families.switches import switched_on
 from .fast import FastDecoder
+from .host_copy import to_device, to_host
 from .memory_mode import MemoryMode
 from .pixels import decoded, finished
 from .vaes import LoadedVae
@@ -36,9 +37,9 @@ def decode_items(
     fast = None if spec.reproducible or MemoryMode.among(switches).is_in_strips else loaded.fast
     images = _run(loaded, items, device, loaded.dtype, switches, fast)
     by = switches if fast is None else (*switches, *fast.switches)
-    finite = torch.isfinite(images).flatten(1).all(1).tolist()
-    pixels = finished(images, spec)
+    flags, pictures = to_host(torch.isfinite(images).flatten(1).all(1), finished(images, spec))
     del images
+    finite, pixels = flags.tolist(), pictures.numpy()
     made, start = [], 0
     for item in items:
         part = slice(start, start + item.spec.count)
@@ -53,8 +54,8 @@ def decode_items(
 def _widened(loaded: LoadedVae, item: BatchItem, device: torch.device, switches: tuple[str, ...]) -> Decoded:
     """Decode a job alone in the widest dtype, by the plain decoder: folded weights stay narrow."""
     images = run_widest(loaded, item.spec, lambda dtype: _run(loaded, [item], device, dtype, switches))
-    pixels = finished(images, item.spec)
-    return decoded(pixels, item.spec, dtype_name(WIDEST), switches, widened_from=dtype_name(loaded.dtype))
+    (pictures,) = to_host(finished(images, item.spec))
+    return decoded(pictures.numpy(), item.spec, dtype_name(WIDEST), switches, widened_from=dtype_name(loaded.dtype))
 
 
 def _run(
@@ -68,7 +69,7 @@ def _run(
     """(n, 3 or 4, height, width) in [-1, 1]: the pipeline's own steps, in the VAE's dtype."""
     spec = items[0].spec
     held = [item.latents.torch() for item in items]
-    latents = (held[0] if len(held) == 1 else torch.cat(held)).to(device, dtype)
+    latents = to_device(held, device, dtype)
     mode = MemoryMode.among(switches)
     of_diffusers = [name for name in switches if not (mode.is_in_strips and name == mode)]
     with torch.inference_mode(), switched_on(loaded.module, of_diffusers):

@@ -1,16 +1,14 @@
 """From what a VAE decodes to pixels, by diffusers' own steps, or to a raw tensor."""
 
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 
 from vaefarm_shared.job import JobSpec
 from vaefarm_shared.latents import HostTensor
 
-from .decoder import Decoded, Pixels
+from .decoder import Decoded
 
 
 def fit(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
@@ -27,16 +25,16 @@ def fit(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return resized[:, :, top : top + height, left : left + width]
 
 
-def finished(images: torch.Tensor, spec: JobSpec) -> npt.NDArray[Any]:
+def finished(images: torch.Tensor, spec: JobSpec) -> torch.Tensor:
     """(n, c, h, w) in [-1, 1] -> what `to_pixels` or, for 'pt', `to_raw` makes of them, in the size that is wanted.
 
-    What must be resized is resized picture by picture.
+    What must be resized is resized picture by picture. It stays on the device.
     """
     height, width = spec.picture_size
-    convert: Callable[[torch.Tensor], npt.NDArray[Any]] = to_raw if spec.output_type == "pt" else to_pixels
+    convert = to_raw if spec.output_type == "pt" else to_pixels
     if images.shape[2:] == (height, width):
         return convert(images)
-    return np.concatenate([convert(fit(one, height, width)) for one in torch.split(images, 1)])
+    return torch.cat([convert(fit(one, height, width)) for one in torch.split(images, 1)])
 
 
 def decoded(
@@ -48,18 +46,16 @@ def decoded(
     return Decoded(made, dtype, widened_from, switches)
 
 
-def to_raw(images: torch.Tensor) -> npt.NDArray[np.float16]:
-    """(n, c, height, width) -> the same in float16, neither clamped nor denormalised, cast on the device."""
-    raw: npt.NDArray[np.float16] = images.to(torch.float16).contiguous().cpu().numpy()
-    return raw
+def to_raw(images: torch.Tensor) -> torch.Tensor:
+    """(n, c, height, width) -> the same in float16, neither clamped nor denormalised, on their device."""
+    return images.to(torch.float16).contiguous()
 
 
-def to_pixels(images: torch.Tensor) -> Pixels:
-    """(n, c, height, width) in [-1, 1] -> (n, height, width, c) uint8, converted on the device.
+def to_pixels(images: torch.Tensor) -> torch.Tensor:
+    """(n, c, height, width) in [-1, 1] -> (n, height, width, c) uint8, on their device.
 
     The steps and their order are VaeImageProcessor.denormalize, .pt_to_numpy and .numpy_to_pil of diffusers, so
     that each value is the pipeline's: `x * 127.5 + 127.5` differs in a few values per million.
     """
     unit = (images * 0.5 + 0.5).clamp(0, 1)
-    pixels: Pixels = unit.float().mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-    return pixels
+    return unit.float().mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()

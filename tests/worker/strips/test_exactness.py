@@ -88,23 +88,30 @@ def test_a_map_far_from_zero_loses_nothing_to_the_size_of_its_mean(recompute: bo
     assert found.max() <= error(plain(vae, latents), exact(vae, latents)).max() + TOLERANCE
 
 
-@settings_of_memory
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", ["sd", "sd3 and flux", "flux2", "demo", "cogview", "taesd"])
 def test_in_half_precision_strips_are_no_further_from_the_exact_picture_than_a_whole_decode(
-    name: str, dtype: torch.dtype, recompute: bool
+    name: str, dtype: torch.dtype
 ) -> None:
     vae = torch.nn.Module.to(network(name), dtype)
-    latents = randn(4, vae.config.latent_channels, 20, 12).to(dtype)
+    latents = randn(8, vae.config.latent_channels, 20, 12).to(dtype)
     wide = plain(deepcopy(vae).float(), latents.float())
+    allowed = error(plain(vae, latents), wide).flatten(1)
 
-    found = error(strips.decode(vae, latents, recompute=recompute), wide)
+    for recompute in (False, True):
+        found = error(strips.decode(vae, latents, recompute=recompute), wide).flatten(1)
 
-    # The largest of half a million errors is luck in either decode; the thousandth part that is off most is not.
-    allowed = error(plain(vae, latents), wide)
-    assert found.mean() <= allowed.mean()
-    assert found.flatten().quantile(0.999) <= 1.1 * allowed.flatten().quantile(0.999)
-    assert found.max() <= 1.5 * allowed.max()
+        assert (found.mean(1) <= allowed.mean(1)).all(), "in each picture"
+        for share in (0.99, 0.999):
+            assert quantile(found, share) <= quantile(allowed, share), "in all of them"
+        # The largest error of a picture is luck in either decode: less so in the mean of eight, more in the worst.
+        assert found.amax(1).mean() <= 1.1 * allowed.amax(1).mean()
+        assert found.max() <= 1.5 * allowed.max()
+
+
+def quantile(values: torch.Tensor, share: float) -> float:
+    """Of more values than torch's own takes."""
+    return float(values.flatten().sort().values[int(share * (values.numel() - 1))])
 
 
 def test_attention_in_chunks_is_attention(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from vaefarm_shared.catalogue import Catalogue
-from vaefarm_shared.cli_errors import EXIT_INTERRUPTED
 from vaefarm_shared.errors import ConfigurationError, FarmError
 from vaefarm_shared.settings import Settings
 
 from ..commands import read_bytes
+from .interruption import Interruption
 from .plan import read_plan
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ def bench(
 ) -> None:
     """Measure decodes on this machine: time and memory by VAE, size, batch and way of decoding, and the chip's limit.
 
-    What does not fit is a row that says so. Ctrl-C ends it with what was measured until then.
+    What does not fit is a row that says so. Ctrl-C or SIGTERM ends it with what was measured until then; a second one
+    ends it at once.
     """
     settings = Settings.from_env(catalogue=None if catalogue is None else str(catalogue))
     limit_bytes = None if vram_limit is None else read_bytes(vram_limit, "--vram-limit")
@@ -75,27 +76,35 @@ def bench(
         make_folder(out)
     session = Session.of(Catalogue.load(settings.catalogue), plan, device)
     results = session.begin()
+    interruption = Interruption()
     try:
-        measure_all(session, results)
+        with interruption:
+            measure_all(session, results, interruption)
     except KeyboardInterrupt:
-        print(f"vaefarm: interrupted; {len(results.rows)} of {session.cases} cases were measured", file=sys.stderr)
+        pass
     except FarmError:
         if results.rows:
             report(results, out, as_json)
         raise
+    if not results.is_complete:
+        measured = f"{len(results.rows)} of {session.cases} cases were measured"
+        print(f"vaefarm: {interruption.how}; {measured}", file=sys.stderr, flush=True)
     report(results, out, as_json)
     if not results.is_complete:
-        raise typer.Exit(EXIT_INTERRUPTED)
+        raise typer.Exit(interruption.exit_code)
 
 
-def measure_all(session: "Session", results: "Results") -> None:
-    """Run the session beside a bar that says what is measured."""
+def measure_all(session: "Session", results: "Results", interruption: Interruption) -> None:
+    """Run the session beside a bar that says what is measured. Raises KeyboardInterrupt where it is to end."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=session.cases)
-        session.run(
-            results, lambda case: progress.update(task, description=case), lambda rows: progress.advance(task, rows)
-        )
+
+        def begin(case: str) -> None:
+            interruption.check()
+            progress.update(task, description=case)
+
+        session.run(results, begin, lambda rows: progress.advance(task, rows))
 
 
 def make_folder(out: Path) -> None:

@@ -64,6 +64,11 @@ class CompiledDecoder(nn.Module):
         #: Whether the last decode was by compiled code.
         self.was_compiled = False
 
+    @property
+    def compiles_next(self) -> bool:
+        """Whether the next call compiles."""
+        return bool(self._pending)
+
     def forward(self, sample: torch.Tensor) -> torch.Tensor:
         """(n, c, h, w) -> (n, 3, height, width); the first call compiles."""
         while self._pending:

@@ -32,6 +32,11 @@ class FastDecoder:
         was_compiled = isinstance(self.module, CompiledDecoder) and self.module.was_compiled
         return (*self.steady, COMPILED) if was_compiled else self.steady
 
+    @property
+    def compiles_next(self) -> bool:
+        """Whether the next decode compiles before it decodes."""
+        return isinstance(self.module, CompiledDecoder) and self.module.compiles_next
+
     def decode(self, vae: Any, latents: torch.Tensor) -> torch.Tensor:
         """(n, c, h, w) -> (n, 3, height, width): `vae.decode` with this module inside, for one decode at a time."""
         # An attribute of the plain module, which stays where it is: others may be counting its weights.
