@@ -5,12 +5,16 @@ how much work waits and when a job's turn is over.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Final
 
 import redis
 from rq.utils import as_text
 
 from . import keys
 from .queues import parts_of
+
+#: Device seconds that a job counts as, while none of its VAE was decoded.
+UNKNOWN_SECONDS: Final[float] = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +24,11 @@ class Backlog:
     queued: int
     #: Device seconds that it takes; None while no job of the VAE was decoded.
     device_seconds: float | None
+
+    @property
+    def estimate(self) -> float:
+        """Device seconds that it takes, by a guess where nobody knows: work that waits is never nothing."""
+        return self.queued * UNKNOWN_SECONDS if self.device_seconds is None else self.device_seconds
 
 
 def read_pace(connection: redis.Redis) -> dict[tuple[str, str], float]:

@@ -48,6 +48,29 @@ async def test_the_root_and_health_say_ok_as_hugging_faces_endpoints_do(gateway:
     assert await ask(gateway, "/health") == (200, "Ok")
 
 
+async def test_a_gateway_without_a_worker_is_ready_for_those_who_need_redis_alone(gateway: Gateway) -> None:
+    assert (await ask(gateway, "/ready"))[0] == 503
+    assert await ask(gateway, "/ready?need=redis") == (200, '{"ready": true}')
+    assert (await ask(gateway, "/ready?need=luck"))[0] == 422
+
+
+async def test_the_backlog_is_told_in_seconds_without_that_of_paused_vaes(
+    gateway: Gateway, farm: Farm, connection: redis.Redis
+) -> None:
+    farm.submit_many([LATENTS] * 3, vae="demo")
+    farm.submit_many([LATENTS] * 2, vae="sdxl")
+
+    async def told(path: str) -> tuple[int, float]:
+        found = json.loads((await ask(gateway, path))[1])
+        return found["queued"], found["backlog_seconds"]
+
+    assert await told("/v1/queues") == (5, 5.0), "a second each while nothing was decoded"
+    connection.hset("vaefarm:pace", "demo:s", 20.0)
+    assert [await told(path) for path in ("/v1/queues", "/v1/vaes/demo")] == [(5, 62.0), (3, 60.0)]
+    farm.pause("demo")
+    assert [await told(path) for path in ("/v1/queues", "/v1/vaes/demo")] == [(2, 2.0), (3, 0.0)]
+
+
 async def test_a_gateway_is_ready_once_a_worker_serves_the_default_vae(
     start_gateway: object, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -56,6 +79,7 @@ async def test_a_gateway_is_ready_once_a_worker_serves_the_default_vae(
     live(connection, "demo")
     status, text = await ask(gateway, "/ready")
     assert (status, json.loads(text)["missing"]) == (503, "worker")
+    assert (await ask(gateway, "/ready?need=redis"))[0] == 200
     assert "'sdxl'" in json.loads(text)["error"]
 
     live(connection, "demo", "sdxl", unavailable={"sdxl": "its weights are gone"})

@@ -65,7 +65,7 @@ ROUTES = [
     Route("GET", "/", health.get_health, "That the gateway lives.", access="open", content_types=("text/plain",)),
     Route("GET", "/health", health.get_health, "That the gateway lives.", access="open", content_types=("text/plain",)),
     Route("GET", "/ready", health.get_ready, "Whether Redis answers and a worker serves the default VAE.",
-          access="open", answer=health.ReadyAnswer),
+          access="open", query=health.ReadyQuery, answer=health.ReadyAnswer),
     Route("GET", "/metrics", metrics.get_metrics, "Figures for Prometheus.", access="admin",
           content_types=("text/plain", "application/openmetrics-text")),
     Route("GET", "/openapi.json", openapi.get_document, "This document.", access="open"),

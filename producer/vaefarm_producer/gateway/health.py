@@ -2,16 +2,16 @@
 
 import asyncio
 from functools import partial
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 from aiohttp import web
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
 from vaefarm_shared.errors import FarmError
 
 from .believed import Believed
 from .desk import Desk
-from .problems import problem
+from .problems import problem, validated
 
 #: Seconds for which what was found is believed: probes cost Redis one question a second.
 BELIEVED_SECONDS: Final[float] = 1.0
@@ -20,6 +20,16 @@ BELIEVED_SECONDS: Final[float] = 1.0
 ANSWER_SECONDS: Final[float] = 2.0
 
 Part = Literal["redis", "worker"]
+
+
+class ReadyQuery(BaseModel):
+    """What a gateway needs in order to be ready."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    need: Annotated[
+        Part, Field(description="worker: Redis, and a worker that serves; redis: Redis alone, so jobs can be taken.")
+    ] = "worker"
 
 
 class ReadyAnswer(BaseModel):
@@ -65,9 +75,10 @@ async def get_health(_: web.Request) -> web.Response:
 
 
 async def get_ready(request: web.Request) -> web.Response:
-    """Whether Redis answers, and a worker serves the default VAE, or any where none is set."""
+    """Whether Redis answers, and, unless `need=redis`, a worker serves the default VAE, or any where none is set."""
+    need = validated(ReadyQuery, dict(request.query)).need
     missing = await request.app[READINESS].get()
-    if missing is None:
+    if missing is None or (need == "redis" and missing[0] == "worker"):
         return web.json_response({"ready": True})
     part, says = missing
     answer = problem(503, says, "NotReady", missing=part)

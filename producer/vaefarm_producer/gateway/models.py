@@ -148,6 +148,10 @@ class QueuesAnswer(BaseModel):
 
     queues: list[QueueAnswer]
     paused: list[str]
+    queued: Annotated[int, Field(description="Jobs that wait, but for those of paused VAEs.")]
+    backlog_seconds: Annotated[
+        float, Field(description="Device seconds that these take; a second each where none of their VAE was decoded.")
+    ]
 
 
 class WorkersAnswer(BaseModel):
@@ -171,6 +175,10 @@ class VaeAnswer(BaseModel):
     workers: int
     paused: bool
     queued: int
+    backlog_seconds: Annotated[
+        float,
+        Field(description="Device seconds that these take; a second each where none was decoded, 0 while paused."),
+    ]
 
 
 class VaesAnswer(BaseModel):

@@ -5,12 +5,12 @@ their names and devices.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from aiohttp import web
 
 from vaefarm_shared.errors import UnknownVae
-from vaefarm_shared.failures import vae_of
+from vaefarm_shared.pace import Backlog, backlog, read_pace
 from vaefarm_shared.reading import QueueDepth
 
 from .access import principal_of
@@ -27,14 +27,24 @@ async def get_queues(request: web.Request) -> web.Response:
     """How many jobs wait on each queue; for who is no admin, of each VAE, priority and size."""
     desk = desk_of(request)
     queues = await desk.call(desk.transport.queues)
+    paused = await desk.call(desk.transport.paused)
+    pace = await desk.call(desk.transport.ask, read_pace)
+    waiting = [one for vae, one in backlogs(queues, pace).items() if vae not in paused]
     if not principal_of(request).is_admin:
         queues = without_lanes(queues)
     return json_answer(
         QueuesAnswer(
             queues=[QueueAnswer(name=queue.name, queued=queue.queued) for queue in queues],
-            paused=await desk.call(desk.transport.paused),
+            paused=paused,
+            queued=sum(one.queued for one in waiting),
+            backlog_seconds=sum(one.estimate for one in waiting),
         )
     )
+
+
+def backlogs(queues: Sequence[QueueDepth], pace: Mapping[tuple[str, str], float]) -> dict[str, Backlog]:
+    """What waits for each VAE."""
+    return backlog(((one.name, one.queued) for one in queues), pace)
 
 
 def without_lanes(queues: Sequence[QueueDepth]) -> list[QueueDepth]:
@@ -71,9 +81,7 @@ def read_vaes(desk: Desk, wanted: str | None) -> list[VaeAnswer]:
     transport = desk.transport
     served = [serves(one) for one in transport.workers()]
     entries = {entry.id: entry for entry in transport.catalogue}
-    depths: Counter[str] = Counter()
-    for queue in transport.queues():
-        depths[vae_of(queue.name)] += queue.queued
+    waiting = backlogs(transport.queues(), transport.ask(read_pace))
     paused = set(transport.paused())
     found = []
     for vae in [wanted] if wanted is not None else sorted({*entries, *(vae for vaes in served for vae in vaes)}):
@@ -91,7 +99,8 @@ def read_vaes(desk: Desk, wanted: str | None) -> list[VaeAnswer]:
                 contract=contract.model_dump(mode="json"),
                 workers=sum(vae in vaes for vaes in served),
                 paused=vae in paused,
-                queued=depths[vae],
+                queued=waiting[vae].queued if vae in waiting else 0,
+                backlog_seconds=waiting[vae].estimate if vae in waiting and vae not in paused else 0.0,
             )
         )
     return found
