@@ -80,9 +80,9 @@ def results_in_files(options: Options, tensors: Sequence[latents.Latents]) -> tu
     """The farm's rates with results in a folder, and those of a loop that writes as many files as large."""
     farm, writes = Rates(), Rates()
     with TemporaryDirectory(prefix="vaefarm-bench-", dir=options.folder) as folder:
-        settings: dict[str, Any] = {"budget_bytes": BUDGET_BYTES, "blobs": f"file://{folder}/blobs"}
+        settings: dict[str, Any] = {"budget_bytes": BUDGET_BYTES, "store": f"file://{folder}/blobs"}
         # Latents stay in Redis: what is compared is where the pictures go.
-        settings["blob_threshold"] = IMAGE_BYTES - 1
+        settings["store_threshold"] = IMAGE_BYTES - 1
         with farm_with(options, command(options), **settings) as running:
             drain(running, tensors[: workload.WARM_UP_JOBS])
             for turn in range(options.rounds):

@@ -15,6 +15,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import pytest
 import redis
@@ -32,6 +33,7 @@ from vaefarm_worker.lifeline import Lifeline
 from vaefarm_worker.worker import Worker
 
 if TYPE_CHECKING:
+    from tests.s3_server import BucketStore, FolderStore, S3Server
     from tests.served_gateway import ServedGateway
 
 #: Seconds for anything that a test waits for.
@@ -207,6 +209,39 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("VAEFARM_"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def running_s3() -> "Iterator[S3Server]":
+    from tests.s3_server import S3Server
+
+    server = S3Server()
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def bucket(running_s3: "S3Server", monkeypatch: pytest.MonkeyPatch) -> "Iterator[BucketStore]":
+    """An empty bucket, which the environment leads to."""
+    from tests.s3_server import BucketStore
+
+    for name, value in running_s3.environment.items():
+        monkeypatch.setenv(name, value)
+    store = BucketStore(running_s3, f"pictures-{uuid4().hex[:12]}")
+    yield store
+    store.close()
+
+
+@pytest.fixture(params=["file", "s3"])
+def outside(request: pytest.FixtureRequest, tmp_path: Path) -> "FolderStore | BucketStore":
+    """A store outside of Redis, once of each kind."""
+    from tests.s3_server import FolderStore
+
+    if request.param == "file":
+        return FolderStore(tmp_path / "outside")
+    found: BucketStore = request.getfixturevalue("bucket")
+    return found
 
 
 @dataclass

@@ -6,7 +6,7 @@ from typing import Any, Final, cast
 import numpy as np
 
 from vaefarm_producer.submission import PreparedJob, SubmitOptions, prepare
-from vaefarm_shared.blobs import latent_name
+from vaefarm_shared.blob_names import latent_name
 from vaefarm_shared.catalogue import Catalogue
 from vaefarm_shared.job import ADMIN
 from vaefarm_shared.leases import Claim

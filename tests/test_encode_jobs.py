@@ -341,7 +341,7 @@ def test_room_is_reserved_for_latents_not_for_pictures(farm: Farm, connection: r
 
 
 def test_latents_go_to_files_too_and_discard_removes_them(settings: Settings, tmp_path: Path, serve: Serve) -> None:
-    in_files = settings.model_copy(update={"blobs": f"file://{tmp_path / 'blobs'}", "blob_threshold": 1024})
+    in_files = settings.model_copy(update={"store": f"file://{tmp_path / 'blobs'}", "store_threshold": 1024})
     with Farm(settings=in_files) as farm:
         job = farm.encode(picture(256, 256), vae="demo")
         serve(settings=in_files)

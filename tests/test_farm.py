@@ -4,7 +4,6 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -436,21 +435,6 @@ def test_closing_a_farm_cancels_its_waits(farm_settings: Settings) -> None:
 
     with pytest.raises(CancelledError):
         future.result(timeout=5)
-
-
-def test_large_blobs_go_to_files_and_come_back(settings: Settings, tmp_path: Path, serve: Serve) -> None:
-    filed = settings.model_copy(update={"blobs": tmp_path.as_uri(), "blob_threshold": 100})
-    with Farm(settings=filed) as farm:
-        job = farm.submit(LATENTS, vae="demo")
-        serve(settings=filed)
-
-        result = job.result(timeout=10)
-
-        assert result.report.images[0].blob.startswith("file:image:")
-        files = [path for path in tmp_path.rglob("*") if path.is_file()]
-        assert [path.read_bytes() for path in files] == [result.data[0]], "the latent went with the settle"
-        job.discard()
-        assert not any(path.is_file() for path in tmp_path.rglob("*"))
 
 
 def test_a_contract_that_a_worker_publishes_is_the_one_that_counts(farm: Farm, connection: redis.Redis) -> None:

@@ -169,7 +169,7 @@ def test_the_budget_holds_the_tensor_until_the_job_is_discarded_and_nothing_is_l
 
 
 def test_a_tensor_above_the_threshold_goes_to_files(settings: Settings, serve: Serve, tmp_path: Path) -> None:
-    with_files = settings.model_copy(update={"blobs": f"file://{tmp_path}/blobs", "blob_threshold": 4096})
+    with_files = settings.model_copy(update={"store": f"file://{tmp_path}/blobs", "store_threshold": 4096})
     with Farm(settings=with_files) as farm:
         job = farm.submit(LATENTS, vae="demo", output_type="pt")
         serve(settings=with_files)

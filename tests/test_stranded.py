@@ -1,7 +1,5 @@
 """A job that nobody can hold fails with that reason; want of room alone costs no attempt."""
 
-from pathlib import Path
-
 import pytest
 import redis
 import torch
@@ -11,7 +9,6 @@ from tests.conftest import Serve, StartWorker, eventually
 from vaefarm_producer import Farm, JobFailed
 from vaefarm_shared import leases
 from vaefarm_shared.catalogue import Catalogue
-from vaefarm_shared.settings import Settings
 from vaefarm_shared.stranded import Stranded
 from vaefarm_shared.workers import publish_worker
 from vaefarm_worker.fake_decoder import FakeDecoder
@@ -80,25 +77,6 @@ def test_only_what_every_worker_handed_back_fails_and_nothing_beside_or_behind_i
 
     assert first.status() == "failed"
     assert {job.status().value for job in [*behind, beside]} == {"queued"}
-
-
-def test_a_worker_without_the_folder_of_blobs_hands_its_jobs_back(
-    settings: Settings, connection: redis.Redis, serve: Serve, tmp_path: Path
-) -> None:
-    """It would be the fastest of the farm otherwise, and fail everything."""
-    filed = settings.model_copy(update={"blobs": (tmp_path / "shared").as_uri(), "blob_threshold": 100})
-    elsewhere = settings.model_copy(update={"blobs": (tmp_path / "elsewhere").as_uri(), "blob_threshold": 100})
-    with Farm(settings=filed) as farm:
-        jobs = farm.submit_many([SMALL + n for n in range(3)], vae="demo")
-        serve(settings=settings, name="without")
-        serve(settings=elsewhere, name="elsewhere")
-        assert {job.status().value for job in jobs} == {"queued"}
-        assert {job.record().attempts for job in jobs} == {0}
-        assert "is not in this worker's folder" in str(jobs[0].record().last_error)
-
-        serve(settings=filed, name="with")
-
-        assert {job.status().value for job in jobs} == {"finished"}
 
 
 def test_a_device_without_room_for_a_batch_decodes_it_in_parts(farm: Farm, serve: Serve) -> None:

@@ -12,9 +12,11 @@ from rich.console import Console
 from rich.text import Text
 
 from vaefarm_shared import rq_bridge
+from vaefarm_shared.blobs import check_store
 from vaefarm_shared.budget import read_limits
+from vaefarm_shared.cli_errors import EXIT_FAILED, EXIT_USAGE
 from vaefarm_shared.connection import address, connect, farm_errors
-from vaefarm_shared.errors import FarmError
+from vaefarm_shared.errors import FarmError, InvalidStore, StoreAway
 from vaefarm_shared.failures import vae_of
 from vaefarm_shared.redis_policy import NO_AOF, RedisPolicy, eviction, read_clock, read_policy
 from vaefarm_shared.settings import Settings
@@ -44,18 +46,19 @@ def doctor(redis: RedisOption = None, as_json: JsonOption = False) -> None:
     """Look for what is wrong with the farm, or may go wrong: Redis' policy and durability, budget, workers, devices.
 
     It asks Redis itself: run it where VAEFARM_REDIS_URL is reachable, not through a gateway. Exits 1 when something is
-    an error.
+    an error, 2 when it is the store alone, which is as with every command.
     """
-    worst, console = "ok", Console()
+    console, failed = Console(), set()
     for finding in examine(Settings.from_env(redis_url=redis)):
         if as_json:
             print(json.dumps(asdict(finding)))
         else:
             line = Text(f"{finding.level:8}", STYLES[finding.level]).append(f"{finding.check}: ", "bold")
             console.print(line.append(finding.message, "not bold"), soft_wrap=True)
-        worst = max(worst, finding.level, key=list(STYLES).index)
-    if worst == "error":
-        raise typer.Exit(1)
+        if finding.level == "error":
+            failed.add(finding.check)
+    if failed:
+        raise typer.Exit(EXIT_USAGE if failed == {"store"} else EXIT_FAILED)
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
@@ -75,6 +78,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         yield memory(connection, policy, settings)
         yield clock_skew(connection)
         yield suspension(connection)
+        yield store(settings)
         checks: tuple[Callable[[Farm], Iterator[Finding]], ...] = (workers, pauses, devices)
         for check in checks:
             yield from check(farm)
@@ -152,6 +156,19 @@ def suspension(connection: redis_py.Redis) -> Finding:
     if connection.exists(rq_bridge.SUSPENDED_KEY):
         return Finding("warning", "suspended", "no worker takes jobs since `rq suspend`; `rq resume` ends it")
     return Finding("ok", "suspended", "no")
+
+
+def store(settings: Settings) -> Finding:
+    """Whether this machine can write, read, list and remove in the store outside of Redis."""
+    if settings.store == "redis://":
+        return Finding("ok", "store", "Redis keeps latents and pictures")
+    try:
+        check_store(settings)
+    except StoreAway as error:
+        return Finding("warning", "store", f"{settings.store}: {error}; jobs wait for it")
+    except InvalidStore as error:
+        return Finding("error", "store", str(error))
+    return Finding("ok", "store", f"{settings.store}, above {settings.store_threshold} bytes")
 
 
 def workers(farm: Farm) -> Iterator[Finding]:

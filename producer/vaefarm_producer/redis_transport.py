@@ -2,18 +2,22 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Final, TypeVar
+from uuid import uuid4
 
 import redis
 
 from vaefarm_shared import reading, transitions
-from vaefarm_shared.blobs import BlobStore, latent_name
+from vaefarm_shared.blob_names import latent_name
+from vaefarm_shared.blobs import BlobStore
 from vaefarm_shared.budget import Limits, held_bytes, read_limits
 from vaefarm_shared.catalogue import Catalogue, Contract, unknown_vae
 from vaefarm_shared.connection import REPLY_SECONDS, farm_errors
-from vaefarm_shared.errors import FarmError
+from vaefarm_shared.errors import ConfigurationError, FarmError, FarmUnavailable
+from vaefarm_shared.file_blobs import file_error
 from vaefarm_shared.job import JobStatus
 from vaefarm_shared.records import BlobRecord, JobRecord
 from vaefarm_shared.redis_policy import check_policy
@@ -42,7 +46,7 @@ class RedisTransport(RedisOperations):
     def __init__(self, settings: Settings, reply_seconds: float = REPLY_SECONDS) -> None:
         """As `RedisOperations`."""
         super().__init__(settings, reply_seconds)
-        self._blobs = BlobStore(self._connection, settings.blobs, settings.blob_threshold)
+        self._blobs = BlobStore(self._connection, settings.store, settings.store_threshold)
         self.catalogue = Catalogue.load(settings.catalogue)
         self._watcher = Watcher(self._connection)
         self._contracts: dict[str, tuple[float, Contract]] = {}
@@ -75,13 +79,30 @@ class RedisTransport(RedisOperations):
 
     def submit_within(self, jobs: Sequence[PreparedJob], quota: int | None) -> list[JobStatus]:
         """As `submit`; raises QuotaExceeded for more than `quota` unended jobs of an owner other than the admin."""
-        batch = [self._stored(job) for job in jobs]
-        return self._insist(lambda: self._send(transitions.submit, batch, quota), self._submit_seconds)
+        return self._submit(transitions.submit, jobs, quota)
 
     def submit_each(self, jobs: Sequence[PreparedJob], quota: int | None = None) -> list[JobStatus | FarmError]:
         """As `submit_within`, whatever becomes of the others: for each job how it stands now, or why it was refused."""
-        batch = [self._stored(job) for job in jobs]
-        return self._insist(lambda: self._send(transitions.submit_each, batch, quota), self._submit_seconds)
+        return self._submit(transitions.submit_each, jobs, quota)
+
+    def _submit(
+        self,
+        submit: Callable[[redis.Redis, Sequence[Submission], Limits, int | None], T],
+        jobs: Sequence[PreparedJob],
+        quota: int | None,
+    ) -> T:
+        batch = self._stored(jobs)
+        outside = [job.latent_reference for job in batch if not job.latent_reference.startswith("redis:")]
+        try:
+            verdicts = self._insist(lambda: self._send(submit, batch, quota), self._submit_seconds)
+        except FarmUnavailable:
+            # Redis may have taken them all the same: what it has not is swept.
+            raise
+        except FarmError:
+            self._forget_unnamed(outside)
+            raise
+        self._forget_unnamed(outside)
+        return verdicts
 
     def _send(
         self,
@@ -95,15 +116,51 @@ class RedisTransport(RedisOperations):
             self._policy_checked = True
         return submit(self._connection, batch, self._limits(), quota)
 
-    def _stored(self, job: PreparedJob) -> Submission:
-        """Write a latent that goes to files first: a job never names a blob that is not there."""
-        name = latent_name(job.spec.id, job.spec.request_hash)
-        reference = self._blobs.reference(name, len(job.packed))
-        held = held_bytes(job.spec, len(job.packed), self._blobs)
-        if self._blobs.goes_to_files(len(job.packed)):
-            self._blobs.put(name, job.packed, 0)
-            return Submission(job.spec, reference, b"", held)
-        return Submission(job.spec, reference, job.packed, held)
+    def _stored(self, jobs: Sequence[PreparedJob]) -> list[Submission]:
+        """Write latents that go outside of Redis first: a job never names a blob that is not there."""
+        batch, outside = [], []
+        for job in jobs:
+            goes_outside = self._blobs.goes_outside(len(job.packed))
+            name = latent_name(job.spec.id, job.spec.request_hash, uuid4().hex[:16] if goes_outside else "")
+            reference = self._blobs.reference(name, len(job.packed))
+            held = held_bytes(job.spec, len(job.packed), self._blobs)
+            batch.append(Submission(job.spec, reference, b"" if goes_outside else job.packed, held))
+            if goes_outside:
+                outside.append((name, job.packed))
+        if outside:
+            self._insist(lambda: self._write(outside), self._submit_seconds)
+        return batch
+
+    def _write(self, blobs: Sequence[tuple[str, bytes]]) -> None:
+        with store_errors():
+            assert self._blobs.outside is not None
+            self._blobs.outside.put_many(blobs)
+
+    def _forget_unnamed(self, references: Sequence[str]) -> None:
+        """Remove those of a submit's latents that no job took: it was refused, or there already."""
+        if references:
+            self._tidily(
+                lambda: [
+                    reference
+                    for reference, named in zip(
+                        references, reading.named_blobs(self._connection, references), strict=True
+                    )
+                    if not named
+                ]
+            )
+
+    def _forget_canceled(self, job_ids: Sequence[str]) -> None:
+        """Remove the latents of jobs that were canceled, which nobody needs any more."""
+        if self._blobs.outside is not None:
+            self._tidily(lambda: reading.canceled_latents(self._connection, job_ids))
+
+    def _tidily(self, find: Callable[[], Sequence[str]]) -> None:
+        """Remove blobs outside of Redis; what cannot be removed now is swept."""
+        try:
+            with farm_errors(self._connection), store_errors():
+                self._blobs.delete_outside(find())
+        except (FarmUnavailable, ConfigurationError) as error:
+            logger.warning("some blobs are left to the sweep: %s", error)
 
     def _limits(self) -> Limits:
         if self._known_limits is None:
@@ -140,7 +197,7 @@ class RedisTransport(RedisOperations):
 
     def stored(self, job_id: str, one: BlobRecord) -> bytes:
         """The bytes of a stored picture, or latents."""
-        with farm_errors(self._connection):
+        with farm_errors(self._connection), store_errors():
             data = self._blobs.get(one.blob, one.size_bytes)
         if data is None:
             raise reading.expired(job_id, None)
@@ -156,21 +213,35 @@ class RedisTransport(RedisOperations):
         if status is None:
             # Raises JobNotFound, or knows of it by its tombstone alone.
             self.status(job_id)
+        if status is JobStatus.CANCELED:
+            self._forget_canceled([job_id])
         return status is JobStatus.CANCELED
 
     def cancel_many(self, job_ids: Sequence[str]) -> list[JobStatus | None]:
         """End those that have not ended; how each stands now, None where nobody knows it."""
-        return self._insist(lambda: transitions.cancel_many(self._connection, job_ids))
+        statuses = self._insist(lambda: transitions.cancel_many(self._connection, job_ids))
+        self._forget_canceled([one for one, status in zip(job_ids, statuses, strict=True) if status == "canceled"])
+        return statuses
 
     def discard(self, job_id: str) -> None:
         """Remove a job's pictures and record."""
         self.cancel(job_id)
         references = self._insist(lambda: transitions.discard(self._connection, job_id))
-        with farm_errors(self._connection):
-            for reference in references or ():
-                self._blobs.delete(reference)
+        self._tidily(lambda: references or [])
 
     def close(self) -> None:
         """Stop the watcher and close every connection."""
         self._watcher.close()
         self._connection.close()
+        self._blobs.close()
+
+
+@contextmanager
+def store_errors() -> Iterator[None]:
+    """Turn what a folder raises into errors of ours. Raises StoreAway, InvalidStore."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, FarmError):
+            raise
+        raise file_error(error, "the folder of VAEFARM_STORE") from error

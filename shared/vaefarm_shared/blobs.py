@@ -1,127 +1,75 @@
-"""Latents and pictures by name, in Redis or in a folder that producers and workers share.
+"""Latents and pictures by name, in Redis, and outside of it those above a threshold: in a folder or in S3.
 
-A blob's reference is `redis:NAME` or `file:NAME`, so that a reader needs no setting to know where it lies. The
-blob is always written before the job or the record that names it; a file that no record names is swept.
+A blob's reference is `redis:NAME`, `file:NAME` or `s3:NAME`, so that a reader knows where it lies. The blob is always
+written before the job or the record that names it; one outside of Redis that no record names is swept.
 """
 
-import os
-import re
 import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
-from urllib.parse import unquote, urlsplit
-from uuid import uuid4
 
 import redis
 
 from . import keys
+from .blob_names import check_size
 from .errors import ConfigurationError, FarmError
+from .file_blobs import FileBlobs
+from .s3_blobs import S3Blobs
+from .settings import Settings
+from .store_url import read_store_url
 
-#: Names of blobs: kind, job id, then what tells attempts apart.
-NAME_PATTERN: Final[re.Pattern[str]] = re.compile(r"(latent|image):[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+")
+#: Where blobs lie, by the schemes of their references.
+SCHEMES: Final = ("redis", FileBlobs.scheme, S3Blobs.scheme)
 
-#: Seconds that a file may lie unnamed: its job may be on the way to Redis.
+#: Seconds that a blob outside of Redis may lie unnamed: its job may be on the way to Redis.
 UNNAMED_SECONDS: Final[float] = 3600.0
 
 
-def latent_name(job_id: str, request_hash: str) -> str:
-    """The name of a job's latent; other content under the same id has another name."""
-    return f"latent:{job_id}.{request_hash}"
+def open_outside(url: str) -> FileBlobs | S3Blobs | None:
+    """The store outside of Redis that VAEFARM_STORE names, if any. Raises InvalidStore."""
+    place = read_store_url(url)
+    if place.folder is not None:
+        return FileBlobs(place.folder)
+    return S3Blobs(place.bucket, place.prefix) if place.bucket else None
 
 
-def image_name(job_id: str, token: str, index: int) -> str:
-    """The name of a job's picture; each lease has names of its own, so a late worker overwrites nothing."""
-    return f"image:{job_id}.{token}.{index}"
+def check_store(settings: Settings) -> None:
+    """Return if a farm can work with the store outside of Redis, if it has one.
 
-
-class FileBlobs:
-    """Blobs as files below one folder."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def path(self, name: str) -> Path:
-        """Where the blob of that name lies, in one of 256 folders by its job's id.
-
-        Raises:
-            FarmError: the name could lead out of the folder.
-        """
-        if not NAME_PATTERN.fullmatch(name):
-            raise FarmError(f"{name!r} is no blob name")
-        job_id = job_of(name)
-        return self.root / f"{sum(job_id.encode()) % 256:02x}" / name.replace(":", "-", 1)
-
-    def put(self, name: str, data: bytes) -> None:
-        """Write a blob so that it is whole or absent, and on disk when this returns."""
-        path = self.path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{uuid4().hex}.part")
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
+    Raises:
+        InvalidStore: somebody must mend something.
+        StoreAway: it does not answer, or has no room just now.
+    """
+    outside = open_outside(settings.store)
+    if outside is not None:
         try:
-            os.fsync(folder)
+            outside.check()
         finally:
-            os.close(folder)
-
-    def get(self, name: str, max_bytes: int) -> bytes | None:
-        """Read a blob; None when there is none. Raises FarmError above `max_bytes`."""
-        try:
-            path = self.path(name)
-            check_size(name, path.stat().st_size, max_bytes)
-            return path.read_bytes()
-        except FileNotFoundError:
-            return None
-
-    def delete(self, name: str) -> None:
-        """Remove a blob, if it is there."""
-        self.path(name).unlink(missing_ok=True)
-
-    def old_names(self, older_than: float) -> Iterator[str]:
-        """Names of blobs written before `older_than` (Unix seconds); leftovers of writers are removed."""
-        for path in self.root.glob("??/*"):
-            try:
-                if path.stat().st_mtime >= older_than:
-                    continue
-            except FileNotFoundError:
-                continue
-            name = path.name.replace("-", ":", 1)
-            if path.suffix == ".part":
-                path.unlink(missing_ok=True)
-            elif NAME_PATTERN.fullmatch(name):
-                yield name
+            outside.close()
 
 
 class BlobStore:
-    """Where a farm's latents and pictures lie: Redis, and files for those above a threshold."""
+    """Where a farm's latents and pictures lie."""
 
     def __init__(self, connection: redis.Redis, url: str = "redis://", threshold: int = 64 * 1024) -> None:
-        """Raises ConfigurationError unless `url` is `redis://` or `file:///DIR`."""
+        """Raises InvalidStore unless `url` is one that `store_url` reads, and its library is there."""
         self.connection = connection
         self.threshold = threshold
-        self.files: FileBlobs | None = None
-        parts = urlsplit(url)
-        if parts.scheme == "file" and parts.path.startswith("/") and not parts.netloc:
-            self.files = FileBlobs(Path(unquote(parts.path)))
-        elif parts.scheme != "redis":
-            raise ConfigurationError(f"VAEFARM_BLOBS={url!r}: expected redis:// or file:///DIR")
+        self.outside = open_outside(url)
 
-    def goes_to_files(self, size: int) -> bool:
-        """True when a blob of `size` bytes is kept as a file."""
-        return self.files is not None and size > self.threshold
+    def goes_outside(self, size: int) -> bool:
+        """True when a blob of `size` bytes is kept outside of Redis."""
+        return self.outside is not None and size > self.threshold
 
     def reference(self, name: str, size: int) -> str:
         """The reference that a blob of that name and size gets."""
-        return f"{'file' if self.goes_to_files(size) else 'redis'}:{name}"
+        scheme = self.outside.scheme if self.outside is not None and self.goes_outside(size) else "redis"
+        return f"{scheme}:{name}"
 
     def put(self, name: str, data: bytes, life_seconds: int) -> str:
         """Store a blob and return its reference."""
-        if self.files is not None and self.goes_to_files(len(data)):
-            self.files.put(name, data)
+        if self.outside is not None and self.goes_outside(len(data)):
+            self.outside.put(name, data)
         else:
             self.connection.set(keys.blob(name), data, ex=life_seconds)
         return self.reference(name, len(data))
@@ -131,11 +79,11 @@ class BlobStore:
 
         Raises:
             FarmError: it has more than `max_bytes`: nothing is read.
-            ConfigurationError: it lies in files, and this process was told of no folder.
+            ConfigurationError: it lies outside of Redis, and this process was told of no such store.
         """
         scheme, _, name = reference.partition(":")
-        if scheme == "file":
-            return self._folder(reference).get(name, max_bytes)
+        if scheme != "redis":
+            return self._outside_of(reference).get(name, max_bytes)
         # One byte more than is allowed tells that there are more, and costs no round trip of its own.
         data: bytes = self.connection.getrange(keys.blob(name), 0, max_bytes)  # type: ignore[assignment]
         check_size(name, len(data), max_bytes)
@@ -151,11 +99,9 @@ class BlobStore:
             for reference, max_bytes in wanted:
                 if reference.startswith("redis:"):
                     pipe.getrange(keys.blob(reference.removeprefix("redis:")), 0, max_bytes)
-            replies = iter(pipe.execute(raise_on_error=False))
-        return [
-            self._reply(next(replies)) if reference.startswith("redis:") else self._read(reference, max_bytes)
-            for reference, max_bytes in wanted
-        ]
+            replies = iter([self._reply(one) for one in pipe.execute(raise_on_error=False)])
+        found = iter(self._read_outside([one for one in wanted if not one[0].startswith("redis:")]))
+        return [next(replies) if reference.startswith("redis:") else next(found) for reference, _ in wanted]
 
     @staticmethod
     def _reply(reply: "bytes | Exception") -> "bytes | Exception | None":
@@ -163,11 +109,16 @@ class BlobStore:
             raise reply
         return reply or None
 
-    def _read(self, reference: str, max_bytes: int) -> "bytes | Exception | None":
-        try:
-            return self.get(reference, max_bytes)
-        except (FarmError, OSError) as error:
-            return error
+    def _read_outside(self, wanted: Sequence[tuple[str, int]]) -> "Sequence[bytes | Exception | None]":
+        errors: dict[str, Exception] = {}
+        for reference, _ in wanted:
+            try:
+                self._outside_of(reference)
+            except FarmError as error:
+                errors[reference] = error
+        there = [(reference.partition(":")[2], most) for reference, most in wanted if reference not in errors]
+        found = iter(self.outside.get_many(there) if self.outside is not None and there else ())
+        return [errors[reference] if reference in errors else next(found) for reference, _ in wanted]
 
     def delete(self, reference: str) -> None:
         """Remove a blob, if it is there and this process can reach it."""
@@ -175,46 +126,47 @@ class BlobStore:
         if scheme == "redis":
             self.connection.delete(keys.blob(name))
         else:
-            self.delete_file(reference)
+            self.delete_outside([reference])
 
-    def delete_file(self, reference: str) -> None:
-        """Remove a blob that lies in a file; one in Redis goes in the transaction that ends its job."""
-        scheme, _, name = reference.partition(":")
-        if scheme == "file" and self.files is not None:
-            self.files.delete(name)
+    def delete_outside(self, references: Iterable[str]) -> None:
+        """Remove blobs that lie outside of Redis; one in Redis goes in the transaction that ends its job."""
+        if self.outside is not None:
+            split = [reference.partition(":") for reference in references]
+            self.outside.delete_many([name for scheme, _, name in split if scheme == self.outside.scheme])
 
-    def sweep(self, is_named: Callable[[list[str]], list[bool]], now: float | None = None) -> int:
-        """Remove files that no record names, an hour old at least; return how many.
+    def sweep(
+        self,
+        is_named: Callable[[list[str]], list[bool]],
+        now: float | None = None,
+        is_over: Callable[[], bool] = lambda: False,
+    ) -> int:
+        """Remove blobs outside of Redis that no record names, an hour old at least; return how many.
 
-        Files have no life of their own: this is how the pictures of expired jobs go.
+        They have no life of their own: this is how the pictures of expired jobs go. Ends early once `is_over`.
         """
-        if self.files is None:
+        if self.outside is None:
             return 0
-        names = list(self.files.old_names((now or time.time()) - UNNAMED_SECONDS))
         removed = 0
-        for start in range(0, len(names), 500):
-            part = names[start : start + 500]
-            for name, named in zip(part, is_named([f"file:{name}" for name in part]), strict=True):
-                if not named:
-                    self.files.delete(name)
-                    removed += 1
+        for page in self.outside.old_pages((now or time.time()) - UNNAMED_SECONDS):
+            if is_over():
+                break
+            verdicts = is_named([f"{self.outside.scheme}:{name}" for name in page]) if page else []
+            unnamed = [name for name, named in zip(page, verdicts, strict=True) if not named]
+            self.outside.delete_many(unnamed)
+            removed += len(unnamed)
         return removed
 
-    def _folder(self, reference: str) -> FileBlobs:
-        if self.files is None:
+    def close(self) -> None:
+        """Close the connections to the store outside of Redis."""
+        if self.outside is not None:
+            self.outside.close()
+
+    def _outside_of(self, reference: str) -> FileBlobs | S3Blobs:
+        scheme = reference.partition(":")[0]
+        if self.outside is None or self.outside.scheme != scheme:
+            lies, url = ("a bucket", "s3://BUCKET/PREFIX") if scheme == "s3" else ("a folder", "file:///DIR")
             raise ConfigurationError(
-                f"{reference} lies in a folder that this process was not told of: set VAEFARM_BLOBS=file:///DIR"
-                " to the folder that the workers use"
+                f"{reference} lies in {lies} that this process was not told of: set VAEFARM_STORE={url}"
+                " to the one that the workers use"
             )
-        return self.files
-
-
-def job_of(name: str) -> str:
-    """The job id inside a blob's name."""
-    return name.partition(":")[2].partition(".")[0]
-
-
-def check_size(name: str, size: int, max_bytes: int) -> None:
-    """Raise FarmError when a blob is larger than its job allows."""
-    if size > max_bytes:
-        raise FarmError(f"blob {name} has {size} bytes; its job allows {max_bytes}")
+        return self.outside

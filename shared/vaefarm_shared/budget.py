@@ -1,7 +1,7 @@
 """The budget: how much of Redis latents and pictures may take, and what a job is reckoned to hold.
 
 Submit counts a job's latent and reserves room for its pictures in the same step (`lua/submit.lua`), so that a settle
-finds it; the settle puts what was stored in place of what was reserved. Blobs in files do not count.
+finds it; the settle puts what was stored in place of what was reserved. Blobs outside of Redis do not count.
 """
 
 from dataclasses import dataclass
@@ -83,11 +83,11 @@ def picture_bytes(spec: JobSpec) -> int:
 
 
 def held_bytes(spec: JobSpec, latent_bytes: int, blobs: BlobStore) -> int:
-    """Bytes of Redis that a job holds until it ends: its latent, and room for its pictures, unless they go to files."""
-    latent = 0 if blobs.goes_to_files(latent_bytes) else latent_bytes
+    """Bytes of Redis that a job holds until it ends: its latent, and room for its pictures, where they go there."""
+    latent = 0 if blobs.goes_outside(latent_bytes) else latent_bytes
     pictures = picture_bytes(spec)
     files = 1 if spec.task == "encode" or spec.output_type == "pt" else spec.count
-    return latent + (pictures if blobs.files is None else min(pictures, files * blobs.threshold))
+    return latent + (pictures if blobs.outside is None else min(pictures, files * blobs.threshold))
 
 
 def full(connection: redis.Redis, limits: Limits, what: str, used: int) -> QueueFull:

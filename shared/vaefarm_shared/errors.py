@@ -23,7 +23,9 @@
          - QuotaExceeded       an owner has as many unended jobs as it may have
      - FarmUnavailable         Redis is not reachable
          - RedisRefused        it is, and refuses the login, a certificate, or what this user asks
+         - StoreAway           nor is the store of latents and pictures, or not now
      - ConfigurationError      settings, catalogue or environment
+         - InvalidStore        VAEFARM_STORE is none, or that store refuses what a farm does with it
          - EncodesNothing      this worker has no encoder; another may
      - LeaseLost               a worker's job is no longer its own
      - UnsupportedVersion      the other side writes jobs of another version
@@ -182,8 +184,16 @@ class RedisRefused(FarmUnavailable):
     retryable = False
 
 
+class StoreAway(FarmUnavailable):
+    """The store of latents and pictures does not answer, or takes nothing just now."""
+
+
 class ConfigurationError(FarmError):
     """Settings, catalogue or environment do not allow what was asked."""
+
+
+class InvalidStore(ConfigurationError):
+    """VAEFARM_STORE is no store, its library is missing, or it refuses what a farm does with it."""
 
 
 class EncodesNothing(ConfigurationError):

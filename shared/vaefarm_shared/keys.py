@@ -28,6 +28,7 @@ Redis keys (RQ's own, `rq:*`, are written by RQ's code in `rq_bridge` and by `lu
 | vaefarm:webhook:{id}             | hash   | url, owner, status, reason, ended_at,      | until delivered, 3 days at  |
 |                                  |        | attempts, traceparent                      | most                        |
 | vaefarm:repairing                | string | somebody repairs the budget                | 250 s                       |
+| vaefarm:sweeping                 | string | somebody swept the bucket of late          | 900 s                       |
 | vaefarm:kept                     | zset   | {id}:{bytes} of ended jobs, by their end   | entries: as their blobs     |
 | vaefarm:ended                    | hash   | {vae}:{status}: how many jobs have ended so| none                        |
 | vaefarm:lost                     | hash   | VAE: how many jobs' workers died, or fell  | none                        |
@@ -69,6 +70,7 @@ DEPENDENTS: Final[str] = f"{PREFIX}dependents"
 SECRET: Final[str] = f"{PREFIX}secret"
 RATE: Final[str] = f"{PREFIX}rate"
 REPAIRING: Final[str] = f"{PREFIX}repairing"
+SWEEPING: Final[str] = f"{PREFIX}sweeping"
 EVENTS: Final[str] = f"{PREFIX}events"
 INFLIGHT: Final[str] = f"{PREFIX}inflight"
 PUSHED: Final[str] = f"{PREFIX}pushed"

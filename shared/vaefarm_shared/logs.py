@@ -7,8 +7,19 @@ are fields of their own, whatever the message says.
 import logging
 from enum import StrEnum
 
-#: Third parties that log each request or each job at INFO.
-CHATTY = ("rq", "httpx", "urllib3", "filelock", "diffusers", "transformers")
+#: Third parties that log each request or each job at INFO; botocore logs what it signs with at DEBUG.
+CHATTY = (
+    "rq",
+    "httpx",
+    "urllib3",
+    "filelock",
+    "diffusers",
+    "transformers",
+    "botocore",
+    "aiobotocore",
+    "s3fs",
+    "fsspec",
+)
 
 
 class LogFormat(StrEnum):

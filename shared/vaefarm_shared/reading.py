@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import redis
 from pydantic import ValidationError
@@ -11,6 +11,7 @@ from rq.utils import as_text
 from rq.worker_registration import REDIS_WORKER_KEYS
 
 from . import keys
+from .blob_names import job_of
 from .catalogue import Contract
 from .errors import FarmError, JobExpired, JobNotFound
 from .job import ADMIN, JobSpec, JobStatus
@@ -21,6 +22,9 @@ from .records import DecodeReport, JobRecord, Tombstone, blob_references
 from .rq_bridge import QUEUE_PREFIX, QUEUES_KEY
 from .scripts import script
 from .workers import describe_workers, holders
+
+#: How a job has ended that needs its latent no more: a failed one keeps it, for a retry.
+LATENT_GOES: Final = frozenset({JobStatus.FINISHED.value, JobStatus.CANCELED.value, JobStatus.EXPIRED.value})
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,17 +239,27 @@ def read_backlog(connection: redis.Redis) -> dict[str, Backlog]:
 
 
 def named_blobs(connection: redis.Redis, references: Sequence[str]) -> list[bool]:
-    """For each blob reference, whether its job's record names it."""
+    """For each blob reference, whether its job's record names it and still needs it: no job that is finished, canceled
+    or expired needs its latent."""
     with connection.pipeline(transaction=False) as pipe:
         for reference in references:
-            job_id = reference.partition(":")[2].partition(":")[2].partition(".")[0]
-            pipe.hmget(keys.job(job_id), "latent", "report")
+            pipe.hmget(keys.job(job_of(reference.partition(":")[2])), "latent", "report", "status")
         replies = pipe.execute()
     named = []
-    for reference, values in zip(references, replies, strict=True):
-        fields = {name: value.decode() for name, value in zip(("latent", "report"), values, strict=True) if value}
+    for reference, (latent, report, status) in zip(references, replies, strict=True):
+        kept = {"latent": latent} if status is None or status.decode("utf-8", "replace") not in LATENT_GOES else {}
+        fields = {name: value.decode() for name, value in (kept | {"report": report}).items() if value}
         named.append(reference in blob_references(fields))
     return named
+
+
+def canceled_latents(connection: redis.Redis, job_ids: Sequence[str]) -> list[str]:
+    """The references of the latents of those jobs that are canceled."""
+    with connection.pipeline(transaction=False) as pipe:
+        for job_id in job_ids:
+            pipe.hmget(keys.job(job_id), "status", "latent")
+        replies = pipe.execute()
+    return [latent.decode() for status, latent in replies if status == b"canceled" and latent]
 
 
 def not_found(job_id: str) -> JobNotFound:

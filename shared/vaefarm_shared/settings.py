@@ -3,17 +3,28 @@
 import re
 from typing import Annotated, Self
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from .errors import ConfigurationError
 from .logs import LogFormat
+from .store_url import read_store_url
+
+
+def _checked_store(url: str) -> str:
+    """The URL of a store, without what another Redis' may hold. Raises InvalidStore, which shows no password."""
+    read_store_url(url)
+    return "redis://" if url.startswith("redis:") else url
+
+
+#: Where a store is; nothing in it is secret.
+StoreName = Annotated[str, AfterValidator(_checked_store)]
 
 
 class EnvironmentSettings(BaseSettings):
     """Settings of which each is read from `VAEFARM_` and its name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix="VAEFARM_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="VAEFARM_", frozen=True, extra="ignore", populate_by_name=True)
 
     @classmethod
     def from_env(cls, **overrides: object) -> Self:
@@ -26,7 +37,8 @@ class EnvironmentSettings(BaseSettings):
             return cls(**{name: value for name, value in overrides.items() if value is not None})
         except ValidationError as error:
             first = error.errors()[0]
-            variable = "VAEFARM_" + "_".join(str(part) for part in first["loc"]).upper()
+            place = "_".join(str(part) for part in first["loc"]).upper()
+            variable = place if place.startswith("VAEFARM_") else f"VAEFARM_{place}"
             raise ConfigurationError(f"{variable}={first['input']!r}: {first['msg']}") from error
 
 
@@ -44,10 +56,14 @@ class Settings(EnvironmentSettings):
     """The key for that gateway, unless the address holds it; it is never printed."""
     trust_env: bool = False
     """Whether a gateway is reached through the proxy that HTTPS_PROXY or HTTP_PROXY names."""
-    blobs: str = "redis://"
-    """Where latents and pictures lie: `redis://`, or `file:///DIR` for those above `blob_threshold`."""
-    blob_threshold: Annotated[int, Field(ge=0)] = 64 * 1024
-    """Bytes above which a blob goes to files, where `blobs` names a folder."""
+    store: Annotated[StoreName, Field(validation_alias=AliasChoices("VAEFARM_STORE", "VAEFARM_BLOBS"))] = "redis://"
+    """Where latents and pictures above `store_threshold` lie: `file:///DIR`, `s3://BUCKET/PREFIX`, or `redis://` as the
+    others. VAEFARM_BLOBS was its name."""
+    store_threshold: Annotated[
+        int, Field(ge=0, validation_alias=AliasChoices("VAEFARM_STORE_THRESHOLD", "VAEFARM_BLOB_THRESHOLD"))
+    ] = 64 * 1024
+    """Bytes above which a blob goes outside of Redis, where `store` names a place there. VAEFARM_BLOB_THRESHOLD was its
+    name."""
     catalogue: str | None = None
     """A TOML file that adds VAEs to the built-in catalogue, or points its entries at local folders."""
     submit_timeout: Annotated[float, Field(gt=0)] = 30.0

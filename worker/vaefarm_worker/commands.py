@@ -16,9 +16,10 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 from redis import Redis
 
 from vaefarm_shared import quarantine, tracing
+from vaefarm_shared.blobs import check_store
 from vaefarm_shared.catalogue import Catalogue, VaeEntry
 from vaefarm_shared.connection import AWAY, connect
-from vaefarm_shared.errors import ConfigurationError, DeviceFault
+from vaefarm_shared.errors import ConfigurationError, DeviceFault, StoreAway
 from vaefarm_shared.logs import LogFormat, configure_logging
 from vaefarm_shared.redis_policy import check_policy
 from vaefarm_shared.redis_wait import reach
@@ -158,6 +159,7 @@ def worker(
     connection = connect(settings.redis_url.get_secret_value())
     reach(connection, settings.redis_wait)
     patiently(partial(say_warnings, connection, settings.allow_eviction))
+    patiently(partial(check_store, settings))
     worker_name = name or default_name()
     # Before torch is imported: the renewer of leases must not wait for it.
     lifeline = Lifeline(settings, worker_name)
@@ -222,14 +224,16 @@ def chosen_entries(catalogue: Catalogue, vaes: str | None, remote: Sequence[str]
 
 
 def patiently(call: Callable[[], T]) -> T:
-    """Repeat a call until Redis answers: it may be away for a moment while its workers start."""
+    """Repeat a call until Redis, or the store, answers: it may be away for a moment while its workers start."""
     with pauses() as sleep:
         while True:
             try:
                 return call()
             except AWAY as error:
                 logger.warning("Redis is away: %s", error)
-                sleep(REDIS_WAIT_SECONDS)
+            except StoreAway as error:
+                logger.warning("the worker cannot begin yet: %s", error)
+            sleep(REDIS_WAIT_SECONDS)
 
 
 def say_warnings(connection: Redis, allow_eviction: bool) -> None:

@@ -9,12 +9,14 @@ from typing import Any, Final
 import redis
 
 from vaefarm_shared import keys
-from vaefarm_shared.blobs import BlobStore, image_name
+from vaefarm_shared.blob_names import image_name
+from vaefarm_shared.blobs import BlobStore
 from vaefarm_shared.errors import (
     DecodeError,
     EndpointRefused,
     EndpointsAway,
     FarmError,
+    InvalidStore,
     NonFiniteImage,
     OutOfMemory,
     VaeUnavailable,
@@ -75,7 +77,9 @@ class Ready:
     how: How = "free"
     reason: str = ""
     size_bytes: int = 0
+    #: References of what was made; and of that by name what is yet to be written outside of Redis.
     files: tuple[str, ...] = ()
+    unwritten: tuple[tuple[str, bytes], ...] = ()
     latent_reference: str = ""
     #: When its files began to be made, Unix seconds, and the `traceparent` of the job and of its batch's span.
     began: float = 0.0
@@ -84,7 +88,7 @@ class Ready:
 
 
 class Endings:
-    """Decides and prepares; nothing of Redis' is changed here but blobs that no record names yet."""
+    """Decides and prepares; nothing is changed here but blobs outside of Redis that no record names yet."""
 
     def __init__(self, station: Station, connection: redis.Redis, blobs: BlobStore) -> None:
         self._worker_name = station.name
@@ -97,14 +101,32 @@ class Endings:
         self._blobs = blobs
 
     def of(self, done: Done) -> Ready:
-        """What a decoded job becomes: its pictures, or latents, become files, which are written where they go to files.
+        """What a decoded job becomes: its pictures, or latents, become files; those that go outside of Redis are for
+        `write`.
 
         Raises:
-            Abandoned: the worker stops, and the store is away.
+            Abandoned: the worker stops, and Redis is away.
         """
         began = time.time()
         ready = self._became(done)
         ready.began, ready.job_trace, ready.batch_trace = began, done.job.spec.traceparent, done.batch_trace
+        return ready
+
+    def write(self, ready: Ready) -> Ready:
+        """Write what goes outside of Redis, for as long as the store is away; what the job becomes then.
+
+        Raises:
+            Abandoned: the worker stops, and the store is away.
+        """
+        try:
+            for name, data in ready.unwritten:
+                self._patience.insist(partial(self._blobs.put, name, data, 0))
+        except Abandoned:
+            raise
+        except (OSError, InvalidStore) as error:
+            reason = f"its result cannot be written here: {error}"
+            return Ready(ready.claim, how="avoid", reason=reason, files=ready.files)
+        ready.unwritten = ()
         return ready
 
     def _became(self, done: Done) -> Ready:
@@ -112,15 +134,11 @@ class Endings:
             return self._went_wrong(done, done.outcome)
         try:
             return self._finished(done, done.outcome)
-        except Abandoned:
-            raise
-        except OSError as error:
-            return Ready(done.job.claim, how="avoid", reason=f"its result cannot be written here: {error}")
         except Exception as error:
             return self._went_wrong(done, error)
 
     def _finished(self, done: Done, made: Decoded | Encoded) -> Ready:
-        """Make a job's files; write those that go to the store of files."""
+        """Make a job's files."""
         began = time.monotonic()
         claim, spec = done.job.claim, done.job.spec
         if isinstance(made, Decoded):
@@ -131,15 +149,14 @@ class Endings:
             # The encoder's, not the disk's: another worker would not do better.
             raise DecodeError(f"its picture cannot be written as {spec.image_format}: {error}") from error
         seconds_encode = time.monotonic() - began
-        references, to_redis = [], []
+        references, to_redis, unwritten = [], [], []
         for index, data in enumerate(files):
             name = image_name(claim.job_id, claim.token, index)
-            if self._blobs.goes_to_files(len(data)):
-                reference = self._patience.insist(partial(self._blobs.put, name, data, spec.result_seconds))
+            references.append(self._blobs.reference(name, len(data)))
+            if self._blobs.goes_outside(len(data)):
+                unwritten.append((name, data))
             else:
-                reference = self._blobs.reference(name, len(data))
                 to_redis.append((keys.blob(name), data, spec.result_seconds))
-            references.append(reference)
         sizes = [len(data) for data in files]
         if isinstance(made, Encoded):
             latents = LatentsRecord.model_validate(tensor_fields(made.latents, references[0], sizes[0]))
@@ -161,7 +178,12 @@ class Endings:
         )
         size = sum(len(data) for _, data, _ in to_redis)
         return Ready(
-            claim, outcome=outcome, size_bytes=size, files=tuple(references), latent_reference=done.job.latent_reference
+            claim,
+            outcome=outcome,
+            size_bytes=size,
+            files=tuple(references),
+            unwritten=tuple(unwritten),
+            latent_reference=done.job.latent_reference,
         )
 
     def _went_wrong(self, done: Done, error: Exception) -> Ready:

@@ -13,7 +13,7 @@ from vaefarm_shared import leases, tracing, transitions
 from vaefarm_shared.blobs import BlobStore
 from vaefarm_shared.budget import held_bytes
 from vaefarm_shared.connection import AWAY
-from vaefarm_shared.errors import ConfigurationError, EncodesNothing, EndpointRefused, UnsupportedVersion
+from vaefarm_shared.errors import ConfigurationError, EncodesNothing, EndpointRefused, StoreAway, UnsupportedVersion
 from vaefarm_shared.leases import ClaimedJob, Wanted
 from vaefarm_shared.submissions import Submission
 
@@ -22,6 +22,7 @@ from .doorbell import Doorbell
 from .endings import Done
 from .loading import Loaded, Plain, Unloadable, load
 from .outbox import Outbox
+from .patience import FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS
 from .pool import Pool
 from .registration import Registration, held_sizes
 from .sharing import Side
@@ -67,6 +68,8 @@ class Intake:
         self._thread = threading.Thread(target=self._run, name="vaefarm-intake", daemon=True)
         self._nothing_since: int | None = None
         self._skipped = False
+        self._store_away = False
+        self._rest_seconds = 0.0
 
     @property
     def found_nothing(self) -> bool:
@@ -91,6 +94,8 @@ class Intake:
                     self._pool.wait_for_room(LOOK_SECONDS)
                 elif not self.claim_once():
                     self._doorbell.wait(PARTIAL_LOOK_SECONDS if self._skipped else LOOK_SECONDS)
+                else:
+                    self._rest()
             except AWAY as error:
                 # What a lost reply claimed comes back when its lease ends.
                 logger.warning("Redis is away: %s", error)
@@ -98,6 +103,15 @@ class Intake:
             except Exception:
                 logger.exception("a claim failed")
                 self._stopping.wait(LOOK_SECONDS)
+
+    def _rest(self) -> None:
+        """Claim more and more rarely while the store of latents is away: what was claimed has gone back each time."""
+        if self._store_away:
+            self._rest_seconds = min(max(2 * self._rest_seconds, FIRST_WAIT_SECONDS), LONGEST_WAIT_SECONDS)
+            self._stopping.wait(self._rest_seconds)
+        else:
+            self._rest_seconds = 0.0
+        self._store_away = False
 
     def claim_once(self) -> int:
         """Claim and load once, for the device and for endpoints; return how many jobs there were."""
@@ -225,6 +239,9 @@ class Intake:
         if isinstance(one.error, UnsupportedVersion | EncodesNothing):
             # A worker of the other release, or with an encoder, may live, or be about to.
             self._outbox.hand_back(one.claim, "avoid", str(one.error))
+        elif isinstance(one.error, StoreAway):
+            self._store_away = True
+            self._outbox.hand_back(one.claim, "free", str(one.error))
         elif isinstance(one.error, OSError | ConfigurationError):
             # Another worker may have the folder that this one has not.
             self._outbox.hand_back(one.claim, "avoid", f"its latent cannot be read here: {one.error}")

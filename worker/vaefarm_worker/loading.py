@@ -7,7 +7,8 @@ from math import prod
 import numpy as np
 
 from vaefarm_shared import checks, images, latents, rq_bridge
-from vaefarm_shared.blobs import NAME_PATTERN, BlobStore
+from vaefarm_shared.blob_names import NAME_PATTERN
+from vaefarm_shared.blobs import SCHEMES, BlobStore
 from vaefarm_shared.errors import EncodesNothing, FarmError, InvalidPicture, RefusedJob
 from vaefarm_shared.job import ADMIN, JobSpec
 from vaefarm_shared.leases import Claim, ClaimedJob
@@ -119,7 +120,7 @@ def _plain(decoder: Decoder, job: ClaimedJob) -> Plain | Unloadable:
 def check_latent(reference: str) -> None:
     """Raise RefusedJob unless a reference is a latent's: a key of another kind, or a path, is nobody's latent."""
     scheme, _, name = reference.partition(":")
-    if scheme not in ("redis", "file") or not name.startswith("latent:") or not NAME_PATTERN.fullmatch(name):
+    if scheme not in SCHEMES or not name.startswith("latent:") or not NAME_PATTERN.fullmatch(name):
         shown = f"{reference[:100]!r} as its latent" if reference else "no latent"
         raise RefusedJob(f"the job is refused: its record names {shown}; submit it with vaefarm")
 
@@ -172,8 +173,9 @@ def _loaded(job: ClaimedJob, spec: JobSpec, data: bytes | Exception | None) -> L
     try:
         if isinstance(data, Exception):
             raise data
-        if data is None and reference.startswith("file:"):
-            raise FileNotFoundError(f"{reference} is not in this worker's folder of blobs (VAEFARM_BLOBS)")
+        if data is None and not reference.startswith("redis:"):
+            place = "bucket" if reference.startswith("s3:") else "folder"
+            raise FileNotFoundError(f"{reference} is not in this worker's {place} of blobs (VAEFARM_STORE)")
         if data is None:
             raise FarmError(f"its latent {reference} is gone; submit the job again")
         if len(data) > _most_bytes(spec):

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final
 
@@ -25,6 +26,7 @@ from .encoders import Encoders
 from .endings import Done, Endings, Ready, describe
 from .loading import Loaded
 from .patience import Abandoned
+from .removals import Removals
 from .station import Station
 
 logger = logging.getLogger(__name__)
@@ -36,6 +38,10 @@ SETTLE_BYTES: Final[int] = 16 * 1024 * 1024
 #: Output pixels that may wait for encoder and store: 64 pictures of 1024 x 1024, and jobs, however small.
 MOST_PIXELS: Final[int] = 64 * 1024 * 1024
 MOST_JOBS: Final[int] = 256
+
+
+#: Threads that write what goes outside of Redis, each of which waits for the store most of the time.
+WRITERS: Final[int] = 16
 
 
 class Outbox:
@@ -53,6 +59,8 @@ class Outbox:
         self._blobs = blobs
         self._notify = notify
         self._encoders = Encoders(station.settings, station.decoder.device)
+        self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="vaefarm-writer")
+        self._removals = Removals(blobs)
         self._changed = threading.Condition()
         self._ready: deque[Ready] = deque()
         self._held: dict[str, int] = {}
@@ -74,6 +82,7 @@ class Outbox:
     def start(self) -> None:
         """Begin."""
         self._thread.start()
+        self._removals.start()
 
     def stop(self, seconds: float) -> bool:
         """Return whether everything is settled within `seconds`; take up nothing after that."""
@@ -83,6 +92,8 @@ class Outbox:
             self._changed.notify_all()
         self._thread.join(max(seconds, 1.0) if done else 1.0)
         self._encoders.stop()
+        self._writers.shutdown(wait=False, cancel_futures=True)
+        self._removals.stop(max(seconds, 1.0))
         return done
 
     def put(self, done: list[Done]) -> None:
@@ -92,11 +103,11 @@ class Outbox:
             for one in done:
                 self._hold(one.job.claim, weight(one.job.spec))
         for one in done:
-            if isinstance(one.outcome, Decoded) and one.outcome.files and self._blobs.files is None:
+            if isinstance(one.outcome, Decoded) and one.outcome.files:
                 ready.append(self._endings.of(one))
             else:
                 self._encoders.submit(self._encode, one)
-        self._add(ready)
+        self._hand_on(ready)
 
     def expire(self, job: Loaded) -> None:
         """End a job whose deadline is past."""
@@ -129,14 +140,33 @@ class Outbox:
                 self._ready += ready
                 self._changed.notify_all()
 
+    def _hand_on(self, ready: list[Ready]) -> None:
+        """What is ready goes to the settler, or first to those who write outside of Redis."""
+        self._add([one for one in ready if not one.unwritten])
+        for one in ready:
+            if one.unwritten:
+                self._writers.submit(self._write_outside, one)
+
     def _encode(self, done: Done) -> None:
         try:
-            self._add([self._endings.of(done)])
+            self._hand_on([self._endings.of(done)])
         except Exception as error:
-            # Its lease ends, and it comes back.
-            job_id = done.job.claim.job_id
-            logger.warning("job %s is left to its lease: %s", job_id, error, extra={"job_id": job_id})
-            self._let_go([done.job.claim])
+            self._leave(done.job.claim, error)
+
+    def _write_outside(self, ready: Ready) -> None:
+        try:
+            written = self._endings.write(ready)
+        except Exception as error:
+            self._leave(ready.claim, error)
+            return
+        if written.outcome is None:
+            self._removals.add(written.files)
+        self._add([written])
+
+    def _leave(self, claim: Claim, error: Exception) -> None:
+        """Let go of a job whose lease ends then, so that it comes back."""
+        logger.warning("job %s is left to its lease: %s", claim.job_id, error, extra={"job_id": claim.job_id})
+        self._let_go([claim])
 
     def _settle_all(self) -> None:
         while True:
@@ -185,12 +215,12 @@ class Outbox:
             logger.warning(
                 "job %s is no longer this worker's: what was done for it is dropped", job_id, extra={"job_id": job_id}
             )
-            for reference in one.files:
-                self._patience.insist(partial(self._blobs.delete, reference))
+            # Those in Redis went in the step that refused them.
+            self._removals.add(one.files)
             return
         self._sides.forget(job_id)
         if one.latent_reference and one.outcome.status is not JobStatus.FAILED:
-            self._patience.insist(partial(self._blobs.delete_file, one.latent_reference))
+            self._removals.add([one.latent_reference])
         if one.outcome.status is JobStatus.FINISHED:
             self.finished += 1
             logger.debug("job %s is finished", job_id, extra={"job_id": job_id})

@@ -1,6 +1,5 @@
-"""Repeating what may be repeated while Redis or the disk is away or full."""
+"""Repeating what may be repeated while Redis or the store is away or full."""
 
-import errno
 import logging
 import time
 from collections.abc import Callable
@@ -11,16 +10,11 @@ import redis
 
 from vaefarm_shared.connection import AWAY
 from vaefarm_shared.errors import FarmError
+from vaefarm_shared.file_blobs import PASSING
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-#: Errors of a disk or of a network that may pass; others stay until somebody mends them.
-PASSING: Final = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT, errno.ENFILE}
-    | {errno.ECONNRESET, errno.ECONNREFUSED, errno.EPIPE, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EMFILE}
-)
 
 #: Seconds between tries: the first wait, and the longest.
 FIRST_WAIT_SECONDS: Final[float] = 0.05

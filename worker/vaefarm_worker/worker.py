@@ -13,13 +13,13 @@ import redis
 from vaefarm_shared import budget, leases, quarantine, rq_bridge
 from vaefarm_shared.blobs import BlobStore
 from vaefarm_shared.connection import connect
-from vaefarm_shared.errors import DeviceFault
+from vaefarm_shared.errors import DeviceFault, InvalidStore, StoreAway
 from vaefarm_shared.keeper import TIDY_SECONDS, Keeper
 from vaefarm_shared.leases import Claim, How
-from vaefarm_shared.reading import named_blobs
 from vaefarm_shared.reaper import LOOK_SECONDS as REAP_SECONDS
 from vaefarm_shared.reaper import Reaper
 from vaefarm_shared.settings import Settings
+from vaefarm_shared.sweeping import sweep
 
 from .after_decode import AfterDecodes
 from .decoder import Decoder
@@ -63,7 +63,7 @@ class Worker:
         self._url = settings.redis_url.get_secret_value()
         self._connections: list[redis.Redis] = []
         self._connection, self._tidying, self._fault_connection = (self._connect() for _ in range(3))
-        self._blobs = BlobStore(self._connection, settings.blobs, settings.blob_threshold)
+        self._blobs = BlobStore(self._connection, settings.store, settings.store_threshold)
         steps = AfterDecodes.load(settings.after_decode)
         self._station = Station(name, settings, decoder, lifeline or Lifeline(settings, name), steps)
         self._registration = Registration(self._connect(), name, decoder)
@@ -227,9 +227,11 @@ class Worker:
 
     def _tidy(self) -> None:
         rq_bridge.clean_registries(self._tidying)
-        swept = self._blobs.sweep(lambda references: named_blobs(self._tidying, references))
-        if swept:
-            logger.info("swept %d files that no record names", swept)
+        try:
+            if swept := sweep(self._tidying, self._blobs, self._over.is_set):
+                logger.info("swept %d blobs that no record names", swept)
+        except (StoreAway, InvalidStore) as error:
+            logger.warning("the store is not swept: %s", error)
         if drift := budget.repair(self._tidying):
             logger.warning("the budget was off by %d bytes and is right again", drift)
 
@@ -246,3 +248,4 @@ class Worker:
             logger.warning("worker %s could not say goodbye: %s", self.name, error)
         for connection in self._connections:
             connection.close()
+        self._blobs.close()

@@ -1,18 +1,23 @@
 """`vaefarm gateway`: the farm over HTTP."""
 
 import asyncio
+import logging
 from typing import Annotated
 
 import typer
 
 from vaefarm_shared import tracing
+from vaefarm_shared.blobs import check_store
 from vaefarm_shared.connection import connect
+from vaefarm_shared.errors import StoreAway
 from vaefarm_shared.logs import configure_logging
 from vaefarm_shared.redis_wait import reach
 from vaefarm_shared.settings import Settings
 
 from ..commands import LogFormatOption, RedisOption
 from .extra import gateway_extra
+
+logger = logging.getLogger(__name__)
 
 
 def gateway(
@@ -41,6 +46,11 @@ def gateway(
     add_chores(app, farm)
     with connect(farm.redis_url.get_secret_value()) as connection:
         reach(connection, farm.redis_wait)
+    try:
+        check_store(farm)
+    except StoreAway as error:
+        # What needs it is 503 until it answers.
+        logger.warning("%s", error)
     asyncio.run(serve(app, host, port, farm.drain_seconds, say_ready))
     tracing.shutdown()
     leave()

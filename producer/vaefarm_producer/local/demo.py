@@ -57,7 +57,7 @@ def demo(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vaefarm-demo-")))
         server = stack.enter_context(LocalRedis(folder, durable=False))
-        environment = os.environ | {"VAEFARM_REDIS_URL": server.url, "VAEFARM_BLOBS": "redis://"}
+        environment = os.environ | {"VAEFARM_REDIS_URL": server.url, "VAEFARM_STORE": "redis://"}
         log_path = out / "worker.log"
         log = stack.enter_context(log_path.open("wb"))
         farm = stack.enter_context(Farm(server.url))

@@ -15,6 +15,7 @@ from typing import Annotated, Final
 
 import typer
 
+from vaefarm_shared.blobs import check_store
 from vaefarm_shared.connection import connect
 from vaefarm_shared.errors import ConfigurationError
 from vaefarm_shared.logs import configure_logging
@@ -76,8 +77,9 @@ def up(
     Without --data everything is gone at the end. Producers find it by VAEFARM_REDIS_URL, which is printed, or by the
     address that the gateway prints once it serves; this machine alone can call it.
     """
-    chosen = Settings.from_env(log_format=log_format).log_format
-    configure_logging(verbose, chosen)
+    settings = Settings.from_env(log_format=log_format)
+    configure_logging(verbose, settings.log_format)
+    check_store(settings)
     worker = worker_command(vaes if vaes or remote else "demo", device)
     commands = {"worker": [*worker, "--allow-http"] if allow_http else worker}
     if not no_gateway and (command := gateway_command(gateway_port)) is not None:
@@ -91,14 +93,16 @@ def up(
         if data is None:
             logger.warning("without --data DIR all jobs and pictures are gone when this ends")
         say_warnings(server)
-        environment = {"VAEFARM_REDIS_URL": server.url, "VAEFARM_LOG_FORMAT": chosen.value}
+        environment = {"VAEFARM_REDIS_URL": server.url, "VAEFARM_LOG_FORMAT": settings.log_format.value}
         if remote:
             # Not as arguments: addresses may hold passwords, and whoever lists the processes reads those.
             environment["VAEFARM_REMOTE"] = " ".join(remote)
-        if data is not None:
-            environment["VAEFARM_BLOBS"] = (folder.resolve() / "blobs").as_uri()
+        if settings.store != "redis://":
+            environment["VAEFARM_STORE"] = settings.store
+        elif data is not None:
+            environment["VAEFARM_STORE"] = (folder.resolve() / "blobs").as_uri()
         print("vaefarm is up; Ctrl-C ends it. Producers need:", flush=True)
-        for name in ("VAEFARM_REDIS_URL", "VAEFARM_BLOBS"):
+        for name in ("VAEFARM_REDIS_URL", "VAEFARM_STORE"):
             if name in environment:
                 print(f"  export {name}={environment[name]}", flush=True)
         children = [Child(name, command, os.environ | environment) for name, command in commands.items()]
