@@ -60,7 +60,7 @@ class Role:
         )
 
 
-REAPER_SCRIPTS: Final = ("reap", "expire_kept", "settle", "strand")
+REAPER_SCRIPTS: Final = ("probe", "reap", "expire_kept", "settle", "strand")
 TIDY_SCRIPTS: Final = ("repair", "correct_inflight")
 WORKER_SCRIPTS: Final = ("adopt", "begin", "claim", "give_back", "renew", "renew_device", "take_device")
 PRODUCER_SCRIPTS: Final = ("cancel", "discard", "retry", "standing", "submit")

@@ -6,9 +6,12 @@ from contextlib import suppress
 from typing import Final
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from .connection import AWAY, address, is_encrypted, refusal
 from .errors import ConfigurationError
+from .scripts import script
 from .waiting import pauses
 
 logger = logging.getLogger(__name__)
@@ -16,6 +19,9 @@ logger = logging.getLogger(__name__)
 #: Seconds between two tries, and between two lines that say why there is none yet.
 TRY_SECONDS: Final[float] = 1.0
 TELL_SECONDS: Final[float] = 10.0
+
+#: What replies say that may pass: a disk that is full, replicas that are away, a script that takes long.
+PASSING: Final = ("MISCONF", "NOREPLICAS", "MASTERDOWN", "BUSY", "READONLY")
 
 #: Seconds that a server has to answer in the other way, encrypted or not.
 OTHER_SECONDS: Final[float] = 1.0
@@ -49,10 +55,12 @@ def _error_of(connection: redis.Redis) -> redis.RedisError | None:
     """Why Redis does not answer, None where it does. Raises ConfigurationError for what waiting does not mend."""
     try:
         connection.ping()
+        # A write, and both of the farm's kinds of keys: what a user may do, and whether this is a replica.
+        script("probe").run(connection)
     except redis.RedisError as error:
         refused = refusal(connection, error)
-        if refused is None and not isinstance(error, AWAY):
-            refused = f"refuses a PING: {str(error).partition('. ')[0]}"
+        if refused is None and not isinstance(error, AWAY) and not any(word in str(error) for word in PASSING):
+            refused = f"refuses what a farm does: {str(error).partition('. ')[0]}"
         if refused is None and _answers_otherwise(connection):
             is_plain = not is_encrypted(connection)
             refused = (
@@ -80,6 +88,7 @@ def _answers_otherwise(connection: redis.Redis) -> bool:
         ssl_check_hostname=False,
         socket_timeout=OTHER_SECONDS,
         socket_connect_timeout=OTHER_SECONDS,
+        retry=Retry(NoBackoff(), 0),
     )
     with other, suppress(*AWAY):
         try:

@@ -52,6 +52,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def is_free(port: int) -> bool:
+    """Whether nobody listens on a loopback port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
 class LocalRedis(AbstractContextManager["LocalRedis"]):
     """A redis-server in a folder of its own, running for as long as the block does."""
 
@@ -69,9 +80,14 @@ class LocalRedis(AbstractContextManager["LocalRedis"]):
         return f"redis://127.0.0.1:{self._port}/0"
 
     def __enter__(self) -> "LocalRedis":
-        """Start it. Raises ConfigurationError: none to be had, its folder is in use, or it does not start."""
+        """Start it. Raises ConfigurationError: none to be had, its folder or port is in use, or it does not start."""
         binary = find_redis_server()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if self._port is not None and not is_free(self._port):
+            raise ConfigurationError(f"port {self._port} is taken: name a free one for Redis with --port, or none")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(f"{self.folder}: {error.strerror}; expected a folder that can be made") from error
         self._take_folder()
         self._port = self._port or self._last_port() or free_port()
         log = (self.folder / "redis.log").open("ab")
@@ -109,12 +125,9 @@ class LocalRedis(AbstractContextManager["LocalRedis"]):
         """The port of an earlier run on this folder, if it is free: producers keep the address they know."""
         try:
             port = int((self.folder / "port").read_text())
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(("127.0.0.1", port))
         except (OSError, ValueError):
             return None
-        return port
+        return port if is_free(port) else None
 
     def _options(self) -> list[str]:
         options = ["--bind", "127.0.0.1", "--port", str(self._port), "--dir", str(self.folder.resolve())]

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from threading import Event
 from typing import Final
 
+import typer
+
+from vaefarm_shared.cli_errors import EXIT_USAGE
 from vaefarm_shared.errors import ConfigurationError
 
 from .processes import end, spawn
@@ -42,7 +45,7 @@ class Child:
     _due: float = field(default=0.0, init=False)
 
     def tend(self) -> None:
-        """Start it when it is time to. Raises ConfigurationError when it could not start at all."""
+        """Start it when it is time to. Raises ConfigurationError, or Exit, when it could not start at all."""
         if self._process is None:
             if time.monotonic() >= self._due:
                 self._process, self._born = spawn(self.command, self.environment), time.monotonic()
@@ -51,6 +54,9 @@ class Child:
             self._bury(status, time.monotonic() - self._born)
 
     def _bury(self, status: int, lived: float) -> None:
+        if self._first and lived < FIRST_LIFE_SECONDS and status == EXIT_USAGE:
+            # It has said what is wrong, in one line.
+            raise typer.Exit(EXIT_USAGE)
         if self._first and lived < FIRST_LIFE_SECONDS and status > 0:
             raise ConfigurationError(f"the {self.name} could not start (exit {status}); its message is above")
         self._first = False
@@ -72,6 +78,7 @@ def supervise(children: Sequence[Child], check: Callable[[], None], stopping: Ev
 
     Raises:
         ConfigurationError: one of them could not start at all; or what `check`, called at each look, raises.
+        Exit: one of them found its configuration wrong, and has said so.
     """
     with ExitStack() as stack:
         for child in children:

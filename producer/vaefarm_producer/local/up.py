@@ -3,10 +3,9 @@
 import logging
 import os
 import signal
-import socket
 import sys
 import tempfile
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,7 +23,7 @@ from vaefarm_shared.settings import Settings
 
 from ..commands import LogFormatOption
 from .processes import worker_command
-from .redis_server import LocalRedis
+from .redis_server import LocalRedis, is_free
 from .supervising import Child, supervise
 
 logger = logging.getLogger(__name__)
@@ -59,7 +58,7 @@ def up(
     allow_http: Annotated[
         bool, typer.Option("--allow-http", help="Ask endpoints of other machines over http:// too, unencrypted.")
     ] = False,
-    device: Annotated[str, typer.Option(help="cuda:N, cpu, mps, xpu, or auto.", envvar="VAEFARM_DEVICE")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cuda, cuda:N, cpu, mps or xpu.", envvar="VAEFARM_DEVICE")] = "auto",
     data: Annotated[Path | None, typer.Option(help="Folder that keeps jobs and pictures between runs.")] = None,
     port: Annotated[
         int | None, typer.Option(help="Port of Redis. Otherwise the last of --data, else a free one.")
@@ -125,20 +124,23 @@ def check_redis(server: LocalRedis) -> None:
 
 
 def gateway_command(port: int | None) -> list[str] | None:
-    """The command that starts a gateway with this Python; None, and a line that says why, without its libraries."""
+    """The command that starts a gateway with this Python; None, and a line that says why, without its libraries.
+
+    Raises ConfigurationError where the port is taken.
+    """
     missing = [name for name in GATEWAY_MODULES if find_spec(name) is None]
     if missing:
         logger.warning("there is no gateway: it needs %s: pip install 'vaefarm[gateway]'", missing[0])
         return None
+    if port is not None and not is_free(port):
+        raise ConfigurationError(f"port {port} is taken: name a free one with --gateway-port, or none")
     return [sys.executable, "-m", "vaefarm_producer", "gateway", "--port", str(port or free_gateway_port())]
 
 
 def free_gateway_port() -> int:
     """The first port from GATEWAY_PORT on that nobody listens on. Raises ConfigurationError."""
     for port in range(GATEWAY_PORT, GATEWAY_PORT + GATEWAY_PORTS):
-        with socket.socket() as probe, suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", port))
+        if is_free(port):
             return port
     last = GATEWAY_PORT + GATEWAY_PORTS - 1
     raise ConfigurationError(f"ports {GATEWAY_PORT} to {last} are all taken: name a free one with --gateway-port")
