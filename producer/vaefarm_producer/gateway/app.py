@@ -15,14 +15,23 @@ from .bodies import ROOM, Room
 from .desk import DESK, Desk
 from .farm_routes import FARM_ROUTES
 from .metrics import METRICS, Metrics
-from .models import EventsQuery, JobAnswer, StatusAnswer, StatusQuery, TensorOptions, WebhookSecret
+from .models import (
+    SAFETENSORS,
+    EventsQuery,
+    JobAnswer,
+    PictureQuery,
+    StatusAnswer,
+    StatusQuery,
+    TensorOptions,
+    WebhookSecret,
+)
 from .observing import observe
 from .problems import add_safe_headers, answer_problems
 from .routes import Route, add_routes
 from .secret import Secret
 from .settings import GatewaySettings
 from .signing import SIGNER, Signer
-from .submitting import PICTURES, SAFETENSORS
+from .submitting import PICTURES
 
 #: What the body of a job may be.
 BODIES = ("application/octet-stream", SAFETENSORS, *sorted(PICTURES))
@@ -31,7 +40,12 @@ BODIES = ("application/octet-stream", SAFETENSORS, *sorted(PICTURES))
 RESULTS = (*sorted(PICTURES), SAFETENSORS)
 
 #: What a picture's address answers besides.
-PARTS = {206: "The range that was asked for.", 304: "What the caller has is the same.", 416: "There is no such range."}
+PARTS = {
+    206: "The range that was asked for.",
+    304: "What the caller has is the same.",
+    307: "A direct link to the bytes, for a while, where that was asked for and they lie in S3.",
+    416: "There is no such range.",
+}
 
 #: What a submit answers besides.
 ENDED = {200: "The job has ended already."}
@@ -48,9 +62,9 @@ ROUTES = [
     Route("POST", "/v1/jobs/{job_id}/retry", jobs.retry_job, "Queue a failed job again.", status=202,
           answer=JobAnswer, also={200: "It had not failed, and is left as it is."}),
     Route("GET", "/v1/jobs/{job_id}/image", pictures.get_image, "A job's picture.", access="signed",
-          content_types=RESULTS, also=PARTS),
+          query=PictureQuery, content_types=RESULTS, also=PARTS),
     Route("GET", "/v1/jobs/{job_id}/image/{index}", pictures.get_image, "A job's picture by its index.",
-          access="signed", content_types=RESULTS, also=PARTS),
+          access="signed", query=PictureQuery, content_types=RESULTS, also=PARTS),
     Route("GET", "/v1/jobs/{job_id}/events", streams.job_events, "Server-sent events of a job.", access="signed",
           purpose="stream", content_types=("text/event-stream",),
           also={204: "It has ended, and nothing happened since."}),

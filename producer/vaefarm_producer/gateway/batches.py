@@ -42,7 +42,7 @@ async def post_batch(request: web.Request) -> web.Response:
         parser = BatchParser(_boundary_of(request))
         async for chunk in read_chunks(request, share):
             parser.feed(chunk)
-        entries = await desk.call(submit_parts, desk, principal, parser.finish(), defaults, request.headers)
+        entries = await desk.carry(submit_parts, desk, principal, parser.finish(), defaults, request.headers)
     answer = BatchAnswer(jobs=[_entry(job_id, verdict) for job_id, verdict in entries])
     refusals = [verdict for _, verdict in entries if isinstance(verdict, FarmError)]
     if len(refusals) < len(entries):

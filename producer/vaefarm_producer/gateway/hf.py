@@ -145,7 +145,7 @@ async def _answer(request: web.Request, job_id: str, reply: Wanted, scaled: Scal
     """Wait for a job's end, and answer with its result or its error, naming it."""
     desk = desk_of(request)
     try:
-        answer = await desk.call(_result, desk, await _ended(request, job_id), reply)
+        answer = await desk.carry(_result, desk, await _ended(request, job_id), reply)
     except FarmError as error:
         answer = farm_problem(error, status_of(error), id=job_id)
     except asyncio.CancelledError:
@@ -189,6 +189,6 @@ async def _forget(request: web.Request, job_id: str, sending: Awaitable[object] 
         if sending is not None:
             # What is on its way could not be canceled yet.
             await sending
-        await desk.call(desk.transport.cancel, job_id)
+        await desk.carry(desk.transport.cancel, job_id)
     except FarmError as error:
         logger.warning("job %s, whose client has gone, is not canceled: %s", job_id, error, extra={"job_id": job_id})

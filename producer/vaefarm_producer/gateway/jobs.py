@@ -58,19 +58,19 @@ async def _answer_waiting(request: web.Request, job_id: str, *, accepted: bool) 
     """How a job stands, after waiting for its end as long as was wished."""
     wait = wait_of(request)
     standing = await standing_for(request, job_id, wait)
-    answer = answer_standing(request, standing, accepted=accepted)
+    answer = await answer_standing(request, standing, accepted=accepted)
     if wait:
         answer.headers["Preference-Applied"] = f"wait={int(wait)}"
     return answer
 
 
-def answer_standing(request: web.Request, standing: Standing, *, accepted: bool) -> web.Response:
+async def answer_standing(request: web.Request, standing: Standing, *, accepted: bool) -> web.Response:
     """How a job stands, as an answer: 410 for an expired one, 202 for one that was just taken and has not ended."""
     record = standing.record
     if record.status is JobStatus.EXPIRED:
         gone = JobExpired(f"job {record.id!r} has expired: {record.reason or 'its result is past its life'}")
         return farm_problem(gone, id=record.id, status_of_job=record.status.value, reason=record.reason)
-    answer = json_answer(answer_of(request, standing))
+    answer = json_answer(await answer_of(request, standing))
     if accepted:
         answer.set_status(200 if record.status in TERMINAL_STATUSES else 202)
         answer.headers["Location"] = f"/v1/jobs/{record.id}"
@@ -81,9 +81,9 @@ async def delete_job(request: web.Request) -> web.Response:
     """Cancel a job that has not ended; remove one that has."""
     desk, job_id = desk_of(request), job_id_of(request)
     standing = await standing_for(request, job_id)
-    if standing.record.status not in TERMINAL_STATUSES and await desk.call(desk.transport.cancel, job_id):
-        return json_answer(answer_of(request, await read_standing(desk, job_id)))
-    await desk.call(desk.transport.discard, job_id)
+    if standing.record.status not in TERMINAL_STATUSES and await desk.carry(desk.transport.cancel, job_id):
+        return json_answer(await answer_of(request, await read_standing(desk, job_id)))
+    await desk.carry(desk.transport.discard, job_id)
     return web.Response(status=204)
 
 
@@ -91,8 +91,8 @@ async def cancel_job(request: web.Request) -> web.Response:
     """Cancel a job that has not ended; one that has is left as it is."""
     desk, job_id = desk_of(request), job_id_of(request)
     await standing_for(request, job_id)
-    await desk.call(desk.transport.cancel, job_id)
-    return answer_standing(request, await read_standing(desk, job_id), accepted=False)
+    await desk.carry(desk.transport.cancel, job_id)
+    return await answer_standing(request, await read_standing(desk, job_id), accepted=False)
 
 
 async def retry_job(request: web.Request) -> web.Response:
@@ -100,7 +100,7 @@ async def retry_job(request: web.Request) -> web.Response:
     desk, job_id = desk_of(request), job_id_of(request)
     await standing_for(request, job_id)
     retried = await desk.call(desk.transport.retry, job_id)
-    return answer_standing(request, await read_standing(desk, job_id), accepted=retried)
+    return await answer_standing(request, await read_standing(desk, job_id), accepted=retried)
 
 
 async def read_ids(request: web.Request) -> list[str]:
@@ -125,7 +125,7 @@ async def post_cancels(request: web.Request) -> web.Response:
     ids = await read_ids(request)
     found = await desk.call(desk.transport.owned_statuses, ids)
     seen = [job_id for job_id, one in zip(ids, found, strict=True) if one is not None and principal.sees(one[1])]
-    statuses = dict(zip(seen, await desk.call(desk.transport.cancel_many, seen), strict=True))
+    statuses = dict(zip(seen, await desk.carry(desk.transport.cancel_many, seen), strict=True))
     return json_answer(StatusAnswer(statuses=[statuses.get(job_id) for job_id in ids]))
 
 

@@ -1,6 +1,6 @@
 """What requests and answers hold: these models validate, and the OpenAPI document is made from them."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -8,6 +8,9 @@ from vaefarm_shared.job import MAX_SECONDS, ImageFormat, JobStatus, Priority, Ta
 from vaefarm_shared.quarantine import Device
 from vaefarm_shared.records import DecodeReport
 from vaefarm_shared.workers import WorkerEndpoint
+
+#: What a safetensors file is called.
+SAFETENSORS: Final[str] = "application/safetensors"
 
 Dtype = Literal["float16", "bfloat16", "float32", "uint8"]
 
@@ -77,6 +80,9 @@ class StoredAnswer(BaseModel):
     index: int
     url: Annotated[str, Field(description="Where it is, for holders of a key.")]
     signed_url: Annotated[str, Field(description="Where it is, for whoever has this URL, for a while.")]
+    direct_url: Annotated[
+        str | None, Field(description="Where it is in S3, if it is, for whoever has this URL, for a shorter while.")
+    ] = None
     size_bytes: int
 
 
@@ -194,6 +200,14 @@ class ListQuery(BaseModel):
 
     vae: Annotated[str | None, Field(description="Of this VAE; of all unless given.")] = None
     limit: Annotated[int | None, Field(ge=1, le=10**9, description="Jobs at most; all unless given.")] = None
+
+
+class PictureQuery(BaseModel):
+    """How a picture's bytes come."""
+
+    redirect: Annotated[
+        bool | None, Field(description="Answer 307 with a direct link where they lie in S3; the bytes otherwise.")
+    ] = None
 
 
 class EventsQuery(BaseModel):

@@ -1,4 +1,4 @@
-"""`/v1/jobs/{id}/image/{index}`: the bytes of what a job made, with ETag and ranges."""
+"""`/v1/jobs/{id}/image/{index}`: the bytes of what a job made, with ETag and ranges, or where they lie."""
 
 import hashlib
 from typing import Final
@@ -6,13 +6,14 @@ from typing import Final
 from aiohttp import ETag, web
 
 from vaefarm_shared.errors import InvalidOption, JobNotFound, WaitTimeout
-from vaefarm_shared.records import BlobRecord, ImageRecord, JobRecord
+from vaefarm_shared.records import BlobRecord, JobRecord
 
 from ..handle import report_of
 from .desk import desk_of
-from .problems import farm_problem
+from .direct import content_type_of, file_name
+from .models import PictureQuery
+from .problems import farm_problem, validated
 from .standing import job_id_of, standing_for, wait_of
-from .submitting import SAFETENSORS
 
 #: Seconds after which to ask again for the picture of a job that has not ended.
 ASK_AGAIN_SECONDS: Final[int] = 1
@@ -34,9 +35,11 @@ async def get_image(request: web.Request) -> web.StreamResponse:
     tag = etag_of(one)
     if request.if_none_match is not None and any(seen.value in (tag, "*") for seen in request.if_none_match):
         return web.Response(status=304, headers={"ETag": f'"{tag}"', "Cache-Control": CACHE_CONTROL})
-    data = await desk.call(desk.transport.stored, job_id, one)
+    if wants_redirect(request) and (link := await desk.carry(desk.links.link, job_id, index, one, request.method)):
+        return web.Response(status=307, headers={"Location": link, "Cache-Control": "no-store"})
+    data = await desk.carry(desk.transport.stored, job_id, one)
     answer = part_of(request, data, tag)
-    answer.content_type = f"image/{one.image_format}" if isinstance(one, ImageRecord) else SAFETENSORS
+    answer.content_type = content_type_of(one)
     answer.etag = ETag(tag)
     answer.headers["Cache-Control"] = CACHE_CONTROL
     answer.headers["Content-Disposition"] = f'inline; filename="{file_name(job_id, index, one)}"'
@@ -49,6 +52,12 @@ def index_of(request: web.Request) -> int:
     if not text.isdecimal() or len(text) > 6:
         raise InvalidOption(f"index {text[:20]!r} is no number; expected one from 0")
     return int(text)
+
+
+def wants_redirect(request: web.Request) -> bool:
+    """Whether the request follows a link to where the bytes lie. Raises InvalidOption."""
+    given = {name: value for name, value in request.query.items() if name in PictureQuery.model_fields}
+    return bool(validated(PictureQuery, given).redirect)
 
 
 def stored_at(record: JobRecord, index: int) -> BlobRecord:
@@ -84,8 +93,3 @@ def part_of(request: web.Request, data: bytes, tag: str) -> web.Response:
         return web.Response(status=416, headers={"Content-Range": f"bytes */{len(data)}"})
     headers = {"Accept-Ranges": "bytes", "Content-Range": f"bytes {start}-{stop - 1}/{len(data)}"}
     return web.Response(status=206, body=data[start:stop], headers=headers)
-
-
-def file_name(job_id: str, index: int, one: BlobRecord) -> str:
-    """The name under which a browser saves it."""
-    return f"{job_id}-{index}.{one.image_format}" if isinstance(one, ImageRecord) else f"{job_id}.safetensors"

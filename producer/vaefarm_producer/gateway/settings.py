@@ -32,6 +32,10 @@ class GatewaySettings(EnvironmentSettings):
     """Seconds for which one request waits at most for its job."""
     url_seconds: Annotated[int, Field(ge=1, le=7 * 24 * 3600)] = 3600
     """Seconds for which a signed URL is good."""
+    direct_url_seconds: Annotated[int, Field(ge=1, le=7 * 24 * 3600)] = 300
+    """Seconds for which a direct link to something in S3 is good."""
+    store_public_url: Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.:\[\]-]+/?$")] | None = None
+    """S3's address as clients see it, such as https://s3.example; as the gateway does unless given."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 512 * 1024 * 1024
     """Bytes of the largest request."""
     body_seconds: Annotated[float, Field(gt=0)] = 60.0

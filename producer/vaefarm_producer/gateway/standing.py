@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -73,19 +74,22 @@ async def look_again(desk: Desk, job_id: str) -> JobStatus:
         await asyncio.sleep(RECONNECT_SECONDS)
 
 
-def answer_of(request: web.Request, standing: Standing) -> JobAnswer:
+async def answer_of(request: web.Request, standing: Standing) -> JobAnswer:
     """How a job stands, with the addresses of what came of it."""
     record = standing.record
     path = f"/v1/jobs/{record.id}"
     signer = signer_of(request)
+    stored = record.report.stored if record.report else ()
+    direct = await direct_urls(desk_of(request), record.id, stored)
     results = [
         StoredAnswer(
             index=index,
             url=f"{path}/image/{index}",
             signed_url=signer.picture_url(request, record.id, index),
+            direct_url=direct[index],
             size_bytes=one.size_bytes,
         )
-        for index, one in enumerate(record.report.stored if record.report else ())
+        for index, one in enumerate(stored)
     ]
     return JobAnswer(
         **record.model_dump(include=JobAnswer.model_fields.keys() - {"report"}),
@@ -96,6 +100,13 @@ def answer_of(request: web.Request, standing: Standing) -> JobAnswer:
         events_url=signer.stream_url(request, record.id),
         results=results,
     )
+
+
+async def direct_urls(desk: Desk, job_id: str, stored: Sequence[BlobRecord]) -> list[str | None]:
+    """Direct links to what a job made; None for what comes from the gateway alone."""
+    if not any(map(desk.links.has, stored)):
+        return [None] * len(stored)
+    return await desk.carry(lambda: [desk.links.link(job_id, index, one) for index, one in enumerate(stored)])
 
 
 def public(report: DecodeReport, path: str) -> DecodeReport:

@@ -24,8 +24,7 @@ from .models import Options, TensorOptions
 from .problems import validated
 from .webhook_hosts import check_webhook
 
-#: What a safetensors file is called, and the pictures that an encode takes.
-SAFETENSORS: Final[str] = "application/safetensors"
+#: The pictures that an encode takes.
 PICTURES: Final[frozenset[str]] = frozenset({"image/png", "image/jpeg", "image/webp"})
 
 #: The lane of jobs that name none.
@@ -173,7 +172,7 @@ def _images(body: bytes, options: TensorOptions) -> Images:
 
 async def send(desk: Desk, principal: Principal, jobs: Iterable[PreparedJob]) -> list[JobStatus]:
     """Put checked jobs on their queues. Raises JobConflict, JobNotFound for another's id, QueueFull, QuotaExceeded."""
-    return await desk.call(desk.transport.submit_within, list(jobs), principal.max_in_flight)
+    return await desk.carry(desk.transport.submit_within, list(jobs), principal.max_in_flight)
 
 
 def content_type(request: web.Request) -> str:
