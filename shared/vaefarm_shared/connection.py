@@ -39,6 +39,10 @@ UNSAID: Final[dict[str, Any]] = {
 }
 
 
+#: What Redis says while it takes no writes: it has too few replicas, or its disk is full, or its primary is away.
+NO_WRITES: Final = ("NOREPLICAS", "MISCONF", "MASTERDOWN")
+
+
 def connect(url: str, reply_seconds: float = REPLY_SECONDS) -> redis.Redis:
     """Make a client for job state; nothing is sent before its first command.
 
@@ -107,7 +111,7 @@ def farm_errors(connection: redis.Redis) -> Iterator[None]:
 
     Raises:
         RedisRefused: it refuses the login, or a certificate, or what this user asks.
-        FarmUnavailable: Redis is not reachable.
+        FarmUnavailable: Redis is not reachable, or takes no writes for now.
         QueueFull: Redis has no memory left.
     """
     try:
@@ -122,6 +126,8 @@ def farm_errors(connection: redis.Redis) -> Iterator[None]:
     except redis.ResponseError as error:
         if (refused := refusal_of(error)) is not None:
             raise RedisRefused(f"Redis at {address(connection)} {refused}") from error
+        if any(word in str(error) for word in NO_WRITES):
+            raise FarmUnavailable(f"Redis at {address(connection)} takes no writes now: {error}") from error
         # Redis 6.2 wraps what a script met into an error of the script's own, so the text tells.
         if "OOM command not allowed" not in str(error) and not isinstance(error, redis.OutOfMemoryError):
             raise

@@ -1,15 +1,19 @@
 """What a farm says of a Redis that evicts, forgets, is old, or does not tell."""
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import redis
 from tests.conftest import RedisServer, redis_servers
 
-from vaefarm_shared.connection import connect
-from vaefarm_shared.errors import ConfigurationError
+from vaefarm_producer import Farm
+from vaefarm_shared.connection import connect, farm_errors
+from vaefarm_shared.errors import ConfigurationError, FarmUnavailable
 from vaefarm_shared.redis_policy import RedisPolicy, check_policy, read_policy
+from vaefarm_shared.settings import Settings
 
 StartRedis = Callable[..., redis.Redis]
 
@@ -72,6 +76,21 @@ def test_a_redis_that_forbids_info_and_config_is_a_warning(start_redis: StartRed
     (warning,) = check_policy(connection, allow_eviction=False)
 
     assert "does not tell its maxmemory-policy" in warning
+
+
+def test_a_redis_without_the_replicas_that_it_must_have_is_waited_for(start_redis: StartRedis) -> None:
+    connection = start_redis("--min-replicas-to-write", "1")
+    host = connection.connection_pool.connection_kwargs
+    settings = Settings.from_env(redis_url=f"redis://{host['host']}:{host['port']}/0", submit_timeout=30.0)
+    with Farm(settings=settings) as farm:
+        with pytest.raises(FarmUnavailable, match="takes no writes now: NOREPLICAS"), farm_errors(connection):
+            connection.set("vaefarm:x", "y")
+        mended = threading.Timer(0.5, lambda: connection.config_set("min-replicas-to-write", 0))
+        mended.start()
+        job = farm.submit(np.zeros((1, 4, 8, 8), np.float32), vae="demo")
+        mended.join()
+
+        assert job.status() == "queued"
 
 
 @pytest.mark.parametrize(("version", "old"), [("6.0.16", True), ("5.0", True), ("6.2.0", False), ("10.0.1", False)])
