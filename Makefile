@@ -1,5 +1,5 @@
 # `make demo` shows the farm, `make test` tests it. Both make their own virtual environment.
-.PHONY: help demo test test-slow old-clients chaos lint format bench demo-vae clean
+.PHONY: help demo test test-slow old-clients containers chaos lint format bench demo-vae clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -24,6 +24,9 @@ test-slow: $(VENV)/.dev ## Run the slow tests alone.
 
 old-clients: $(VENV)/.old-clients ## Run the blog post's functions to the letter, with a safetensors before 0.8; a minute.
 	OLD_CLIENTS=$(abspath $(VENV)/old-clients) $(BIN)/python -m pytest tests/gateway/test_hf_blog.py $(ARGS)
+
+containers: $(VENV)/.dev ## Build the images, bring compose.yaml up and hurt it: by Docker, or by commands in CONTAINERS=DIR; a quarter of an hour.
+	TEST_CONTAINERS=1 CONTAINERS=$(CONTAINERS) $(BIN)/python -m pytest tests/containers --timeout 600 $(ARGS)
 
 chaos: $(VENV)/.dev ## Kill 500 workers at random under load, a quarter of an hour at most; see tests/chaos/storm.py.
 	$(BIN)/python -m tests.chaos.storm

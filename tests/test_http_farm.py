@@ -91,6 +91,13 @@ def test_more_jobs_than_one_request_takes_are_submitted_awaited_and_canceled(far
     assert sum(queue.queued for queue in farm.queues()) == 0
 
 
+def test_a_request_of_several_mebibytes_is_sent_piece_by_piece(farm: Farm) -> None:
+    """aiohttp warns of bytes above 1 MiB in one piece, and warnings are errors here."""
+    latents = np.zeros((1, 4, 256, 256), np.float32)
+    jobs = farm.submit_many([latents + n for n in range(3)], vae="demo")
+    assert [job.status() for job in jobs] == ["queued"] * 3
+
+
 def test_the_first_conflict_of_many_is_raised_and_the_others_are_queued(farm: Farm) -> None:
     farm.submit(LATENTS, vae="demo", job_id="b")
 

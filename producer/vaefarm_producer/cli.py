@@ -33,6 +33,7 @@ COMMANDS: Final[dict[str, str]] = {
     "reap": "vaefarm_producer.reap_command:reap",
     "doctor": "vaefarm_producer.doctor:doctor",
     "acl": "vaefarm_producer.acl_command:acl",
+    "health": "vaefarm_producer.health_command:health",
 }
 
 

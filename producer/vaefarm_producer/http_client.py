@@ -1,5 +1,6 @@
 """Requests to a gateway, whose errors come back as the classes that the gateway raised."""
 
+import io
 import json
 import os
 from collections.abc import AsyncIterator, Mapping
@@ -105,6 +106,9 @@ class HttpClient:
     @asynccontextmanager
     async def open(self, method: str, path: str, **options: Any) -> AsyncIterator[aiohttp.ClientResponse]:
         """A request whose answer is read piece by piece. Raises FarmUnavailable, ConfigurationError."""
+        if isinstance(body := options.get("data"), bytes):
+            # aiohttp sends bytes in one piece, which holds up all else of the loop, and a file in many.
+            options["data"] = io.BytesIO(body)
         try:
             async with self._session().request(
                 method, URL(f"{self.url}{path}", encoded=True), allow_redirects=False, **options

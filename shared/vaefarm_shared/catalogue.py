@@ -118,8 +118,11 @@ class Catalogue:
         self._entries = dict(entries)
 
     @classmethod
-    def load(cls, operators_file: str | Path | None = None) -> "Catalogue":
+    def load(cls, operators_file: str | Path | None = None, places: Mapping[str, str] | None = None) -> "Catalogue":
         """Read the built-in catalogue and, on top of it, an operator's TOML file.
+
+        Args:
+            places: Folders of VAEs by id, which take the place of whatever that says.
 
         Raises:
             ConfigurationError: the file is missing, no TOML, or an entry is not valid; names which.
@@ -131,12 +134,8 @@ class Catalogue:
                 text = path.read_text()
             except OSError as error:
                 raise ConfigurationError(f"catalogue {path} cannot be read: {error.strerror}") from error
-            for vae, fields in _read_toml(text, str(path)).items():
-                # Another place takes the place of the whole of a repository, never of a part of one.
-                base = raw.get(vae, {})
-                if not PLACES.isdisjoint(fields):
-                    base = {name: value for name, value in base.items() if name not in PLACES | OF_A_PLACE}
-                raw[vae] = base | fields
+            _lay_over(raw, _read_toml(text, str(path)))
+        _lay_over(raw, {vae: {"path": place} for vae, place in (places or {}).items()})
         return cls({vae: _entry(vae, fields) for vae, fields in raw.items()})
 
     def __iter__(self) -> Any:
@@ -158,6 +157,15 @@ def unknown_vae(vae: object, known: Mapping[str, Any]) -> UnknownVae:
     return UnknownVae(
         f"VAE {vae!r} is not known; expected one of {', '.join(sorted(known))}, or an id of your catalogue file"
     )
+
+
+def _lay_over(raw: dict[str, dict[str, Any]], fields_by_id: Mapping[str, dict[str, Any]]) -> None:
+    """Change and add entries. Another place takes the place of the whole of a repository, never of a part of one."""
+    for vae, fields in fields_by_id.items():
+        base = raw.get(vae, {})
+        if not PLACES.isdisjoint(fields):
+            base = {name: value for name, value in base.items() if name not in PLACES | OF_A_PLACE}
+        raw[vae] = base | fields
 
 
 def _read_toml(text: str, name: str) -> dict[str, dict[str, Any]]:

@@ -24,7 +24,10 @@ StoreName = Annotated[str, AfterValidator(_checked_store)]
 class EnvironmentSettings(BaseSettings):
     """Settings of which each is read from `VAEFARM_` and its name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix="VAEFARM_", frozen=True, extra="ignore", populate_by_name=True)
+    # A compose file gives a variable that its operator left out as an empty one.
+    model_config = SettingsConfigDict(
+        env_prefix="VAEFARM_", frozen=True, extra="ignore", populate_by_name=True, env_ignore_empty=True
+    )
 
     @classmethod
     def from_env(cls, **overrides: object) -> Self:

@@ -228,7 +228,7 @@ def test_up_goes_on_without_a_gateway_where_its_libraries_are_missing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(up, "find_spec", lambda name: None if name == "aiohttp_sse" else object())
-    assert up.gateway_command(None) is None
+    assert up.gateway_command("127.0.0.1", None) is None
     assert caplog.messages == ["there is no gateway: it needs aiohttp_sse: pip install 'vaefarm[gateway]'"]
 
 

@@ -32,6 +32,7 @@ from .device_names import check_name
 from .holding import Holding
 from .lifeline import Lifeline
 from .remote_option import remote_vaes
+from .weights_folder import places_in
 from .worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,14 @@ QUARANTINE_WAIT_SECONDS = 2.0
 def worker(
     vaes: Annotated[
         str | None, typer.Option(help="VAE ids to decode here, separated by commas.", envvar="VAEFARM_VAES")
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with the weights: one VAE, a pipeline with one, or a folder for each VAE id. Otherwise the"
+            " catalogue says where they are.",
+            envvar="VAEFARM_WEIGHTS",
+        ),
     ] = None,
     remote: Annotated[
         list[str] | None,
@@ -150,8 +159,9 @@ def worker(
     )
     configure_logging(verbose, settings.log_format)
     tracing.configure("vaefarm-worker")
-    catalogue_of = Catalogue.load(settings.catalogue)
-    entries = chosen_entries(catalogue_of, vaes, remote)
+    places = {} if weights is None else places_in(weights, vaes)
+    catalogue_of = Catalogue.load(settings.catalogue, places)
+    entries = chosen_entries(catalogue_of, vaes or ",".join(places) or None, remote)
     remotes = remote_vaes(catalogue_of, remote or (), allow_http=allow_http)
     limit_bytes = None if vram_limit is None else read_bytes(vram_limit, "--vram-limit")
     if decoder == "local":

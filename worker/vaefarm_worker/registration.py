@@ -1,5 +1,6 @@
 """A worker's entry in RQ's registry and in ours, so that `rq info` and `vaefarm status` show it."""
 
+import socket
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -87,6 +88,7 @@ class Registration:
         return {
             "vaes": {vae: served.revision for vae, served in self._decoder.vaes.items()},
             "since": self._born,
+            "host": socket.gethostname(),
             "sizes": self.sizes,
             "device_id": self._decoder.device_id,
             **figures,

@@ -5,6 +5,7 @@ In that order, and before any byte of a body is read.
 
 import base64
 import binascii
+import logging
 from contextlib import nullcontext
 from typing import Final
 
@@ -24,6 +25,11 @@ from .routes import Route, route_of
 from .settings import GatewaySettings
 from .signing import TOKEN, signer_of
 
+logger = logging.getLogger(__name__)
+
+#: The setting `exposed_on` of a gateway that is called by those alone whom something in front of it lets in.
+GUARDED: Final[str] = "guarded"
+
 
 class Gate:
     """What is known of those who may call."""
@@ -39,11 +45,15 @@ class Gate:
         self.ring = None if settings.keys is None else KeyRing(settings.keys)
         self.rates = Rates()
         public = None if settings.public_url is None else name_of(settings.public_url.partition("://")[2].split("/")[0])
-        if self.ring is None and not (is_loopback(bound) and (public is None or is_loopback(public))):
+        reached = [settings.exposed_on or bound, *([public] if public else [])]
+        far = [name for name in reached if not is_loopback(name)]
+        if self.ring is None and far and settings.exposed_on != GUARDED:
             raise ConfigurationError(
-                f"{bound if not is_loopback(bound) else settings.public_url} can be called by others than this machine,"
-                " which needs keys: `vaefarm keys add NAME --file keys.toml`, then VAEFARM_KEYS=keys.toml"
+                f"{far[0]} can be called by others than this machine, which needs keys: `vaefarm keys add NAME --file"
+                " keys.toml`, then VAEFARM_KEYS=keys.toml"
             )
+        if self.ring is None and not is_loopback(bound):
+            logger.warning("there are no keys: whoever reaches this gateway is an admin of the farm")
 
 
 #: Where an application keeps its gate.

@@ -22,9 +22,15 @@ logger = logging.getLogger(__name__)
 
 def gateway(
     host: Annotated[
-        str, typer.Option(help="Address to listen on. Other than this machine's own needs keys.")
+        str,
+        typer.Option(
+            help="Address to listen on. Other than this machine's own needs keys.", envvar="VAEFARM_LISTEN_HOST"
+        ),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 for a free one.", min=0, max=65535)] = 8000,
+    port: Annotated[
+        int,
+        typer.Option(help="Port to listen on; 0 for a free one.", min=0, max=65535, envvar="VAEFARM_LISTEN_PORT"),
+    ] = 8000,
     redis: RedisOption = None,
     log_format: LogFormatOption = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,

@@ -18,6 +18,9 @@ class GatewaySettings(EnvironmentSettings):
     """A TOML file of API keys, as `vaefarm keys add` writes it; needed where others than this machine can connect."""
     default_vae: str | None = None
     """The VAE of `POST /`, and the one whose worker `/ready` looks for; that of any worker unless given."""
+    exposed_on: str | None = None
+    """Where callers come from, if not by the address that is listened on: the host's address on which a container's
+    port is published, of which a loopback one needs no keys; or `guarded`: what stands in front lets nobody else in."""
     allowed_hosts: Names = ""
     """Names by which clients may call the gateway, besides addresses, localhost and the name it is bound to."""
     allowed_origins: Names = ""

@@ -51,16 +51,21 @@ def end(child: subprocess.Popen[bytes], seconds: float) -> None:
         raise
 
 
-def worker_command(vaes: str | None, device: str) -> list[str]:
-    """The command that starts a worker with this Python, which decodes these VAEs itself, or none.
+def worker_command(vaes: str | None, device: str, weights: Path | None = None) -> list[str]:
+    """The command that starts a worker with this Python, which decodes these VAEs, or those of a folder of weights,
+    itself, or none.
 
     Raises ConfigurationError where what it needs is not installed.
     """
-    if vaes is None:
-        return [sys.executable, "-m", "vaefarm_worker"]
+    command = [sys.executable, "-m", "vaefarm_worker"]
+    if vaes is None and weights is None:
+        return command
     if find_spec("torch") is None or find_spec("diffusers") is None:
         raise ConfigurationError("a worker on this machine needs torch and diffusers: pip install 'vaefarm[worker]'")
-    return [sys.executable, "-m", "vaefarm_worker", "--vaes", vaes, "--device", device]
+    command += ["--device", device]
+    if weights is not None:
+        command += ["--weights", str(weights)]
+    return command if vaes is None else [*command, "--vaes", vaes]
 
 
 def worker_folder(name: str) -> Path:

@@ -43,8 +43,15 @@ def up(
     vaes: Annotated[
         str | None,
         typer.Option(
-            help="VAE ids to decode on this machine, separated by commas; demo unless --remote is given.",
+            help="VAE ids to decode on this machine, separated by commas; demo unless --weights or --remote is given.",
             envvar="VAEFARM_VAES",
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with the weights: one VAE, a pipeline with one, or a folder for each VAE id.",
+            envvar="VAEFARM_WEIGHTS",
         ),
     ] = None,
     remote: Annotated[
@@ -63,9 +70,21 @@ def up(
     port: Annotated[
         int | None, typer.Option(help="Port of Redis. Otherwise the last of --data, else a free one.")
     ] = None,
+    gateway_host: Annotated[
+        str,
+        typer.Option(
+            help="Address on which the gateway listens. Other than this machine's own needs keys.",
+            envvar="VAEFARM_LISTEN_HOST",
+        ),
+    ] = "127.0.0.1",
     gateway_port: Annotated[
         int | None,
-        typer.Option(help="Port of the gateway. Otherwise 8000, or the next that is free.", min=1, max=65535),
+        typer.Option(
+            help="Port of the gateway. Otherwise 8000, or the next that is free.",
+            min=1,
+            max=65535,
+            envvar="VAEFARM_LISTEN_PORT",
+        ),
     ] = None,
     no_gateway: Annotated[bool, typer.Option("--no-gateway", help="Without the HTTP gateway.")] = False,
     log_format: LogFormatOption = None,
@@ -74,14 +93,14 @@ def up(
     """Run a whole farm on this machine: Redis, a worker and a gateway, until Ctrl-C.
 
     Without --data everything is gone at the end. Producers find it by VAEFARM_REDIS_URL, which is printed, or by the
-    address that the gateway prints once it serves; this machine alone can call it.
+    address that the gateway prints once it serves; this machine alone can call it unless --gateway-host says otherwise.
     """
     settings = Settings.from_env(log_format=log_format)
     configure_logging(verbose, settings.log_format)
     check_store(settings)
-    worker = worker_command(vaes if vaes or remote else "demo", device)
+    worker = worker_command(vaes if vaes or weights or remote else "demo", device, weights)
     commands = {"worker": [*worker, "--allow-http"] if allow_http else worker}
-    if not no_gateway and (command := gateway_command(gateway_port)) is not None:
+    if not no_gateway and (command := gateway_command(gateway_host, gateway_port)) is not None:
         commands["gateway"] = command
     stopping = Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
@@ -123,7 +142,7 @@ def check_redis(server: LocalRedis) -> None:
         raise ConfigurationError(f"redis-server ended; see {server.folder / 'redis.log'}")
 
 
-def gateway_command(port: int | None) -> list[str] | None:
+def gateway_command(host: str, port: int | None) -> list[str] | None:
     """The command that starts a gateway with this Python; None, and a line that says why, without its libraries.
 
     Raises ConfigurationError where the port is taken.
@@ -134,7 +153,8 @@ def gateway_command(port: int | None) -> list[str] | None:
         return None
     if port is not None and not is_free(port):
         raise ConfigurationError(f"port {port} is taken: name a free one with --gateway-port, or none")
-    return [sys.executable, "-m", "vaefarm_producer", "gateway", "--port", str(port or free_gateway_port())]
+    listen = ["--host", host, "--port", str(port or free_gateway_port())]
+    return [sys.executable, "-m", "vaefarm_producer", "gateway", *listen]
 
 
 def free_gateway_port() -> int:
