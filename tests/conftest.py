@@ -33,6 +33,7 @@ from vaefarm_worker.lifeline import Lifeline
 from vaefarm_worker.worker import Worker
 
 if TYPE_CHECKING:
+    from tests.held_store import HeldStore
     from tests.s3_server import BucketStore, FolderStore, S3Server
     from tests.served_gateway import ServedGateway
 
@@ -231,6 +232,18 @@ def bucket(running_s3: "S3Server", monkeypatch: pytest.MonkeyPatch) -> "Iterator
     store = BucketStore(running_s3, f"pictures-{uuid4().hex[:12]}")
     yield store
     store.close()
+
+
+@pytest.fixture
+def held_store(running_s3: "S3Server", monkeypatch: pytest.MonkeyPatch) -> "Iterator[HeldStore]":
+    """A store that answers when the test lets it, which the environment leads to."""
+    from tests.held_store import HeldStore
+
+    store = HeldStore()
+    for name, value in (running_s3.environment | {"AWS_ENDPOINT_URL_S3": store.url}).items():
+        monkeypatch.setenv(name, value)
+    yield store
+    store.stop()
 
 
 @pytest.fixture(params=["file", "s3"])

@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import redis
 import torch
 from tests.conftest import Serve, StartWorker, eventually
+from tests.held_store import HeldStore
 from tests.s3_server import BucketStore, FolderStore
 from tests.served_gateway import ServedGateway
 
@@ -334,6 +336,46 @@ def test_a_discard_while_the_store_is_away_takes_effect_and_the_rest_is_swept(
     assert sweep(connection, blobs) == 1
     assert bucket.contents() == {}
     blobs.close()
+
+
+def test_a_submit_is_spooled_while_the_store_is_away_and_sent_when_it_is_back(
+    in_bucket: Outside, bucket: BucketStore, tmp_path: Path, serve: Serve
+) -> None:
+    with Farm(settings=in_bucket.settings.model_copy(update={"spool": str(tmp_path / "spool")})) as farm:
+        with away(bucket):
+            job = farm.submit(LATENTS, vae="demo")
+            assert job.status() == "spooled"
+        farm.flush(timeout=30)
+        assert job.status() == "queued"
+    serve(settings=in_bucket.settings)
+    assert in_bucket.farm.job(job.id).image(timeout=5).size == (64, 64)
+    assert in_bucket.kinds == ["image"]
+
+
+@pytest.mark.slow
+def test_a_worker_that_stops_leaves_a_store_that_hangs_and_another_finishes_its_job(
+    settings: Settings, held_store: HeldStore, start_worker: StartWorker, serve: Serve
+) -> None:
+    stored = settings.model_copy(update={"store": "s3://bucket/farm", "store_threshold": THRESHOLD})
+    environment = {
+        "VAEFARM_STORE": stored.store,
+        "VAEFARM_STORE_THRESHOLD": str(THRESHOLD),
+        "VAEFARM_DRAIN_SECONDS": "1",
+    }
+    worker = start_worker("--decoder", "fake", "--fake-seconds", "1", env=environment)
+    with Farm(settings=stored) as farm:
+        job = farm.submit(LATENTS, vae="demo")
+        eventually("its decode began", lambda: job.status() == "started")
+        held_store.let.clear()
+        eventually("its picture is being written", lambda: held_store.asked)
+        worker.process.terminate()
+        # Less than the thirty seconds for which a request may take.
+        assert worker.process.wait(15) == 0
+        held_store.let.set()
+        eventually("its worker gave it up", lambda: job.status() == "queued")
+        serve(settings=stored)
+        assert job.image(timeout=5).size == (64, 64)
+        assert job.record().attempts == 1
 
 
 @pytest.mark.slow

@@ -64,6 +64,7 @@ class S3Blobs:
         self.bucket, self.prefix = bucket, prefix
         self._endpoint_url = endpoint_url
         self._opened: tuple[int, S3FileSystem, asyncio.Semaphore] | None = None
+        self._running: set[asyncio.Future[Any]] = set()
 
     def put(self, name: str, data: bytes) -> None:
         """Write a blob so that it is whole or absent."""
@@ -118,15 +119,21 @@ class S3Blobs:
             raise InvalidStore(f"VAEFARM_STORE=s3://{self.bucket}/{self.prefix.rstrip('/')}: {error}") from None
 
     def close(self) -> None:
-        """Close the connections; another call opens some anew."""
+        """End what is on its way, to whose callers the store is away, and close the connections; another call opens
+        some anew."""
         opened, self._opened = self._opened, None
         if opened is None or opened[0] != os.getpid():
             return
-        fs = opened[1]
-        if (client := getattr(fs, "_s3creator", None)) is not None:
-            from fsspec.asyn import sync
+        from fsspec.asyn import sync
 
-            sync(fs.loop, client.__aexit__, None, None, None, timeout=CLOSE_SECONDS)
+        fs = opened[1]
+        sync(fs.loop, self._end, fs, timeout=CLOSE_SECONDS)
+
+    async def _end(self, fs: "S3FileSystem") -> None:
+        for task in self._running:
+            task.cancel()
+        if (client := getattr(fs, "_s3creator", None)) is not None:
+            await client.__aexit__(None, None, None)
 
     def _key(self, name: str) -> str:
         check_name(name)
@@ -161,8 +168,14 @@ class S3Blobs:
 
         async def run() -> list[T]:
             tasks = [asyncio.ensure_future(call()) for call in calls]
-            await asyncio.gather(*tasks, return_exceptions=True)
-            return [task.result() for task in tasks]
+            self._running.update(tasks)
+            try:
+                await asyncio.gather(*tasks, return_exceptions=True)
+                return [task.result() for task in tasks]
+            except asyncio.CancelledError:
+                raise StoreAway("the store was closed before it answered") from None
+            finally:
+                self._running.difference_update(tasks)
 
         found: list[T] = sync(self._filesystem()[0].loop, run)
         return found

@@ -4,16 +4,19 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import redis
+from tests.conftest import eventually
+from tests.held_store import HeldStore
 from tests.s3_server import SECRET_KEY, BucketStore, FolderStore
 
 from vaefarm_shared import s3_blobs
 from vaefarm_shared.blob_names import image_name, latent_name
 from vaefarm_shared.blobs import BlobStore
-from vaefarm_shared.errors import ConfigurationError, FarmError, InvalidStore
+from vaefarm_shared.errors import ConfigurationError, FarmError, InvalidStore, StoreAway
 from vaefarm_shared.file_blobs import FileBlobs
 from vaefarm_shared.s3_blobs import MOST_REQUESTS, S3Blobs
 from vaefarm_shared.settings import Settings
@@ -205,6 +208,34 @@ def test_many_blobs_are_read_at_a_time_each_with_its_own_outcome(connection: red
     assert isinstance(too_large, FarmError)
     assert found[:10] + found[13:] == [b"%d" % n * (1 + n % 7) for n in range(2 * MOST_REQUESTS)]
     store.close()
+
+
+def test_the_latents_of_a_batch_are_asked_for_at_a_time_and_no_more_than_so_many(
+    connection: redis.Redis, held_store: HeldStore
+) -> None:
+    blobs = S3Blobs("bucket", "")
+    names = [image_name(f"job-{n}", "t", 0) for n in range(3 * MOST_REQUESTS)]
+    blobs.put_many([(name, name.encode()) for name in names])
+    held_store.let.clear()
+    held_store.most = 0
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(blobs.get_many, [(name, 100) for name in names])
+        eventually("as many are asked for as may be", lambda: held_store.asked == MOST_REQUESTS)
+        held_store.let.set()
+        assert found.result(timeout=30) == [name.encode() for name in names]
+    assert held_store.most == MOST_REQUESTS
+    blobs.close()
+
+
+def test_a_store_that_is_closed_ends_what_it_has_not_answered(held_store: HeldStore) -> None:
+    blobs = S3Blobs("bucket", "")
+    held_store.let.clear()
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(blobs.put, "image:a.t.0", b"x")
+        eventually("it is asked", lambda: held_store.asked)
+        blobs.close()
+        with pytest.raises(StoreAway, match="closed before it answered"):
+            writing.result(timeout=10)
 
 
 def test_a_large_blob_is_one_put_whole_or_absent(bucket: BucketStore) -> None:
