@@ -1,9 +1,12 @@
 """The GPUs that a process may use, by what nvidia-smi prints and CUDA_VISIBLE_DEVICES says."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from vaefarm_shared.errors import ConfigurationError
 from vaefarm_worker import gpus
@@ -75,3 +78,18 @@ def test_a_driver_that_hangs_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
 
     with pytest.raises(ConfigurationError, match="the driver hangs"):
         find_gpus()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_gpu_that_was_taken_is_the_only_one_that_torch_knows_and_calls_itself_so() -> None:
+    code = (
+        "import torch; from vaefarm_worker.gpus import gpu_id, take_gpu\n"
+        "name, taken = take_gpu(lambda listed: listed[-1])\n"
+        "print(name, torch.cuda.device_count(), taken == gpu_id(torch.device(name)), taken)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+
+    name, count, agrees, taken = done.stdout.split()
+    assert (name, count) == ("cuda:0", "1")
+    assert agrees == "True" or taken.startswith("MIG-")

@@ -125,11 +125,11 @@ def test_a_worker_whose_device_another_took_is_ended_and_its_jobs_cost_nothing(
 def test_a_dead_worker_is_off_the_lists_and_one_of_its_name_may_start(
     settings: Settings, connection: redis.Redis
 ) -> None:
-    publish_worker(connection, "by-hand", {"pid": os.getpid()})
+    publish_worker(connection, "by-hand", {"birth": "mine"})
     connection.hset("rq:worker:by-hand", "birth", "now")
-    renewer = Renewer(terms(settings), connection, lambda: None)
+    renewer = Renewer(terms(settings, birth="mine"), connection, lambda: None)
 
-    Renewer(terms(settings, pid=1), connection, lambda: None).bury()
+    Renewer(terms(settings, birth="theirs"), connection, lambda: None).bury()
     assert connection.exists("rq:worker:by-hand", keys.worker("by-hand")) == 2, "another's of that name stays"
     renewer.bury()
 
@@ -206,6 +206,26 @@ def test_a_renewer_that_dies_is_replaced_and_told_everything(
     finally:
         lifeline.drop([claim])
         lifeline.close()
+
+
+def test_a_worker_that_its_renewer_has_ended_and_could_not_kill_ends_itself() -> None:
+    """As the first process of a container, which no signal of its own container ends."""
+    code = (
+        "import subprocess, sys\n"
+        "from vaefarm_shared.settings import Settings\n"
+        "from vaefarm_worker.lifeline import Lifeline\n"
+        "from vaefarm_worker.renewer import ENDED\n"
+        "lifeline = Lifeline(Settings().at('redis://127.0.0.1:1/0'), 'by-hand')\n"
+        "lifeline.close()\n"
+        "ended = [sys.executable, '-c', f'raise SystemExit({ENDED})']\n"
+        "lifeline._process = subprocess.Popen(ended, stdin=subprocess.PIPE)\n"
+        "lifeline._process.wait()\n"
+        "lifeline.check()\n"
+        "print('it lives')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
 
 
 def test_no_password_shows_in_the_process_list(settings: Settings) -> None:

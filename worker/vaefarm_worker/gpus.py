@@ -119,4 +119,5 @@ def gpu_id(device: "torch.device") -> str:
     """A GPU's UUID, as nvidia-smi names it."""
     import torch
 
-    return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+    uuid = str(torch.cuda.get_device_properties(device).uuid)
+    return uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Final
+from uuid import uuid4
 
 from vaefarm_shared.cli_errors import EXIT_FAILED
 from vaefarm_shared.device_locks import DeviceHold
@@ -34,6 +35,8 @@ class Lifeline:
 
     def __init__(self, settings: Settings, worker: str) -> None:
         """Start the renewer: before torch is imported, so that it is there when the first job is."""
+        #: What tells this worker from every other, whatever its name.
+        self.birth = uuid4().hex
         self._terms = Terms(
             settings.redis_url.get_secret_value(),
             worker,
@@ -42,6 +45,7 @@ class Lifeline:
             settings.decode_timeout,
             settings.max_attempts,
             settings.log_format,
+            self.birth,
         )
         self._lock = threading.Lock()
         self._held: dict[str, str] = {}

@@ -58,6 +58,8 @@ class Terms:
     decode_timeout: float
     max_attempts: int
     log_format: LogFormat = LogFormat.TEXT
+    #: What tells the worker from every other of its name, also in another container, where it may have the same pid.
+    birth: str = ""
 
     def line(self) -> bytes:
         """As the first line of the pipe: no password shows in a process list."""
@@ -173,7 +175,7 @@ class Renewer:
         try:
             listed = self._connection.get(keys.worker(name))
             # Not one of that name which a supervisor has started meanwhile.
-            if listed is not None and json.loads(listed).get("pid") == self._terms.pid:
+            if listed is not None and json.loads(listed).get("birth") == self._terms.birth:
                 self._connection.delete(keys.worker(name), rq_bridge.worker_key(name))
         except redis.RedisError as error:
             logger.warning("worker %s stays listed for a while: %s", self._terms.worker, error)

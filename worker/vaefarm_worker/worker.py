@@ -138,6 +138,7 @@ class Worker:
             "jobs_per_second": round(self._outbox.finished / seconds, 3),
             "busy_seconds": round(self._device.busy_seconds, 3),
             "pid": os.getpid(),
+            "birth": self._station.lifeline.birth,
             "counted": self._station.figures.read(),
         }
 
