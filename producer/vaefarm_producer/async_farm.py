@@ -1,13 +1,13 @@
 """`AsyncFarm`: the same farm for asyncio. Calls run on threads; waiting costs none."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sequence
 from os import PathLike
-from typing import Any, Self, Unpack
+from typing import Any, Literal, Self, Unpack, overload
 
 from PIL import Image
 
-from vaefarm_shared.errors import QueueFull, QuotaExceeded, WaitTimeout
+from vaefarm_shared.errors import FarmError, QueueFull, QuotaExceeded, WaitTimeout
 from vaefarm_shared.failures import FailedJob
 from vaefarm_shared.job import JobStatus
 from vaefarm_shared.latents import HostTensor, Latents
@@ -16,6 +16,7 @@ from vaefarm_shared.records import JobRecord
 from vaefarm_shared.settings import Settings
 from vaefarm_shared.workers import WorkerEndpoint
 
+from .async_flow import walk
 from .backpressure import Patience, batches
 from .encoding import EncodeOptions
 from .farm import Farm
@@ -171,6 +172,40 @@ class AsyncFarm:
                 except (QueueFull, QuotaExceeded) as refusal:
                     await asyncio.sleep(patience.after(refusal))
         return [AsyncJob(job) for job in jobs]
+
+    @overload
+    def map(
+        self,
+        latents: Iterable[Any] | AsyncIterable[Any],
+        *,
+        vae: str,
+        window: int = ...,
+        ordered: bool = ...,
+        on_error: Literal["raise"] = ...,
+        timeout: float | None = ...,
+        **options: Unpack[SubmitOptions],
+    ) -> AsyncGenerator[Result, None]: ...
+
+    @overload
+    def map(
+        self,
+        latents: Iterable[Any] | AsyncIterable[Any],
+        *,
+        vae: str,
+        window: int = ...,
+        ordered: bool = ...,
+        on_error: Literal["return"],
+        timeout: float | None = ...,
+        **options: Unpack[SubmitOptions],
+    ) -> AsyncGenerator[Result | FarmError, None]: ...
+
+    def map(self, latents: Iterable[Any] | AsyncIterable[Any], **options: Any) -> Any:
+        """As `Farm.map`, of an asynchronous iterable too; any other is read on a thread, one for each map.
+
+        Nothing is asked before the first step. Left early, it cancels what is under way once it is closed:
+        `contextlib.aclosing` says when.
+        """
+        return walk(latents, lambda source: self._farm.results(source, **options))
 
     async def put_latent(
         self, latents: Any, *, vae: str, job_id: str | None = None, **options: Unpack[SubmitOptions]

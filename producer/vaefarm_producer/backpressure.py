@@ -6,7 +6,7 @@ from math import inf
 from time import monotonic
 from typing import Final
 
-from vaefarm_shared.errors import InvalidOption, QueueFull, QuotaExceeded
+from vaefarm_shared.errors import InvalidOption, RetryLater
 
 from .submission import PreparedJob
 
@@ -43,7 +43,7 @@ class Patience:
             raise InvalidOption(f"timeout={timeout!r} is for block=True: without it a full farm refuses at once")
         self._end = -inf if not block else inf if timeout is None else monotonic() + timeout
 
-    def after(self, refusal: QueueFull | QuotaExceeded) -> float:
+    def after(self, refusal: RetryLater) -> float:
         """Seconds to wait before the next try. Raises the refusal when there is none."""
         left = self._end - monotonic()
         if left <= 0:

@@ -17,6 +17,7 @@ from vaefarm_shared.job import JobStatus, check_job_id
 from vaefarm_shared.settings import Settings
 
 from .backpressure import Patience, batches
+from .bulk import Bulk
 from .encoding import EncodeOptions, prepare_encode
 from .handle import Job
 from .opening import open_transport
@@ -25,7 +26,7 @@ from .submission import PreparedJob, SubmitOptions, prepare
 from .transport import Flushed, Transport
 
 
-class Farm(Operating, AbstractContextManager["Farm"]):
+class Farm(Operating, Bulk, AbstractContextManager["Farm"]):
     """A farm of VAE workers, reached over Redis or a gateway. Safe to share between threads; usable after a fork.
 
     farm = Farm("redis://localhost:6379")        # or Farm("https://farm.example", key=...)
@@ -58,6 +59,7 @@ class Farm(Operating, AbstractContextManager["Farm"]):
         if url is not None:
             chosen = chosen.at(url, key)
         folder = chosen.spool if spool is None else fspath(spool)
+        self._patience_seconds = chosen.submit_timeout
         self._transport: Transport = open_transport(chosen, folder)
 
     @classmethod

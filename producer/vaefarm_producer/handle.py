@@ -30,6 +30,8 @@ class Result:
     record: JobRecord
     report: DecodeReport
     data: tuple[bytes, ...]
+    #: The place of its latents among those that `Farm.map` was given, from 0.
+    place: int | None = None
 
     @cached_property
     def images(self) -> tuple[Image.Image, ...]:

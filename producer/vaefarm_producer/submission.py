@@ -103,18 +103,33 @@ def prepare(tensor: Any, vae: str, contract: Contract, job_id: str | None, optio
     """
     job_id = new_job_id() if job_id is None else check_job_id(job_id)
     held = tensor if isinstance(tensor, latents.Latents) else latents.from_tensor(tensor)
-    kind = vae, contract, held.shape, held.dtype, held.array.itemsize
-    try:
-        # A generator submits the same kind of job over and over. By type as well: 1 is True, and 1.0 is both.
-        template = _kept_template(*kind, tuple((name, type(value), value) for name, value in options.items()))
-    except TypeError:
-        # Metadata are a dictionary, which is no key.
-        template = _template(*kind, tuple((name, type(value), value) for name, value in options.items()))
+    template = _template_for(vae, contract, held.shape, held.dtype, held.array.itemsize, options)
     if not held.is_finite():
         raise InvalidLatents(
             f"latents of shape {held.shape} hold NaN or Inf; expected finite values: the generation went wrong"
         )
     return template.job(job_id, latents.pack(held))
+
+
+def preview(shape: tuple[int, ...], dtype: str, vae: str, contract: Contract, options: SubmitOptions) -> JobSpec:
+    """The spec of latents of which no values are known yet; its id and digest are placeholders.
+
+    Raises InvalidLatents, InvalidOption.
+    """
+    latents.check_dtype(dtype)
+    return _template_for(vae, contract, shape, dtype, latents.STORAGE[dtype]().itemsize, options).spec
+
+
+def _template_for(
+    vae: str, contract: Contract, shape: tuple[int, ...], dtype: str, itemsize: int, options: SubmitOptions
+) -> Template:
+    kind = vae, contract, shape, dtype, itemsize
+    try:
+        # A generator submits the same kind of job over and over. By type as well: 1 is True, and 1.0 is both.
+        return _kept_template(*kind, tuple((name, type(value), value) for name, value in options.items()))
+    except TypeError:
+        # Metadata are a dictionary, which is no key.
+        return _template(*kind, tuple((name, type(value), value) for name, value in options.items()))
 
 
 def _template(

@@ -53,6 +53,8 @@ class FarmError(Exception):
 
     http_status: ClassVar[int] = 500
     retryable: ClassVar[bool] = False
+    #: Of an error of `Farm.map`: the place of its latents among those that were given, from 0.
+    place: int | None = None
 
 
 class InvalidInput(FarmError, ValueError):
