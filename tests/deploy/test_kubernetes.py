@@ -241,7 +241,11 @@ def test_every_container_runs_a_command_of_the_farm_in_its_release() -> None:
         if container["name"] != "redis":
             assert container["args"][0] in cli.COMMANDS
             assert container["image"] in {one["name"] for one in kustomization("base")["images"]}
-    assert {one["newTag"] for one in kustomization("base")["images"]} == {version("vaefarm")}
+    images = kustomization("base")["images"] + kustomization("gpu")["images"]
+    assert {one["newTag"] for one in images} == {version("vaefarm")}
+    # Those that compose builds.
+    compose = (ROOT.parents[1] / "compose.yaml").read_text()
+    assert all(f"image: {one.get('newName', one['name'])}:" in compose for one in images)
 
 
 @pytest.mark.parametrize("made", [base, with_gpus], ids=["base", "gpu"])

@@ -167,6 +167,7 @@ def test_producers_workers_operators_and_reapers_are_refused_nothing(
             administrator.delete(keys.REPAIRING)
             budget.repair(one)
             rq_bridge.clean_registries(one)
+        assert vaefarm("health", "reaper", url=reaping).returncode == 0
         # What operators look at.
         for command in ("status", "endpoints", "failed", "devices", "doctor"):
             shown = vaefarm(command, url=operator)
@@ -177,7 +178,7 @@ def test_producers_workers_operators_and_reapers_are_refused_nothing(
 
 @pytest.mark.slow
 def test_gateways_and_workers_in_processes_of_their_own_are_refused_nothing(
-    guarded: GuardedServer, administrator: redis.Redis, tmp_path: Path
+    guarded: GuardedServer, administrator: redis.Redis, tmp_path: Path, vaefarm: Call
 ) -> None:
     path, admin, web = tmp_path / "keys.toml", new_key(), new_key()
     add_key(path, new_entry("ops", admin, admin=True, rate=None, max_in_flight=None))
@@ -219,6 +220,8 @@ def test_gateways_and_workers_in_processes_of_their_own_are_refused_nothing(
         eventually("its job is handed back", lambda: administrator.hget(keys.job(job_id), "status") == b"queued")
         start_worker("second", 0.0)
         asyncio.run(follow(url, web, admin, job_id))
+        health = vaefarm("health", "worker", url=guarded.url_of("worker"))
+        assert health.returncode == 0, health
         assert told.get(timeout=30)["data"]["id"] == job_id
 
     assert guarded.denied() == [], log.read_text()
