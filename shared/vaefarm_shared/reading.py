@@ -240,7 +240,7 @@ def read_backlog(connection: redis.Redis) -> dict[str, Backlog]:
 
 def named_blobs(connection: redis.Redis, references: Sequence[str]) -> list[bool]:
     """For each blob reference, whether its job's record names it and still needs it: no job that is finished, canceled
-    or expired needs its latent."""
+    or expired needs its latent. A record that nobody can read may name anything."""
     with connection.pipeline(transaction=False) as pipe:
         for reference in references:
             pipe.hmget(keys.job(job_of(reference.partition(":")[2])), "latent", "report", "status")
@@ -248,8 +248,11 @@ def named_blobs(connection: redis.Redis, references: Sequence[str]) -> list[bool
     named = []
     for reference, (latent, report, status) in zip(references, replies, strict=True):
         kept = {"latent": latent} if status is None or status.decode("utf-8", "replace") not in LATENT_GOES else {}
-        fields = {name: value.decode() for name, value in (kept | {"report": report}).items() if value}
-        named.append(reference in blob_references(fields))
+        try:
+            fields = {name: value.decode() for name, value in (kept | {"report": report}).items() if value}
+            named.append(reference in blob_references(fields))
+        except ValueError:
+            named.append(True)
     return named
 
 

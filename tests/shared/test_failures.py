@@ -8,8 +8,9 @@ import redis
 from tests.conftest import Serve
 
 from vaefarm_producer import Farm, JobExpired, JobNotFound
-from vaefarm_shared import failures
+from vaefarm_shared import failures, keys
 from vaefarm_shared.catalogue import Catalogue
+from vaefarm_shared.reading import named_blobs
 from vaefarm_worker.decoder import Batch, Decoded
 from vaefarm_worker.fake_decoder import FakeDecoder
 from vaefarm_worker.memory_mode import MemoryMode
@@ -100,3 +101,10 @@ def test_a_job_that_is_unknown_or_whose_latent_is_gone_is_not_retried_and_says_s
     with pytest.raises(JobNotFound, match="'nobody' is not known"):
         farm.job("nobody").retry()
     assert job.status() == "failed"
+
+
+def test_a_record_that_nobody_can_read_keeps_its_blobs_and_no_others(connection: redis.Redis) -> None:
+    connection.hset(keys.job("garbled"), mapping={"report": b"\xff{", "status": "finished"})
+    connection.hset(keys.job("cut"), mapping={"report": '{"images": [', "status": "finished"})
+    names = [f"file:image:{job}.token.0" for job in ("garbled", "cut", "nobody")]
+    assert named_blobs(connection, names) == [True, True, False]
