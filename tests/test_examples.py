@@ -14,8 +14,10 @@ from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FluxAutoBlocks,
     FluxPipeline,
     FluxTransformer2DModel,
+    StableDiffusionImg2ImgPipeline,
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
@@ -237,6 +239,47 @@ def test_queueing_has_each_latent_decoded_while_the_next_is_generated(
     example("queueing").main(small)
 
     assert next(begun) == 6
+
+
+def test_attach_gives_each_of_the_pipelines_pictures(decoding: None, stable_diffusion: Path, tmp_path: Path) -> None:
+    module, out = example("attach"), tmp_path / "pictures"
+    model = ["--model", str(stable_diffusion), "--vae", "sd-v1", "--size", "64", "--seed", "20", "--out", str(out)]
+
+    module.main(["ice cream", "a glass", *SMALL, *model])
+
+    assert sorted(path.name for path in out.iterdir()) == ["0.png", "1.png"]
+    for place, prompt in enumerate(["ice cream", "a glass"]):
+        own = stable_diffusion_picture(stable_diffusion, prompt, 20 + place)
+        assert np.array_equal(pixels(Image.open(out / f"{place}.png")), own), prompt
+
+
+def test_farm_vae_gives_the_pipelines_picture_within_a_level(
+    decoding: None, stable_diffusion: Path, tmp_path: Path
+) -> None:
+    sketch, out = tmp_path / "sketch.png", tmp_path / "picture.png"
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8)).save(sketch)
+    model = ["--model", str(stable_diffusion), "--seed", "7", "--out", str(out)]
+
+    example("farm_vae").main([str(sketch), "ice cream", *SMALL, *model])
+
+    pipe = StableDiffusionImg2ImgPipeline.from_pretrained(stable_diffusion)
+    generator = torch.Generator("cpu").manual_seed(7)
+    own = pipe("ice cream", image=Image.open(sketch), num_inference_steps=2, generator=generator).images[0]
+    assert np.abs(np.subtract(pixels(Image.open(out)), pixels(own), dtype=int)).max() <= 1
+
+
+def test_modular_gives_the_modular_pipelines_picture(decoding: None, flux: Path, tmp_path: Path) -> None:
+    module, out = example("modular"), tmp_path / "picture.png"
+    size = ["--height", "96", "--width", "64"]
+
+    module.main(["ice cream", *SMALL, *size, "--model", str(flux), "--seed", "7", "--out", str(out)])
+
+    pipe = FluxAutoBlocks().init_pipeline(str(flux))
+    pipe.load_components()
+    generator = torch.Generator("cpu").manual_seed(7)
+    options = {"prompt": "ice cream", "guidance_scale": 0.0, "num_inference_steps": 2, "height": 96, "width": 64}
+    own = pipe(**options, generator=generator, output="images")[0]
+    assert np.array_equal(pixels(Image.open(out)), pixels(own))
 
 
 def test_several_pictures_in_one_job_are_the_pipelines_pictures(decoding: None, stable_diffusion: Path) -> None:

@@ -1,4 +1,10 @@
-"""The producer: put latents on the queue, wait for pictures."""
+"""The producer: put latents on the queue, wait for pictures.
+
+`FarmVAE` and `FarmDecodeStep` are here as well. They need torch and diffusers: they are imported once somebody asks.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
 
 from vaefarm_shared.errors import (
     ConfigurationError,
@@ -31,16 +37,33 @@ from vaefarm_shared.records import DecodeReport, ImageRecord, JobRecord, Latents
 from vaefarm_shared.workers import WorkerEndpoint
 
 from .async_farm import AsyncFarm, AsyncJob
+from .attaching import Attached, AttachOptions
 from .encoding import EncodeOptions
 from .farm import Farm
 from .handle import Job, Result
 from .submission import SubmitOptions
 from .transport import Flushed
 
+if TYPE_CHECKING:
+    from .farm_decode_step import FarmDecodeStep as FarmDecodeStep
+    from .farm_vae import FarmVAE as FarmVAE
+
+#: What needs torch and diffusers, by the module that has it: not in __all__, which `import *` imports.
+OF_DIFFUSERS: Final[dict[str, str]] = {"FarmVAE": ".farm_vae", "FarmDecodeStep": ".farm_decode_step"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in OF_DIFFUSERS:
+        return getattr(import_module(OF_DIFFUSERS[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
     # Farms
     "AsyncFarm",
     "AsyncJob",
+    "AttachOptions",
+    "Attached",
     "EncodeOptions",
     "Farm",
     "Flushed",

@@ -16,6 +16,7 @@ from vaefarm_shared.errors import InvalidInput, InvalidOption, QueueFull, QuotaE
 from vaefarm_shared.job import JobStatus, check_job_id
 from vaefarm_shared.settings import Settings
 
+from .attaching import Attaching
 from .backpressure import Patience, batches
 from .bulk import Bulk
 from .encoding import EncodeOptions, prepare_encode
@@ -26,7 +27,7 @@ from .submission import PreparedJob, SubmitOptions, prepare
 from .transport import Flushed, Transport
 
 
-class Farm(Operating, Bulk, AbstractContextManager["Farm"]):
+class Farm(Attaching, Operating, Bulk, AbstractContextManager["Farm"]):
     """A farm of VAE workers, reached over Redis or a gateway. Safe to share between threads; usable after a fork.
 
     farm = Farm("redis://localhost:6379")        # or Farm("https://farm.example", key=...)

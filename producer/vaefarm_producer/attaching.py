@@ -1,0 +1,209 @@
+"""`Farm.attach`: a diffusers pipeline whose calls return jobs. Imports neither torch nor diffusers.
+
+What a pipeline returns with `output_type="latent"` depends on its class. Four kinds are known:
+
+spatial: latents that say their size themselves.
+packed: tokens, which need the height and width that the pipeline was called with.
+binned: spatial latents of the nearest trained size; the picture is resized and cropped to the one asked for.
+denormalised: the decoder's own input, made with the pipeline's VAE.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, Unpack, cast
+
+from vaefarm_shared.catalogue import Contract
+from vaefarm_shared.errors import InvalidOption
+
+from .handle import Job
+from .submission import JobOptions, check_options
+from .transport import Transport
+
+if TYPE_CHECKING:
+    from .farm import Farm
+
+Kind = Literal["spatial", "packed", "binned", "denormalised"]
+
+#: Classes of diffusers whose `__call__` a test holds to the farm's picture, and the latents that it returns.
+KINDS: Final[Mapping[str, Kind]] = {
+    "StableDiffusionPipeline": "spatial",
+    "StableDiffusionImg2ImgPipeline": "spatial",
+    "StableDiffusionInpaintPipeline": "spatial",
+    "StableDiffusionXLPipeline": "spatial",
+    "StableDiffusionXLImg2ImgPipeline": "spatial",
+    "StableDiffusionXLInpaintPipeline": "spatial",
+    "StableDiffusion3Pipeline": "spatial",
+    "StableDiffusion3Img2ImgPipeline": "spatial",
+    "KolorsPipeline": "spatial",
+    "AuraFlowPipeline": "spatial",
+    "CogView4Pipeline": "spatial",
+    "HunyuanImagePipeline": "spatial",
+    "Lumina2Pipeline": "spatial",
+    "ZImagePipeline": "spatial",
+    "PixArtAlphaPipeline": "binned",
+    "PixArtSigmaPipeline": "binned",
+    "SanaPipeline": "binned",
+    "ChromaPipeline": "packed",
+    "FluxPipeline": "packed",
+    "FluxImg2ImgPipeline": "packed",
+    "Flux2Pipeline": "packed",
+    "QwenImagePipeline": "packed",
+    "QwenImage21Pipeline": "packed",
+    "Flux2KleinPipeline": "denormalised",
+}
+
+
+class AttachOptions(JobOptions, total=False):
+    """What the jobs of an attached pipeline may say; `Farm.submit` explains each."""
+
+    job_id: str | None
+    block: bool
+    timeout: float | None
+    image_format: str
+    quality: int | None
+    lossless: bool
+    tiling: bool
+
+
+class Size(TypedDict, total=False):
+    """What a job says of its size, in pixels, and whether the farm denormalises."""
+
+    height: int
+    width: int
+    normalised: bool
+
+
+class Attached:
+    """A pipeline whose calls return jobs: `Farm.attach` makes it. It holds nothing but what it was made of."""
+
+    def __init__(self, farm: "Farm", pipeline: Any, vae: str, kind: Kind, options: AttachOptions) -> None:
+        self.pipeline = pipeline
+        self._farm = farm
+        self._vae = vae
+        self._kind = kind
+        self._options = options
+
+    def __repr__(self) -> str:
+        return f"Attached({type(self.pipeline).__name__}, vae={self._vae!r})"
+
+    def __call__(self, *arguments: Any, **options: Any) -> Job:
+        """Generate latents with what the pipeline is called with, and queue them.
+
+        Returns:
+            One job, however many pictures the call makes: `job.images()` are what the pipeline's `.images` would be.
+
+        Raises:
+            InvalidOption: `output_type` or `return_dict` was given, or packed latents' size is not known; nothing was
+                generated. `padding_mask_crop` too: a farm does not paste pictures.
+            InvalidLatents and what else `Farm.submit` raises: nothing was queued.
+        """
+        call = inspect.signature(type(self.pipeline).__call__).bind(self.pipeline, *arguments, **options)
+        for name in ("output_type", "return_dict"):
+            if name in call.arguments:
+                raise InvalidOption(f"{name} was given to an attached pipeline, which returns a job; leave it out")
+        if call.arguments.get("padding_mask_crop") is not None:
+            raise InvalidOption(
+                "padding_mask_crop pastes the decoded crop into the picture, which a farm does not do; leave it out, or"
+                " put FarmVAE in the place of the pipeline's VAE"
+            )
+        call.apply_defaults()
+        size = self._size(call.arguments)
+        call.arguments["output_type"] = "latent"
+        call.arguments["return_dict"] = True
+        latents = self.pipeline(*call.args[1:], **call.kwargs).images
+        return self._farm.submit(latents, vae=self._vae, **size, **self._options)
+
+    def _size(self, said: Mapping[str, Any]) -> Size:
+        """What the job says beside its latents, from the call's arguments, defaults included."""
+        if self._kind == "denormalised":
+            # FarmVAE's statistics change nothing: the farm denormalises.
+            return {} if is_farm_vae(self.pipeline.vae) else {"normalised": False}
+        if self._kind == "spatial" or (self._kind == "binned" and not said.get("use_resolution_binning", True)):
+            return {}
+        height, width = (said.get(name) or self._default(said) for name in ("height", "width"))
+        if height is None or width is None:
+            raise InvalidOption(
+                f"{type(self.pipeline).__name__} was called without height and width, which its latents do not say"
+                " themselves; pass both, in pixels"
+            )
+        return {"height": height, "width": width}
+
+    def _default(self, said: Mapping[str, Any]) -> int | None:
+        """Pixels of a side that the pipeline takes where none was said; None where that depends on an image."""
+        if said.get("image") is not None:
+            return None
+        latents = getattr(self.pipeline, "default_sample_size", None)
+        if latents is None and self._kind == "binned":
+            latents = self.pipeline.transformer.config.sample_size
+        return None if latents is None else int(latents * self.pipeline.vae_scale_factor)
+
+
+class Attaching:
+    """The half of `Farm` that pipelines of diffusers meet."""
+
+    _transport: Transport
+
+    def contract(self, vae: str) -> Contract:
+        """What latents for a VAE look like: channels, pixels a latent, layouts, limits. Raises UnknownVae."""
+        return self._transport.contract(vae)
+
+    def attach(
+        self, pipeline: Any, *, vae: str, latents: Kind | None = None, **options: Unpack[AttachOptions]
+    ) -> Attached:
+        """A callable that takes what the pipeline takes and returns a job instead of pictures:
+
+            generate = farm.attach(pipe, vae="sdxl")
+            jobs = [generate(prompt) for prompt in prompts]  # each is decoded while the next is generated
+            for job in farm.as_completed(jobs): ...
+
+        The pipeline may have been loaded with `vae=None`, is not changed, and costs nothing to attach again with other
+        options: `farm.attach(pipe, vae="sdxl", metadata={"prompt": prompt})(prompt)`.
+
+        Args:
+            pipeline: A pipeline of diffusers, one of docs/pipelines.md's.
+            vae: A VAE id of the catalogue.
+            latents: What an unknown pipeline returns with `output_type="latent"`: 'spatial', 'packed', 'binned' or
+                'denormalised'. Told by the class unless given.
+            options: As `submit`; with `reproducible=True` the pictures are the pipeline's own, bit for bit.
+
+        Raises:
+            InvalidOption: the pipeline's latents are not known; or it denormalises them with its VAE, and has none.
+            UnknownVae: no such VAE.
+        """
+        kind = kind_of(pipeline) if latents is None else check_kind(latents)
+        if kind == "denormalised" and pipeline.vae is None:
+            raise InvalidOption(
+                f"{type(pipeline).__name__} makes its latents with its VAE's statistics, and has no VAE; keep it, or"
+                " put FarmVAE in its place"
+            )
+        check_options(dict(options), AttachOptions)
+        self.contract(vae)
+        return Attached(cast("Farm", self), pipeline, vae, kind, options)
+
+
+def kind_of(pipeline: Any) -> Kind:
+    """The kind of latents that a pipeline returns: that of the class of diffusers whose `__call__` it runs.
+
+    Raises:
+        InvalidOption: the class is not known, or it is no pipeline.
+    """
+    owner = next((one for one in type(pipeline).__mro__ if "__call__" in vars(one)), type(pipeline))
+    if owner.__module__.startswith("diffusers.") and owner.__name__ in KINDS:
+        return KINDS[owner.__name__]
+    raise InvalidOption(
+        f"the latents of a {type(pipeline).__name__} are not known here; known are those of {', '.join(sorted(KINDS))}."
+        " Say what it returns with output_type='latent' (latents='spatial', 'packed', 'binned' or 'denormalised'), or"
+        " submit that yourself"
+    )
+
+
+def check_kind(kind: Kind) -> Kind:
+    """Raise InvalidOption unless it is one of the four."""
+    if kind not in KINDS.values():
+        raise InvalidOption(f"latents={kind!r}; expected 'spatial', 'packed', 'binned' or 'denormalised'")
+    return kind
+
+
+def is_farm_vae(vae: Any) -> bool:
+    """Whether it is a `FarmVAE`, without importing torch for the question."""
+    return any(one.__name__ == "FarmVAE" and one.__module__ == f"{__package__}.farm_vae" for one in type(vae).__mro__)
