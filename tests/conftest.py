@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ from vaefarm_worker.lifeline import Lifeline
 from vaefarm_worker.worker import Worker
 
 if TYPE_CHECKING:
+    from tests.counting_decoder import CountingDecoder
     from tests.held_store import HeldStore
     from tests.s3_server import BucketStore, FolderStore, S3Server
     from tests.served_gateway import ServedGateway
@@ -343,6 +345,30 @@ def serve(settings: Settings, shared_lifelines: Callable[[Settings], Lifeline]) 
         Worker(settings, chosen, name, shared_lifelines(settings)).run(burst=True)
 
     return run
+
+
+Work = Callable[..., "CountingDecoder"]
+
+
+@pytest.fixture
+def work(settings: Settings, shared_lifelines: Callable[[Settings], Lifeline]) -> Iterator[Work]:
+    """Have a worker serve in this process from now on; what it decodes is counted."""
+    from tests.counting_decoder import CountingDecoder
+
+    running: list[tuple[Worker, threading.Thread]] = []
+
+    def start(*, settings: Settings = settings) -> CountingDecoder:
+        decoder = CountingDecoder()
+        worker = Worker(settings, decoder, "here", shared_lifelines(settings))
+        thread = threading.Thread(target=worker.run)
+        thread.start()
+        running.append((worker, thread))
+        return decoder
+
+    yield start
+    for worker, thread in running:
+        worker.stop()
+        thread.join(40)
 
 
 def save_kl(folder: Path, *, channels: int, seed: int, **config: object) -> None:

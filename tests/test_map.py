@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import redis
 from rq.utils import as_text
-from tests.conftest import RedisServer, Serve, eventually, redis_servers
+from tests.conftest import RedisServer, Serve, Work, eventually, redis_servers
+from tests.counting_decoder import CountingDecoder
 
 from vaefarm_producer import (
     AsyncFarm,
@@ -29,53 +30,12 @@ from vaefarm_producer import (
 )
 from vaefarm_producer.backpressure import Patience
 from vaefarm_producer.flow import PULL_SECONDS
-from vaefarm_shared.catalogue import Catalogue
 from vaefarm_shared.errors import RetryLater
 from vaefarm_shared.settings import Settings
-from vaefarm_worker.decoder import Batch, Decoded
-from vaefarm_worker.fake_decoder import FakeDecoder
-from vaefarm_worker.lifeline import Lifeline
-from vaefarm_worker.memory_mode import MemoryMode
 from vaefarm_worker.worker import Worker
 
 LATENTS = np.random.default_rng(0).standard_normal((1, 4, 8, 8)).astype(np.float32)
 QUEUE = "rq:queue:vaefarm.demo.normal.s.default"
-
-
-class CountingDecoder(FakeDecoder):
-    """Counts what it decodes; what begins with 7 it cannot."""
-
-    def __init__(self) -> None:
-        super().__init__([Catalogue.load()["demo"]], image_bytes=16_000)
-        self.decoded: list[str] = []
-
-    def decode(self, batch: Batch, *, mode: MemoryMode = MemoryMode.WHOLE) -> list[Decoded]:
-        if any(item.latents.array.flat[0] == 7 for item in batch.items):
-            raise RuntimeError("the kernel did not like it")
-        self.decoded += [item.spec.id for item in batch.items]
-        return super().decode(batch, mode=mode)
-
-
-Work = Callable[[], CountingDecoder]
-
-
-@pytest.fixture
-def work(settings: Settings, shared_lifelines: Callable[[Settings], Lifeline]) -> Iterator[Work]:
-    """Have a worker serve from now on."""
-    running: list[tuple[Worker, threading.Thread]] = []
-
-    def start() -> CountingDecoder:
-        decoder = CountingDecoder()
-        worker = Worker(settings, decoder, "here", shared_lifelines(settings))
-        thread = threading.Thread(target=worker.run)
-        thread.start()
-        running.append((worker, thread))
-        return decoder
-
-    yield start
-    for worker, thread in running:
-        worker.stop()
-        thread.join(40)
 
 
 @pytest.fixture

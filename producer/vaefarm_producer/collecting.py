@@ -39,7 +39,9 @@ def collect(farm: Farm, names: dict[Job, str], out: Path, timeout: float | None,
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     console = Console(stderr=True)
     try:
-        with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
+        times = (TimeElapsedColumn(), TimeRemainingColumn())
+        # What goes elsewhere than the terminal must not be taken for its text.
+        with Progress(*columns, *times, console=console, redirect_stdout=sys.stdout.isatty()) as progress:
             bar = progress.add_task("decoding", total=len(names))
             for job in farm.as_completed(names, timeout=timeout):
                 try:
@@ -73,8 +75,12 @@ def save(result: Result, out: Path, stem: str) -> list[Path]:
 def write_file(path: Path, data: bytes) -> None:
     """Write a file so that it is whole, or as it was. Raises OSError."""
     part = path.with_name(f".{path.name}.part")
-    part.write_bytes(data)
-    part.replace(path)
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def say_saved(job: Job, paths: list[Path], as_json: bool) -> None:

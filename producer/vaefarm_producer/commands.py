@@ -9,15 +9,16 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from vaefarm_shared import latents
-from vaefarm_shared.checks import MAX_LATENT_BYTES
-from vaefarm_shared.errors import InvalidInput, InvalidOption, JobNotFound
+from vaefarm_shared.errors import InvalidOption, JobNotFound
 from vaefarm_shared.logs import LogFormat
 from vaefarm_shared.settings import Settings
 
 from .collecting import SUFFIXES, collect, make_folder
 from .farm import Farm
+from .flow import WINDOW
 from .handle import Job
+from .latent_files import prepare_file
+from .naming import DEFAULT_TEMPLATE, NameTemplate
 from .submission import SubmitOptions
 
 RedisOption = Annotated[str | None, typer.Option(help="Redis URL. Otherwise VAEFARM_REDIS_URL.")]
@@ -40,7 +41,10 @@ TimeoutOption = Annotated[float | None, typer.Option(help="Seconds to wait for a
 
 def submit(
     files: Annotated[
-        list[Path] | None, typer.Argument(help="Latents as safetensors files, one tensor each; none to empty --spool.")
+        list[Path] | None,
+        typer.Argument(
+            help="Latents as safetensors files, one tensor each, or folders of them; none to empty --spool."
+        ),
     ] = None,
     vae: Annotated[str | None, typer.Option(help="VAE id, such as sdxl; needed with files.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the pictures; made if missing.")] = Path(),
@@ -59,6 +63,14 @@ def submit(
     priority: Annotated[str, typer.Option(help="high, normal or low.")] = "normal",
     wait: Annotated[bool, typer.Option(help="Wait for the pictures, or print the job ids and end.")] = True,
     block: Annotated[bool, typer.Option("--block", help="Wait while the farm is full.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Make only what is not in --out, and wait for jobs of earlier runs.")
+    ] = False,
+    name: Annotated[
+        str | None,
+        typer.Option(help=f"The pictures' names, such as '{{stem}}_{{seed}}.{{ext}}'. Otherwise '{DEFAULT_TEMPLATE}'."),
+    ] = None,
+    window: Annotated[int | None, typer.Option(min=1, help=f"Jobs under way at most. Otherwise {WINDOW}.")] = None,
     spool: Annotated[
         Path | None,
         typer.Option(help="Folder in which jobs wait while Redis is away. Otherwise VAEFARM_SPOOL."),
@@ -71,24 +83,44 @@ def submit(
 
     Exits 1 when a job fails, and names it. On Ctrl-C the jobs go on: `vaefarm fetch` collects them.
 
+    With a folder, --resume, --name or --window: a batch of any size, so many jobs under way at a time. What became of
+    each picture is in manifest.jsonl in --out. On Ctrl-C, or after a crash, the same command with --resume makes what
+    is missing. Names have {folder}, {stem}, {number}, {index}, {ext}, {vae}, {height}, {width}, and what the file's
+    metadata have, such as {seed}.
+
     With --spool and no files: send what an earlier submit left there, and say how many jobs that were.
     """
+    is_batch = resume or name is not None or window is not None or any(path.is_dir() for path in files or ())
     if not files:
+        if is_batch:
+            raise InvalidOption("no files were given; expected safetensors files, or a folder of them")
         send_spooled(url, spool, timeout, as_json)
         return
     if vae is None:
         raise InvalidOption("--vae is missing; expected a VAE id such as sdxl")
-    if image_format is not None and image_format not in SUFFIXES:
-        raise InvalidOption(f"--format {image_format!r}: expected one of {', '.join(SUFFIXES)}")
+    options = submit_options(output_type, reproducible, priority, image_format, quality)
+    if is_batch:
+        if not wait:
+            raise InvalidOption("--no-wait is for files; a batch is waited for, so that not all is queued at once")
+        # Here and not above: it needs file locks, which Windows has not.
+        from .batch_plan import Batch
+        from .batch_run import run_batch
+
+        batch = Batch(files, out, vae, options, NameTemplate(name or DEFAULT_TEMPLATE), height, width)
+        with open_farm(url, spool) as farm:
+            way = "redis" if farm_settings(url, spool).url is None else "http"
+            run_batch(
+                farm,
+                batch,
+                way,
+                resume=resume,
+                window=WINDOW if window is None else window,
+                timeout=timeout,
+                as_json=as_json,
+            )
+        return
     if wait:
         make_folder(out)
-    if output_type not in ("pil", "pt"):
-        raise InvalidOption(f"--output-type {output_type!r}: expected pil or pt")
-    options: SubmitOptions = {"output_type": output_type, "reproducible": reproducible, "priority": priority}
-    if image_format is not None:
-        options["image_format"] = image_format
-    if quality is not None:
-        options["quality"] = quality
     with open_farm(url, spool) as farm:
         names = submit_files(farm, files, vae, height, width, options, block)
         if left := farm.spooled():
@@ -98,6 +130,22 @@ def submit(
                 print(json.dumps({"id": job.id, "file": stem}) if as_json else job.id)
             return
         collect(farm, names, out, timeout, as_json)
+
+
+def submit_options(
+    output_type: str, reproducible: bool, priority: str, image_format: str | None, quality: int | None
+) -> SubmitOptions:
+    """The flags as options of a submit. Raises InvalidOption."""
+    if image_format is not None and image_format not in SUFFIXES:
+        raise InvalidOption(f"--format {image_format!r}: expected one of {', '.join(SUFFIXES)}")
+    if output_type not in ("pil", "pt"):
+        raise InvalidOption(f"--output-type {output_type!r}: expected pil or pt")
+    options: SubmitOptions = {"output_type": output_type, "reproducible": reproducible, "priority": priority}
+    if image_format is not None:
+        options["image_format"] = image_format
+    if quality is not None:
+        options["quality"] = quality
+    return options
 
 
 def fetch(
@@ -191,36 +239,9 @@ def submit_files(
     block: bool,
 ) -> dict[Job, str]:
     """Queue each file; every one is read and checked before the first is queued. Returns each job's file stem."""
-    held = []
-    for path in files:
-        tensor, metadata = latents.read_file(path, MAX_LATENT_BYTES)
-        held.append(
-            (
-                path,
-                tensor,
-                height or size_in(metadata, "height", path),
-                width or size_in(metadata, "width", path),
-            )
-        )
-    prepared = []
-    for path, tensor, its_height, its_width in held:
-        try:
-            its_options: SubmitOptions = {**options, "height": its_height, "width": its_width}
-            prepared.append(farm.prepare(tensor, vae=vae, **its_options))
-        except InvalidInput as error:
-            raise type(error)(f"{path}: {error}") from error
-    jobs = farm.submit_prepared(prepared, block=block)
-    return dict(zip(jobs, unique_stems(path.stem for path, *_ in held), strict=True))
-
-
-def size_in(metadata: dict[str, str], name: str, path: Path) -> int | None:
-    """Pixels that a file's metadata gives, if it does. Raises InvalidOption for what is no number."""
-    if name not in metadata:
-        return None
-    try:
-        return int(metadata[name])
-    except ValueError as error:
-        raise InvalidOption(f"{path}: its metadata says {name}={metadata[name]!r}; expected pixels") from error
+    held = [(path, prepare_file(farm, path, vae, height, width, options)[0]) for path in files]
+    jobs = farm.submit_prepared([job for _, job in held], block=block)
+    return dict(zip(jobs, unique_stems(path.stem for path, _ in held), strict=True))
 
 
 def unique_stems(stems: Iterable[str]) -> list[str]:

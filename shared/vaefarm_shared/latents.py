@@ -180,6 +180,60 @@ def check_header(data: bytes) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class FileHeader:
+    """What a safetensors file says of its latents, without their values."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    metadata: dict[str, str]
+
+
+def read_header(path: Path, max_bytes: int) -> FileHeader:
+    """Read what a safetensors file says of its latents.
+
+    Raises:
+        InvalidLatents: as `read_file`, also for a file that is shorter or longer than its header says.
+    """
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            data = file.read(8)
+            # A header that is no header is told by `check_header`, and not read.
+            data += file.read(min(int.from_bytes(data, "little"), size, max_bytes))
+    except OSError as error:
+        raise InvalidLatents(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        check_header(data)
+        header = FileHeader(*_described(data, size))
+        check_dtype(header.dtype)
+    except InvalidLatents as error:
+        raise InvalidLatents(f"{path}: {error}") from error
+    if size > max_bytes:
+        raise InvalidLatents(f"{path} has {size} bytes; latents of at most {max_bytes} bytes are taken")
+    return header
+
+
+def _described(data: bytes, size: int) -> tuple[tuple[int, ...], str, dict[str, str]]:
+    try:
+        header = json.loads(data[8:])
+        metadata = {str(name): str(value) for name, value in header.pop("__metadata__", {}).items()}
+        tensor = header.get(TENSOR_NAME) or (next(iter(header.values())) if len(header) == 1 else None)
+        end = len(data) + max((one["data_offsets"][1] for one in header.values()), default=0)
+        if tensor is None:
+            names = ", ".join(sorted(header)) or "none"
+            raise InvalidLatents(f"the file holds the tensors {names}; expected one tensor, or one named 'latents'")
+        dtype = SAFETENSORS_NAMES.get(tensor["dtype"], str(tensor["dtype"]))
+        shape = tuple(int(one) for one in tensor["shape"])
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        if isinstance(error, InvalidLatents):
+            raise
+        raise InvalidLatents("latents are no complete safetensors file: its header cannot be read") from error
+    if end != size:
+        raise InvalidLatents(f"latents are no complete safetensors file: it has {size} bytes in place of {end}")
+    return shape, dtype, metadata
+
+
 def read_file(path: Path, max_bytes: int) -> tuple[Latents, dict[str, str]]:
     """Read a safetensors file's latents and its text metadata (`height` and `width` of packed latents).
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load, save
+from safetensors.torch import load, save, save_file
 
 from vaefarm_shared.errors import InvalidLatents
-from vaefarm_shared.latents import from_tensor, pack, read_file, unpack
+from vaefarm_shared.latents import from_tensor, pack, read_file, read_header, unpack
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32]
 
@@ -150,3 +150,44 @@ def test_a_client_imports_no_torch_and_no_worker(package: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout.strip() == "[]"
+
+
+def test_a_header_tells_what_the_whole_file_does(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        save_file({"any": torch.zeros(2, 4, 8, 6, dtype=dtype)}, path, metadata={"seed": "7"})
+        tensor, metadata = read_file(path, 10_000)
+        header = read_header(path, 10_000)
+        assert (header.shape, header.dtype, header.metadata) == (tensor.shape, tensor.dtype, metadata)
+    save_file({"latents": torch.zeros(1, 4), "other": torch.zeros(9)}, path)
+    assert read_header(path, 10_000).shape == (1, 4)
+
+
+def a_file(header: bytes, body: bytes = b"") -> bytes:
+    return len(header).to_bytes(8, "little") + header + body
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x80\x04.",
+        (2**63).to_bytes(8, "little") + b"{",
+        (1000).to_bytes(8, "little") + b"{}",
+        a_file(b"{}"),
+        a_file(b"{nonsense}"),
+        a_file(b'{"a": 1}'),
+        a_file(b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": ["0", "4"]}}', b"0000"),
+        a_file(b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}', b"0000"),
+        a_file(b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}', b"00000000"),
+        a_file(b'{"a": {"dtype": "I64", "shape": [1], "data_offsets": [0, 8]}}', b"00000000"),
+        a_file(b'{"__metadata__": [], "a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}', b"0000"),
+    ],
+)
+def test_a_header_that_is_none_is_refused_as_its_file_is(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(data)
+
+    for read in (read_file, read_header):
+        with pytest.raises(InvalidLatents, match="x.safetensors: "):
+            read(path, 10_000)
