@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import numpy as np
 import pytest
 import redis
@@ -19,6 +20,7 @@ from diffusers import (
     StableDiffusionImg2ImgPipeline,
     StableDiffusionPipeline,
 )
+from diffusers.utils.torch_utils import get_module_execution_device
 from tests.parity.case import Case
 from tests.parity.pipelines import BUILDERS, case
 from tests.pipelines.conftest import PATIENCE, FarmOf, sampled
@@ -108,6 +110,22 @@ def test_it_is_moved_and_cast_with_its_pipeline(farm: Farm) -> None:
     assert (pipeline.vae.dtype, pipeline.vae.device.type) == (torch.float16, "meta")
     assert next(iter(pipeline.vae.post_quant_conv.parameters())).dtype == torch.float16
     assert deepcopy(pipeline.vae).dtype == torch.float16
+
+
+@pytest.mark.parametrize("how", ["whole", "layers", "groups"])
+def test_it_may_be_offloaded_as_any_module(how: str, farm_of: FarmOf) -> None:
+    vae = FarmVAE(farm_of(case("stable-diffusion")), "sd-v1", timeout=PATIENCE, dtype=torch.float16)
+    if how == "whole":
+        vae, _ = accelerate.cpu_offload_with_hook(vae, "cpu")
+    elif how == "layers":
+        accelerate.cpu_offload(vae, "cpu")
+    else:
+        vae.enable_group_offload(torch.device("cpu"), offload_type="leaf_level")
+
+    sample = vae.decode(torch.zeros(1, 4, 8, 8, dtype=torch.float16)).sample
+
+    assert (sample.dtype, sample.device.type, sample.shape) == (torch.float16, "cpu", (1, 3, 64, 64))
+    assert get_module_execution_device(vae).type == "cpu"
 
 
 def test_what_it_leaves_to_the_workers_it_says(farm: Farm, caplog: pytest.LogCaptureFixture) -> None:
