@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -16,7 +17,7 @@ from tests.s3_server import BucketStore, FolderStore
 from tests.served_gateway import ServedGateway
 
 from vaefarm_producer import Farm, FarmUnavailable, JobConflict, JobFailed, QueueFull
-from vaefarm_shared import keys, leases
+from vaefarm_shared import keys, leases, transitions
 from vaefarm_shared.blobs import BlobStore
 from vaefarm_shared.catalogue import Catalogue
 from vaefarm_shared.errors import DecodeError
@@ -249,6 +250,32 @@ def test_the_sweep_keeps_what_jobs_need_and_takes_what_is_left_of_ended_ones(
     connection.delete(keys.SWEEPING)
     sweep(connection, blobs)
     assert stored.kinds == ["latent", "latent"]
+    blobs.close()
+
+
+def test_the_sweep_keeps_pictures_that_a_worker_could_not_settle_yet(
+    stored: Outside, connection: redis.Redis, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However old they are: Redis may have been away, or full, for hours."""
+    job = stored.farm.submit(LATENTS, vae="demo")
+    blobs = BlobStore(connection, stored.store.url, THRESHOLD)
+    monkeypatch.setattr("vaefarm_shared.blobs.UNNAMED_SECONDS", -60.0)
+    settle, swept = transitions.settle, list[int]()
+
+    def settle_late(*arguments: Any) -> list[bool]:
+        connection.delete(keys.SWEEPING)
+        swept.append(sweep(connection, blobs))
+        return settle(*arguments)
+
+    monkeypatch.setattr(transitions, "settle", settle_late)
+    serve(settings=stored.settings)
+    assert swept == [0]
+    assert job.image(timeout=5).size == (64, 64)
+    # One of a worker that lost the job is nobody's.
+    assert blobs.outside is not None
+    blobs.outside.put(f"image:{job.id}.other.0", b"left")
+    connection.delete(keys.SWEEPING)
+    assert sweep(connection, blobs) == 1
     blobs.close()
 
 

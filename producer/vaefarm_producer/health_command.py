@@ -12,6 +12,7 @@ import typer
 from vaefarm_shared import keys
 from vaefarm_shared.connection import connect, farm_errors
 from vaefarm_shared.errors import FarmError
+from vaefarm_shared.redis_policy import read_clock
 from vaefarm_shared.settings import Settings
 from vaefarm_shared.workers import read_workers
 
@@ -87,8 +88,7 @@ def find_worker(connection: redis_py.Redis) -> str:
 
 def find_overdue(connection: redis_py.Redis) -> str:
     """That no lease is long over. Raises FarmError where some are."""
-    seconds, microseconds = connection.time()
-    overdue = connection.zcount(keys.LEASES, "-inf", seconds + microseconds / 1e6 - OVERDUE_SECONDS)
+    overdue = connection.zcount(keys.LEASES, "-inf", read_clock(connection) - OVERDUE_SECONDS)
     if overdue:
         raise FarmError(
             f"{overdue} leases are over for more than {OVERDUE_SECONDS:g} seconds: nobody returns those jobs"

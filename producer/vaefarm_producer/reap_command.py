@@ -6,8 +6,9 @@ from threading import Event
 from typing import Annotated
 
 import typer
+from redis import RedisError
 
-from vaefarm_shared.connection import AWAY, connect, farm_errors
+from vaefarm_shared.connection import connect, farm_errors, is_away
 from vaefarm_shared.logs import configure_logging
 from vaefarm_shared.reaper import LOOK_SECONDS, Reaper
 from vaefarm_shared.redis_wait import reach
@@ -43,6 +44,8 @@ def reap(
     while not stopping.is_set():
         try:
             reaper.look()
-        except AWAY as error:
+        except RedisError as error:
+            if not is_away(error):
+                raise
             logger.warning("Redis is away: %s", error)
         stopping.wait(LOOK_SECONDS)

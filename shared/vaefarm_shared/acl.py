@@ -2,7 +2,7 @@
 
 The commands of a script are read out of its text, so a script that calls another command changes the rules with it.
 The others are named here: a life of jobs under these users, after which Redis' ACL LOG must be empty, tells whether
-one is missing (`tests/test_acl.py`).
+one is missing (`tests/guarded/test_life.py`).
 """
 
 import re

@@ -28,6 +28,12 @@ def job_of(name: str) -> str:
     return name.partition(":")[2].partition(".")[0]
 
 
+def token_of(reference: str) -> str | None:
+    """The lease's token inside the reference of a picture; None of a latent."""
+    scheme_and_kind, _, parts = reference.rpartition(":")
+    return parts.split(".")[1] if scheme_and_kind.endswith(":image") else None
+
+
 def check_name(name: str) -> None:
     """Raise FarmError for a name that could lead out of the store."""
     if not NAME_PATTERN.fullmatch(name):

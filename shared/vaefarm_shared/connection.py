@@ -38,9 +38,9 @@ UNSAID: Final[dict[str, Any]] = {
     "maint_notifications_config": MaintNotificationsConfig(enabled=False),
 }
 
-
-#: What Redis says while it takes no writes: it has too few replicas, or its disk is full, or its primary is away.
-NO_WRITES: Final = ("NOREPLICAS", "MISCONF", "MASTERDOWN")
+#: What Redis says while it takes no writes: it has too few replicas, its disk is full, or it is a replica itself. The
+#: text tells, since a script's error has a class of its own from Redis 7 on, and not before.
+NO_WRITES: Final = ("NOREPLICAS", "MISCONF", "READONLY")
 
 
 def connect(url: str, reply_seconds: float = REPLY_SECONDS) -> redis.Redis:
@@ -105,6 +105,26 @@ def refusal(connection: redis.Redis, error: Exception) -> str | None:
     return found
 
 
+def takes_no_writes(error: Exception) -> bool:
+    """Whether Redis answers, and takes no writes for now."""
+    return isinstance(error, redis.exceptions.MasterDownError) or (
+        isinstance(error, redis.ResponseError) and any(word in str(error) for word in NO_WRITES)
+    )
+
+
+def is_away(error: Exception) -> bool:
+    """Whether Redis is away for now, or takes no writes: the same may succeed later."""
+    return isinstance(error, AWAY) or takes_no_writes(error)
+
+
+def is_full(error: Exception) -> bool:
+    """Whether Redis has no memory left for what was asked."""
+    # Redis 6.2 wraps what a script met into an error of the script's own, so the text tells.
+    return isinstance(error, redis.OutOfMemoryError) or (
+        isinstance(error, redis.ResponseError) and "OOM command not allowed" in str(error)
+    )
+
+
 @contextmanager
 def farm_errors(connection: redis.Redis) -> Iterator[None]:
     """Turn what redis-py raises into one line that a user can act on.
@@ -126,9 +146,8 @@ def farm_errors(connection: redis.Redis) -> Iterator[None]:
     except redis.ResponseError as error:
         if (refused := refusal_of(error)) is not None:
             raise RedisRefused(f"Redis at {address(connection)} {refused}") from error
-        if any(word in str(error) for word in NO_WRITES):
+        if takes_no_writes(error):
             raise FarmUnavailable(f"Redis at {address(connection)} takes no writes now: {error}") from error
-        # Redis 6.2 wraps what a script met into an error of the script's own, so the text tells.
-        if "OOM command not allowed" not in str(error) and not isinstance(error, redis.OutOfMemoryError):
+        if not is_full(error):
             raise
         raise QueueFull(f"Redis at {address(connection)} has no memory left (maxmemory): try again later") from error

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from .connection import AWAY
+from .connection import is_away
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,8 @@ class Keeper:
     def _do(chore: Callable[[], Any]) -> None:
         try:
             chore()
-        except AWAY as error:
-            logger.warning("Redis is away: %s", error)
-        except Exception:
-            logger.exception("a chore failed")
+        except Exception as error:
+            if is_away(error):
+                logger.warning("Redis is away: %s", error)
+            else:
+                logger.exception("a chore failed")

@@ -11,7 +11,7 @@ from rq.utils import as_text
 from rq.worker_registration import REDIS_WORKER_KEYS
 
 from . import keys
-from .blob_names import job_of
+from .blob_names import job_of, token_of
 from .catalogue import Contract
 from .errors import FarmError, JobExpired, JobNotFound
 from .job import ADMIN, JobSpec, JobStatus
@@ -239,18 +239,26 @@ def read_backlog(connection: redis.Redis) -> dict[str, Backlog]:
 
 
 def named_blobs(connection: redis.Redis, references: Sequence[str]) -> list[bool]:
-    """For each blob reference, whether its job's record names it and still needs it: no job that is finished, canceled
-    or expired needs its latent. A record that nobody can read may name anything."""
+    """For each blob reference, whether it is needed.
+
+    Its job's record names it, but for the latent of a job that is finished, canceled or expired; or it is a picture of
+    the worker that holds the job, whose settle will name it however long Redis was away or full.
+    A record that nobody can read may name anything.
+    """
     with connection.pipeline(transaction=False) as pipe:
         for reference in references:
-            pipe.hmget(keys.job(job_of(reference.partition(":")[2])), "latent", "report", "status")
+            job_id = job_of(reference.partition(":")[2])
+            # The lease first: a settle between the two is then seen by what it wrote.
+            pipe.get(keys.lease(job_id))
+            pipe.hmget(keys.job(job_id), "latent", "report", "status")
         replies = pipe.execute()
     named = []
-    for reference, (latent, report, status) in zip(references, replies, strict=True):
+    for reference, lease, (latent, report, status) in zip(references, replies[::2], replies[1::2], strict=True):
         kept = {"latent": latent} if status is None or status.decode("utf-8", "replace") not in LATENT_GOES else {}
+        is_held = lease is not None and token_of(reference) == lease.decode("utf-8", "replace")
         try:
             fields = {name: value.decode() for name, value in (kept | {"report": report}).items() if value}
-            named.append(reference in blob_references(fields))
+            named.append(is_held or reference in blob_references(fields))
         except ValueError:
             named.append(True)
     return named

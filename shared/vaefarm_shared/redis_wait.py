@@ -9,7 +9,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from .connection import AWAY, address, is_encrypted, refusal
+from .connection import AWAY, address, is_away, is_encrypted, refusal
 from .errors import ConfigurationError
 from .scripts import script
 from .waiting import pauses
@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 TRY_SECONDS: Final[float] = 1.0
 TELL_SECONDS: Final[float] = 10.0
 
-#: What replies say that may pass: a disk that is full, replicas that are away, a script that takes long.
-PASSING: Final = ("MISCONF", "NOREPLICAS", "MASTERDOWN", "BUSY", "READONLY")
+#: What replies begin with while a script takes long.
+BUSY: Final = "BUSY "
 
 #: Seconds that a server has to answer in the other way, encrypted or not.
 OTHER_SECONDS: Final[float] = 1.0
@@ -59,7 +59,7 @@ def _error_of(connection: redis.Redis) -> redis.RedisError | None:
         script("probe").run(connection)
     except redis.RedisError as error:
         refused = refusal(connection, error)
-        if refused is None and not isinstance(error, AWAY) and not any(word in str(error) for word in PASSING):
+        if refused is None and not is_away(error) and not str(error).startswith(BUSY):
             refused = f"refuses what a farm does: {str(error).partition('. ')[0]}"
         if refused is None and _answers_otherwise(connection):
             is_plain = not is_encrypted(connection)

@@ -1,16 +1,19 @@
-"""Times in which Redis, or this process, did not answer: nobody could renew, so leases are past whose holders live."""
+"""Times in which Redis did not answer or took no writes, or this process stood still: nobody could renew, so leases are
+past whose holders live."""
 
 import time
 from typing import Final
 
 import redis
 
+from .scripts import script
+
 #: Seconds between two looks that are no silence yet: those that look do so each second.
 GAP_SECONDS: Final[float] = 2.0
 
 
 class Silences:
-    """Asks Redis at each look; one who takes what others have lost holds still for a lease after a silence."""
+    """Has Redis write at each look; one who takes what others have lost holds still for a lease after a silence."""
 
     def __init__(self, connection: redis.Redis, lease_seconds: float) -> None:
         self._connection = connection
@@ -20,7 +23,7 @@ class Silences:
 
     def are_over(self) -> bool:
         """Whether a lease has passed since the last silence; call it at each look. Raises what redis-py raises."""
-        self._connection.ping()
+        script("probe").run(self._connection)
         now = time.monotonic()
         if self._looked_at == float("-inf"):
             # A Redis that has just begun may have been away before.

@@ -5,10 +5,10 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 from uuid import uuid4
 
 import typer
@@ -18,14 +18,14 @@ from redis import Redis
 from vaefarm_shared import quarantine, tracing
 from vaefarm_shared.blobs import check_store
 from vaefarm_shared.catalogue import Catalogue, VaeEntry
-from vaefarm_shared.connection import AWAY, connect
-from vaefarm_shared.errors import ConfigurationError, DeviceFault, StoreAway
+from vaefarm_shared.connection import connect
+from vaefarm_shared.errors import ConfigurationError, DeviceFault
 from vaefarm_shared.logs import LogFormat, configure_logging
 from vaefarm_shared.redis_policy import check_policy
 from vaefarm_shared.redis_wait import reach
 from vaefarm_shared.settings import Settings
-from vaefarm_shared.waiting import pauses
 
+from .beginning import patiently, wait_for_release
 from .decoder import Decoder
 from .decoders import make_decoder, make_pooled
 from .device_names import check_name
@@ -36,14 +36,6 @@ from .weights_folder import places_in
 from .worker import Worker
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
-#: Seconds between two tries while Redis is away.
-REDIS_WAIT_SECONDS = 2.0
-
-#: Seconds between two looks whether a quarantined device was released.
-QUARANTINE_WAIT_SECONDS = 2.0
 
 
 def worker(
@@ -233,38 +225,10 @@ def chosen_entries(catalogue: Catalogue, vaes: str | None, remote: Sequence[str]
     return [catalogue[vae] for vae in dict.fromkeys(ids)]
 
 
-def patiently(call: Callable[[], T]) -> T:
-    """Repeat a call until Redis, or the store, answers: it may be away for a moment while its workers start."""
-    with pauses() as sleep:
-        while True:
-            try:
-                return call()
-            except AWAY as error:
-                logger.warning("Redis is away: %s", error)
-            except StoreAway as error:
-                logger.warning("the worker cannot begin yet: %s", error)
-            sleep(REDIS_WAIT_SECONDS)
-
-
 def say_warnings(connection: Redis, allow_eviction: bool) -> None:
     """Log what Redis' policy risks. Raises ConfigurationError for one that evicts."""
     for warning in check_policy(connection, allow_eviction):
         logger.warning("%s", warning)
-
-
-def wait_for_release(connection: Redis, device_id: str) -> None:
-    """Return at once unless the device is quarantined, else when it is released: a supervisor that restarts the
-    worker would only spin."""
-    told = False
-    with pauses() as sleep:
-        while (reason := quarantine.is_quarantined(connection, device_id)) is not None:
-            if not told:
-                logger.error(
-                    "device %s is quarantined: %s; `vaefarm devices --release %s` lets it be used again",
-                    *(device_id, reason, device_id),
-                )
-            told = True
-            sleep(QUARANTINE_WAIT_SECONDS)
 
 
 def read_bytes(text: str, name: str) -> int:

@@ -3,14 +3,13 @@
 import logging
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Final
 from uuid import uuid4
 
 import redis
 
 from vaefarm_shared import device_locks, quarantine
-from vaefarm_shared.connection import AWAY
+from vaefarm_shared.connection import is_away
 from vaefarm_shared.device_locks import DeviceHold
 from vaefarm_shared.errors import DeviceFault
 from vaefarm_shared.silences import Silences
@@ -64,7 +63,9 @@ class Holding:
                         break
                     if time.monotonic() - told_at >= TELL_SECONDS and self._tell(devices):
                         told_at = time.monotonic()
-                except AWAY as error:
+                except redis.RedisError as error:
+                    if not is_away(error):
+                        raise
                     logger.warning("Redis is away: %s", error)
                 sleep(LOOK_SECONDS)
         self._lifeline.have(hold)
@@ -74,9 +75,12 @@ class Holding:
     def share(self, device: str) -> None:
         """Tell that the worker uses a device that others may have as well."""
         hold = DeviceHold(device, uuid4().hex[:16], self._worker, shared=True)
-        # The lifeline tells it again and again: who is away now hears of it later.
-        with suppress(*AWAY):
+        try:
             device_locks.renew(self._connection, hold, self._lease_seconds)
+        except redis.RedisError as error:
+            # The lifeline tells it again and again: who is away now hears of it later.
+            if not is_away(error):
+                raise
         self._lifeline.have(hold)
 
     def _try_to_take(self, devices: Sequence[str], token: str) -> DeviceHold | None:

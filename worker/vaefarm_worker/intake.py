@@ -12,7 +12,7 @@ import redis
 from vaefarm_shared import leases, tracing, transitions
 from vaefarm_shared.blobs import BlobStore
 from vaefarm_shared.budget import held_bytes
-from vaefarm_shared.connection import AWAY
+from vaefarm_shared.connection import is_away
 from vaefarm_shared.errors import ConfigurationError, EncodesNothing, EndpointRefused, StoreAway, UnsupportedVersion
 from vaefarm_shared.leases import ClaimedJob, Wanted
 from vaefarm_shared.submissions import Submission
@@ -96,12 +96,12 @@ class Intake:
                     self._doorbell.wait(PARTIAL_LOOK_SECONDS if self._skipped else LOOK_SECONDS)
                 else:
                     self._rest()
-            except AWAY as error:
-                # What a lost reply claimed comes back when its lease ends.
-                logger.warning("Redis is away: %s", error)
-                self._stopping.wait(LOOK_SECONDS)
-            except Exception:
-                logger.exception("a claim failed")
+            except Exception as error:
+                if is_away(error):
+                    # What a lost reply claimed comes back when its lease ends.
+                    logger.warning("Redis is away: %s", error)
+                else:
+                    logger.exception("a claim failed")
                 self._stopping.wait(LOOK_SECONDS)
 
     def _rest(self) -> None:

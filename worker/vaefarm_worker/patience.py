@@ -6,9 +6,9 @@ from collections.abc import Callable
 from threading import Event
 from typing import Final, TypeVar
 
-import redis
+from redis import RedisError
 
-from vaefarm_shared.connection import AWAY
+from vaefarm_shared.connection import is_away, is_full
 from vaefarm_shared.errors import FarmError
 from vaefarm_shared.file_blobs import PASSING
 
@@ -51,18 +51,18 @@ class Patience:
         while True:
             try:
                 return call()
-            except (*AWAY, redis.OutOfMemoryError, OSError) as error:
-                if isinstance(error, OSError) and error.errno is not None and error.errno not in PASSING:
+            except (RedisError, OSError) as error:
+                if not may_pass(error):
                     raise
                 if time.monotonic() > self._stop_by:
                     raise Abandoned(f"the store is away or full: {error}") from error
                 logger.warning("the store is away or full, once more in %.1f s: %s", wait, error)
                 self._over.wait(wait)
                 wait = min(2 * wait, LONGEST_WAIT_SECONDS)
-            except redis.ResponseError as error:
-                # Redis 6.2 wraps what a script met into an error of the script's own, so the text tells.
-                if "OOM command not allowed" not in str(error) or time.monotonic() > self._stop_by:
-                    raise
-                logger.warning("Redis is full, once more in %.1f s: %s", wait, error)
-                self._over.wait(wait)
-                wait = min(2 * wait, LONGEST_WAIT_SECONDS)
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether Redis or the store is away or full for now."""
+    if isinstance(error, OSError):
+        return error.errno is None or error.errno in PASSING
+    return is_away(error) or is_full(error)
