@@ -23,7 +23,7 @@ EVERY: Final = "ping select multi exec discard watch unwatch evalsha script|load
 #: What RQ's own code sends to queue jobs that waited for another, and to clean its registries.
 OF_RQ: Final = "exists hexists hget hgetall hset persist rpush sadd smembers srem zadd zrange zrangebyscore zrem"
 
-#: What the reaper sends, and who sends it too.
+#: What the reaper sends, and so whoever reaps.
 REAPING: Final = f"{OF_RQ} hmget info lrange mget srandmember time"
 
 #: What every five minutes one of all does: it walks over records to repair the budget.

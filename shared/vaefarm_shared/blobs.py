@@ -4,7 +4,6 @@ A blob's reference is `redis:NAME`, `file:NAME` or `s3:NAME`, so that a reader k
 written before the job or the record that names it; one outside of Redis that no record names is swept.
 """
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
@@ -137,17 +136,18 @@ class BlobStore:
     def sweep(
         self,
         is_named: Callable[[list[str]], list[bool]],
-        now: float | None = None,
+        now: float,
         is_over: Callable[[], bool] = lambda: False,
     ) -> int:
         """Remove blobs outside of Redis that no record names, an hour old at least; return how many.
 
         They have no life of their own: this is how the pictures of expired jobs go. Ends early once `is_over`.
+        `now`: Unix seconds by Redis' clock.
         """
         if self.outside is None:
             return 0
         removed = 0
-        for page in self.outside.old_pages((now or time.time()) - UNNAMED_SECONDS):
+        for page in self.outside.old_pages(now - UNNAMED_SECONDS):
             if is_over():
                 break
             verdicts = is_named([f"{self.outside.scheme}:{name}" for name in page]) if page else []

@@ -12,7 +12,7 @@ from redis.retry import Retry
 from .connection import AWAY, address, is_away, is_encrypted, refusal
 from .errors import ConfigurationError
 from .scripts import script
-from .waiting import pauses
+from .waiting import interruptible_sleep
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def reach(connection: redis.Redis, wait_seconds: float) -> None:
         SystemExit: a signal ended the wait.
     """
     began, told_at = time.monotonic(), float("-inf")
-    with pauses() as sleep:
+    with interruptible_sleep() as sleep:
         while (error := _error_of(connection)) is not None:
             reason = str(error).rstrip(".")
             waited = time.monotonic() - began

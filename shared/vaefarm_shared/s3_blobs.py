@@ -6,6 +6,7 @@ or shows them. A put is one request, so that an object is whole or absent.
 
 import asyncio
 import os
+import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -65,6 +66,7 @@ class S3Blobs:
         self._endpoint_url = endpoint_url
         self._opened: tuple[int, S3FileSystem, asyncio.Semaphore] | None = None
         self._running: set[asyncio.Future[Any]] = set()
+        self._opening = threading.Lock()
 
     def put(self, name: str, data: bytes) -> None:
         """Write a blob so that it is whole or absent."""
@@ -141,26 +143,27 @@ class S3Blobs:
 
     def _filesystem(self) -> "tuple[S3FileSystem, asyncio.Semaphore]":
         """The client of this process: one that was made before a fork is of no use after it."""
-        if self._opened is None or self._opened[0] != os.getpid():
-            from s3fs import S3FileSystem
+        with self._opening:
+            if self._opened is None or self._opened[0] != os.getpid():
+                from s3fs import S3FileSystem
 
-            config = {
-                "connect_timeout": CONNECT_SECONDS,
-                "read_timeout": REPLY_SECONDS,
-                "max_pool_connections": MOST_REQUESTS,
-                "retries": {"total_max_attempts": MOST_TRIES, "mode": "standard"},
-                # Links are signed so as well.
-                "signature_version": "s3v4",
-            }
-            fs = S3FileSystem(
-                endpoint_url=self._endpoint_url,
-                config_kwargs=config,
-                use_listings_cache=False,
-                skip_instance_cache=True,
-            )
-            fs.retries = 1
-            self._opened = os.getpid(), fs, asyncio.Semaphore(MOST_REQUESTS)
-        return self._opened[1:]
+                config = {
+                    "connect_timeout": CONNECT_SECONDS,
+                    "read_timeout": REPLY_SECONDS,
+                    "max_pool_connections": MOST_REQUESTS,
+                    "retries": {"total_max_attempts": MOST_TRIES, "mode": "standard"},
+                    # Links are signed so as well.
+                    "signature_version": "s3v4",
+                }
+                fs = S3FileSystem(
+                    endpoint_url=self._endpoint_url,
+                    config_kwargs=config,
+                    use_listings_cache=False,
+                    skip_instance_cache=True,
+                )
+                fs.retries = 1
+                self._opened = os.getpid(), fs, asyncio.Semaphore(MOST_REQUESTS)
+            return self._opened[1:]
 
     def _each(self, calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
         """Have s3fs' loop run these at the same time, and wait for all. Raises the error of the first that failed."""

@@ -8,6 +8,7 @@ import redis
 from . import keys
 from .blobs import BlobStore
 from .reading import named_blobs
+from .redis_policy import read_clock
 from .s3_blobs import S3Blobs
 
 #: Seconds in which one worker of all lists a bucket, which is paid by the page.
@@ -21,4 +22,4 @@ def sweep(connection: redis.Redis, blobs: BlobStore, is_over: Callable[[], bool]
     """
     if isinstance(blobs.outside, S3Blobs) and not connection.set(keys.SWEEPING, "", nx=True, ex=LISTING_SECONDS):
         return 0
-    return blobs.sweep(lambda references: named_blobs(connection, references), is_over=is_over)
+    return blobs.sweep(lambda references: named_blobs(connection, references), read_clock(connection), is_over)

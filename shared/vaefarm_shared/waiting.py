@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def pauses() -> Iterator[Callable[[float], None]]:
+def interruptible_sleep() -> Iterator[Callable[[float], None]]:
     """Give a `sleep` that ends, and with it the process, when a signal asks for it.
 
     Raises:

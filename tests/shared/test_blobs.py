@@ -135,9 +135,9 @@ def test_the_sweeper_removes_old_blobs_that_no_record_names_and_no_others(
     def is_named(references: list[str]) -> list[bool]:
         return [reference == f"{outside.scheme}:{names[0]}" for reference in references]
 
-    assert store.sweep(is_named) == 0, "they are young: their jobs may be on the way"
-    assert store.sweep(is_named, now=time.time() + 7200, is_over=lambda: True) == 0
-    assert store.sweep(is_named, now=time.time() + 7200) == 2
+    assert store.sweep(is_named, time.time()) == 0, "they are young: their jobs may be on the way"
+    assert store.sweep(is_named, time.time() + 7200, is_over=lambda: True) == 0
+    assert store.sweep(is_named, time.time() + 7200) == 2
     assert [store.get(f"{outside.scheme}:{name}", 10) for name in names] == [b"x", None, None]
     store.close()
 
@@ -152,7 +152,7 @@ def test_the_sweeper_of_a_folder_removes_what_writers_left_and_nothing_that_is_n
         path.write_bytes(b"half a picture")
         os.utime(path, (time.time() - 7200, time.time() - 7200))
 
-    assert store.sweep(lambda references: [False for _ in references]) == 0
+    assert store.sweep(lambda references: [False for _ in references], time.time()) == 0
     assert not part.exists()
     assert foreign.exists()
 
@@ -165,7 +165,7 @@ def test_the_sweeper_of_a_bucket_leaves_alone_what_is_not_ours_and_removes_what_
     for key in [*foreign, "farm/check/123"]:
         bucket.put(key, b"x")
 
-    assert store.sweep(lambda references: [False for _ in references], now=time.time() + 7200) == 0
+    assert store.sweep(lambda references: [False for _ in references], time.time() + 7200) == 0
     assert sorted(bucket.contents()) == sorted(foreign)
     store.close()
 
@@ -184,7 +184,7 @@ def test_a_bucket_of_several_pages_is_swept_a_page_at_a_time(
         return [reference.endswith("7.t.0") for reference in references]
 
     store = BlobStore(connection, bucket.url)
-    removed = store.sweep(is_named, now=time.time() + 7200)
+    removed = store.sweep(is_named, time.time() + 7200)
 
     assert asked == [9, 9, 2]
     assert removed == len(names) - len(bucket.contents())

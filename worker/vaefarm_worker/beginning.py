@@ -9,7 +9,7 @@ from redis import Redis, RedisError
 from vaefarm_shared import quarantine
 from vaefarm_shared.connection import is_away
 from vaefarm_shared.errors import StoreAway
-from vaefarm_shared.waiting import pauses
+from vaefarm_shared.waiting import interruptible_sleep
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ QUARANTINE_WAIT_SECONDS: Final[float] = 2.0
 
 def patiently(call: Callable[[], T]) -> T:
     """Repeat a call until Redis, or the store, answers: it may be away for a moment while its workers start."""
-    with pauses() as sleep:
+    with interruptible_sleep() as sleep:
         while True:
             try:
                 return call()
@@ -41,7 +41,7 @@ def wait_for_release(connection: Redis, device_id: str) -> None:
     """Return at once unless the device is quarantined, else when it is released: a supervisor that restarts the
     worker would only spin."""
     told = False
-    with pauses() as sleep:
+    with interruptible_sleep() as sleep:
         while (reason := quarantine.is_quarantined(connection, device_id)) is not None:
             if not told:
                 logger.error(

@@ -13,7 +13,7 @@ from vaefarm_shared.connection import is_away
 from vaefarm_shared.device_locks import DeviceHold
 from vaefarm_shared.errors import DeviceFault
 from vaefarm_shared.silences import Silences
-from vaefarm_shared.waiting import pauses
+from vaefarm_shared.waiting import interruptible_sleep
 
 from .lifeline import Lifeline
 
@@ -54,7 +54,7 @@ class Holding:
         """
         token, silences = uuid4().hex[:16], Silences(self._connection, self._lease_seconds)
         told_at = float("-inf")
-        with pauses() as sleep:
+        with interruptible_sleep() as sleep:
             while True:
                 try:
                     # After a silence those who had a device before come first.

@@ -25,7 +25,6 @@ logger = logging.getLogger(__name__)
 #: Seconds that a renewer may take to hand back what is left and end.
 END_SECONDS: Final[float] = 15.0
 
-
 #: Bytes of lines that may wait for the renewer: some ten thousand jobs.
 PIPE_BYTES: Final[int] = 1 << 20
 

@@ -39,7 +39,6 @@ SETTLE_BYTES: Final[int] = 16 * 1024 * 1024
 MOST_PIXELS: Final[int] = 64 * 1024 * 1024
 MOST_JOBS: Final[int] = 256
 
-
 #: Threads that write what goes outside of Redis, each of which waits for the store most of the time.
 WRITERS: Final[int] = 16
 

@@ -2,10 +2,10 @@
 
 It is started before torch is imported, so a held GIL cannot starve it. It renews only while the worker moves on: not
 while that is stopped, and not beyond the time that a decode may take, after which it ends the worker; nor for a worker
-that holds jobs and says nothing for as long. When the pipe
-closes the worker is dead, and its leases are handed back at once: what shared the device runs alone next time, what was
-alone on it has spent an attempt, everything else costs nothing. The lease on the worker's device is kept, and given up,
-with them; a worker that stood still past it, and whose device another has taken, is ended: it must not share it.
+that holds jobs and says nothing for as long. When the pipe closes the worker is dead, and its leases are handed back at
+once: what shared the device runs alone next time, what was alone on it has spent an attempt, everything else costs
+nothing. The lease on the worker's device is kept, and given up, with them; a worker that stood still past it, and whose
+device another has taken, is ended: it must not share it.
 
 Lines on standard input, first a JSON object of `Terms`, then:
 
