@@ -42,7 +42,10 @@ class EnvironmentSettings(BaseSettings):
             first = error.errors()[0]
             place = "_".join(str(part) for part in first["loc"]).upper()
             variable = place if place.startswith("VAEFARM_") else f"VAEFARM_{place}"
-            raise ConfigurationError(f"{variable}={first['input']!r}: {first['msg']}") from error
+            given = first["input"]
+            # An address may hold a password, also where none is wanted.
+            shown = masked(given) if isinstance(given, str) else given
+            raise ConfigurationError(f"{variable}={shown!r}: {first['msg']}") from error
 
 
 class Settings(EnvironmentSettings):
