@@ -5,6 +5,7 @@ import contextlib
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import redis
 from rq.utils import as_text
 from tests.conftest import RedisServer, Serve, Work, eventually, redis_servers
 from tests.counting_decoder import CountingDecoder
+from tests.served_gateway import ServedGateway
 
 from vaefarm_producer import (
     AsyncFarm,
@@ -198,8 +200,9 @@ def slowly(source: Iterator[np.ndarray], queued: Callable[[], int]) -> Iterator[
         assert queued() == place + 1, "what was made is queued before the next is"
 
 
+@pytest.mark.parametrize("is_http", [False, True], ids=["redis", "http"])
 def test_a_farm_that_is_full_of_its_own_results_is_waited_for_by_handing_them_over(
-    settings: Settings, work: Work, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, work: Work, monkeypatch: pytest.MonkeyPatch, is_http: bool
 ) -> None:
     work()
     waits: list[RetryLater] = []
@@ -212,7 +215,13 @@ def test_a_farm_that_is_full_of_its_own_results_is_waited_for_by_handing_them_ov
     # Room for three pictures, made or to come.
     small = settings.model_copy(update={"budget_bytes": 60_000})
 
-    with Farm(settings=small) as farm:
+    with ExitStack() as stack:
+        if is_http:
+            gateway = ServedGateway(small)
+            gateway.start()
+            stack.callback(gateway.stop)
+            small = small.at(gateway.url)
+        farm = stack.enter_context(Farm(settings=small))
         results = list(farm.map(many(9), vae="demo", window=9, timeout=60))
 
     assert [result.place for result in results] == list(range(9))

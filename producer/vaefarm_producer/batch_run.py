@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import typer
+from rich.console import Console
 
 from vaefarm_shared.cli_errors import EXIT_FAILED, EXIT_INTERRUPTED
 from vaefarm_shared.errors import (
@@ -160,7 +161,8 @@ def run_batch(
     make_folder(batch.out)
     with Manifest(batch.out) as manifest:
         run = BatchRun(farm, batch, manifest, way, as_json)
-        plan = make_plan(farm, batch)
+        with Console(stderr=True).status("reading headers ..."):
+            plan = make_plan(farm, batch)
         there = [one for one in plan.planned if run.is_there(one)]
         missing = [one for one in plan.planned if not run.is_there(one)] if resume else plan.planned
         if resume:

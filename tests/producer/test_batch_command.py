@@ -60,7 +60,7 @@ def expected(count: int) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_batch_that_ctrl_c_ended_goes_on_and_no_picture_is_decoded_twice(
+def test_a_batch_that_ctrl_c_or_a_crash_ended_goes_on_and_no_picture_is_decoded_twice(
     farm_url: str, settings: Settings, connection: redis.Redis, work: Work, tmp_path: Path
 ) -> None:
     source, out = write(tmp_path / "latents", 200), tmp_path / "out"
@@ -70,18 +70,19 @@ def test_a_batch_that_ctrl_c_ended_goes_on_and_no_picture_is_decoded_twice(
     command = [sys.executable, "-c", COMMAND, *map(str, arguments)]
     environment = os.environ | {url_variable(farm_url): farm_url}
 
-    for want in (40, 120):
+    for want, signum in ((40, signal.SIGINT), (90, signal.SIGINT), (140, signal.SIGKILL)):
         process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
         )
         eventually("pictures come", lambda: len(pictures(out)) >= want)  # noqa: B023
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signum)
         _, said = process.communicate(timeout=60)
-        assert process.returncode == 130, said
-        assert "jobs under way stay queued: the same command with --resume" in said
         assert want <= len(pictures(out)) < 200
-        assert set(pictures(out)) < set(expected(200)), "no half picture"
-        assert len(entries(out)) == len(pictures(out))
+        if signum == signal.SIGINT:
+            assert process.returncode == 130, said
+            assert "jobs under way stay queued: the same command with --resume" in said
+            assert set(pictures(out)) < set(expected(200)), "no half picture"
+            assert len(entries(out)) == len(pictures(out))
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
 
     assert done.returncode == 0, done.stderr
@@ -90,13 +91,15 @@ def test_a_batch_that_ctrl_c_ended_goes_on_and_no_picture_is_decoded_twice(
     assert len(set(decoder.decoded)) == 200, "no picture was decoded twice"
     told = entries(out)
     assert Counter(entry["output"] for entry in told) == Counter(expected(200))
-    assert {entry["status"] for entry in told} == {"finished"}
+    assert sum(entry["status"] == "present" for entry in told) <= 4, "what a crash left without its line"
     for entry in told:
-        assert entry["file"].endswith(f"{int(entry['seed']):03d}.safetensors")
-        assert (entry["prompt"], entry["metadata"]["prompt"]) == ("a cat", "a cat")
-        assert entry["seconds"] > 0
-        assert entry["id"] in decoder.decoded
-    eventually("nothing is left in the farm", lambda: not list(connection.scan_iter("vaefarm:image:*")))
+        if entry["status"] == "finished":
+            assert entry["file"].endswith(f"{int(entry['seed']):03d}.safetensors")
+            assert (entry["prompt"], entry["metadata"]["prompt"]) == ("a cat", "a cat")
+            assert entry["seconds"] > 0
+            assert entry["id"] in decoder.decoded
+    # But what the crash left, to the end of its life.
+    eventually("nothing is left", lambda: len(list(connection.scan_iter("vaefarm:image:*"))) <= 4)
 
 
 def test_a_second_run_decodes_nothing_and_a_lost_manifest_is_written_anew(
