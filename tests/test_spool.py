@@ -301,13 +301,11 @@ def test_a_conflict_found_while_sending_is_set_aside_with_its_reason_and_the_oth
     assert spooling.submit(LATENTS, vae="demo", job_id="order-17") == job
     future = job.ended()
     # Somebody else takes the id before Redis is asked.
-    aside = folder.rename(folder.with_name("aside"))
-    folder.mkdir()
-    down.start()
-    with Farm(down.url) as elsewhere:
-        elsewhere.submit(LATENTS + 1, vae="demo", job_id="order-17")
-    for path in aside.iterdir():
-        path.rename(folder / path.name)
+    with Spool(folder).sending() as is_sender:
+        assert is_sender
+        down.start()
+        with Farm(down.url) as elsewhere:
+            elsewhere.submit(LATENTS + 1, vae="demo", job_id="order-17")
 
     assert spooling.flush(timeout=30) == (1, 1)
 

@@ -91,6 +91,8 @@ class SpoolSender:
         """
         waiting = self._spool.waiting()
         self.wake()
+        # Whoever waits for it is not to wait for the time of the next try as well.
+        self._wake.set()
         with self._passed:
             if not self._passed.wait_for(lambda: not any(map(self._spool.holds, waiting)), timeout):
                 left = sum(map(self._spool.holds, waiting))
