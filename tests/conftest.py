@@ -167,7 +167,8 @@ def running_gateways() -> "Iterator[Callable[[Settings], ServedGateway]]":
     def of(settings: Settings) -> ServedGateway:
         url = settings.redis_url.get_secret_value()
         if url not in gateways:
-            gateways[url] = ServedGateway(settings)
+            # It lives as long as the session, and would take the webhooks of other tests.
+            gateways[url] = ServedGateway(settings, delivers=False)
             gateways[url].start()
         return gateways[url]
 

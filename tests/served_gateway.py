@@ -5,7 +5,7 @@ import threading
 
 from aiohttp import web
 
-from vaefarm_producer.gateway.app import create_app
+from vaefarm_producer.gateway.app import create_app, deliver_webhooks
 from vaefarm_producer.gateway.settings import GatewaySettings
 from vaefarm_producer.gateway.wire import Runner
 from vaefarm_shared.settings import Settings
@@ -14,8 +14,9 @@ from vaefarm_shared.settings import Settings
 class ServedGateway:
     """A gateway on a port of its own, from `start` to `stop`; it may be started again."""
 
-    def __init__(self, farm: Settings, settings: GatewaySettings | None = None) -> None:
-        self._farm, self._settings = farm, settings or GatewaySettings.from_env()
+    def __init__(self, farm: Settings, settings: GatewaySettings | None = None, *, delivers: bool = True) -> None:
+        """`delivers`: whether it takes its share of the farm's webhooks."""
+        self._farm, self._settings, self._delivers = farm, settings or GatewaySettings.from_env(), delivers
         self.port = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -38,7 +39,10 @@ class ServedGateway:
 
     async def _serve(self, started: threading.Event) -> None:
         self._loop, self._ending = asyncio.get_running_loop(), asyncio.Event()
-        runner = Runner(create_app(self._farm, self._settings), shutdown_timeout=1.0)
+        app = create_app(self._farm, self._settings)
+        if not self._delivers:
+            app.cleanup_ctx.remove(deliver_webhooks)
+        runner = Runner(app, shutdown_timeout=1.0)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", self.port)
         await site.start()
