@@ -72,8 +72,8 @@ class Settings(EnvironmentSettings):
     name."""
     catalogue: str | None = None
     """A TOML file that adds VAEs to the built-in catalogue, or points its entries at local folders."""
-    submit_timeout: Annotated[float, Field(gt=0, le=1800)] = 30.0
-    """Seconds for which a submit is repeated while Redis is away; half as long as a latent may lie unnamed at most."""
+    submit_timeout: Annotated[float, Field(gt=0)] = 30.0
+    """Seconds for which a submit is repeated while Redis is away."""
     lease_seconds: Annotated[float, Field(ge=1)] = 6.0
     """Seconds after which the jobs of a silent worker go to another."""
     max_attempts: Annotated[int, Field(ge=1)] = 3
