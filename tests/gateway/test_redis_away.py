@@ -4,6 +4,7 @@ import asyncio
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from tests.conftest import RedisServer, redis_servers
 from tests.gateway.conftest import StartGateway, soon
 
 from vaefarm_producer.gateway.desk import DESK, FROZEN_SECONDS
+from vaefarm_shared.errors import FarmUnavailable
+from vaefarm_shared.reading import Standing
 from vaefarm_shared.settings import Settings
 
 ARRAY = np.random.default_rng(0).standard_normal((1, 4, 8, 8)).astype(np.float16)
@@ -68,6 +71,37 @@ async def test_while_redis_is_away_it_is_503_at_once_and_then_all_goes_on(
     assert told.get("status") == "canceled", told
     async with asyncio.timeout(20):
         assert b"canceled" in await stream.content.read()
+
+
+async def test_a_wait_that_ends_as_a_connection_is_found_closed_asks_once_more(
+    start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = await start_gateway()
+    async with gateway.client.put("/v1/jobs/mine", params=RAW, data=ARRAY.tobytes()) as answer:
+        assert answer.status == 202
+    standings = gateway.app[DESK].standings
+    failures: list[str] = []
+    ask = standings.ask
+
+    async def fails_once(job_id: str) -> Any:
+        found = await ask(job_id)
+        if isinstance(found, Standing) and found.record.status == "canceled" and not failures:
+            failures.append(job_id)
+            raise FarmUnavailable("the connection was closed")
+        return found
+
+    monkeypatch.setattr(standings, "ask", fails_once)
+    poll = asyncio.create_task(gateway.client.request("GET", "/v1/jobs/mine", headers={"Prefer": "wait=60"}))
+
+    async def waits() -> bool:
+        return "mine" in gateway.app[DESK].follower._waiting
+
+    await soon("it waits", waits)
+    await gateway.app[DESK].carry(gateway.app[DESK].transport.cancel, "mine")
+
+    answer = await asyncio.wait_for(poll, 20)
+    assert (answer.status, (await answer.json())["status"]) == (200, "canceled")
+    assert failures == ["mine"]
 
 
 async def test_a_redis_that_is_frozen_is_away_as_well(

@@ -52,6 +52,7 @@ async def standing_for(request: web.Request, job_id: str, wait: float = 0.0) -> 
         standing = await read_standing(desk, job_id)
         need_sight(request, job_id, standing.record.owner)
         return standing
+    ends = asyncio.get_running_loop().time() + wait
     await desk.follower.ready()
     with desk.follower.waiting(job_id) as news:
         # Read behind the subscription: what happened before it shows here, what happens after it is told.
@@ -63,7 +64,19 @@ async def standing_for(request: web.Request, job_id: str, wait: float = 0.0) -> 
                     event = await news.get()
                     status = event.status if event else await look_again(desk, job_id)
     # Also where nothing was told: a worker of the release before writes no events.
-    return standing if standing.record.status in TERMINAL_STATUSES else await read_standing(desk, job_id)
+    return standing if standing.record.status in TERMINAL_STATUSES else await read_in_time(desk, job_id, ends)
+
+
+async def read_in_time(desk: Desk, job_id: str, ends: float) -> Standing:
+    """How a job stands now, for one who waits until `ends` by the loop's clock: where Redis was away meanwhile, its
+    connections are found closed one by one. Raises JobNotFound, FarmUnavailable."""
+    while True:
+        try:
+            return await read_standing(desk, job_id)
+        except FarmUnavailable:
+            if desk.follower.stopping or asyncio.get_running_loop().time() >= ends:
+                raise
+        await asyncio.sleep(RECONNECT_SECONDS)
 
 
 async def look_again(desk: Desk, job_id: str) -> JobStatus:
