@@ -16,6 +16,7 @@ from vaefarm_shared.job import JobSpec
 from vaefarm_shared.unit import to_pixels
 
 from .decoder import Decoded, Pixels
+from .option_lists import split_names
 
 #: The group of the entry points.
 GROUP: Final[str] = "vaefarm.after_decode"
@@ -48,7 +49,7 @@ class AfterDecodes:
         Raises:
             ConfigurationError: none of that name is installed, or it cannot be imported.
         """
-        wanted = [name.strip() for name in (names or "").split(",") if name.strip()]
+        wanted = split_names(names)
         installed = {point.name: point for point in entry_points(group=GROUP)} if wanted else {}
         return cls(tuple(_load(name, installed) for name in wanted))
 

@@ -31,6 +31,7 @@ from .decoders import make_decoder, make_pooled
 from .device_names import check_name
 from .holding import Holding
 from .lifeline import Lifeline
+from .option_lists import split_names
 from .remote_option import remote_vaes
 from .weights_folder import places_in
 from .worker import Worker
@@ -195,7 +196,15 @@ def worker(
     else:
         chosen = make()
         patiently(partial(wait_for_release, connection, chosen.device_id))
-    worker = patiently(partial(Worker, settings, chosen, worker_name, lifeline))
+    serve(patiently(partial(Worker, settings, chosen, worker_name, lifeline)), chosen, connection, burst)
+
+
+def serve(worker: Worker, chosen: Decoder, connection: Redis, burst: bool) -> None:
+    """Run a worker until a signal stops it, or its burst is over; a fault of its decoder's device is noted.
+
+    Raises:
+        DeviceFault: the device is at fault; says how often it was of late.
+    """
     stop_on_signals(worker)
     try:
         worker.run(burst)
@@ -216,7 +225,7 @@ def chosen_entries(catalogue: Catalogue, vaes: str | None, remote: Sequence[str]
 
     Raises UnknownVae, ConfigurationError for none.
     """
-    ids = [vae.strip() for vae in (vaes or "").split(",") if vae.strip()]
+    ids = split_names(vaes)
     if not ids and not (vaes is None and remote):
         named = "no VAE was named" if vaes is None else f"--vaes {vaes!r} names no VAE"
         raise ConfigurationError(

@@ -5,6 +5,7 @@ from typing import Final
 
 from vaefarm_shared.errors import ConfigurationError
 
+from .option_lists import split_names
 from .sources import CONFIG
 
 #: The id of a folder's one VAE where nobody named it.
@@ -23,7 +24,7 @@ def places_in(folder: Path, vaes: str | None) -> dict[str, str]:
     Raises:
         ConfigurationError: there is no such folder, it holds no VAE, or several ids are to be served by one VAE.
     """
-    ids = [vae.strip() for vae in (vaes or "").split(",") if vae.strip()]
+    ids = split_names(vaes)
     if not folder.is_dir():
         raise ConfigurationError(f"--weights {folder} is no folder; expected one that save_pretrained wrote")
     one = next((place for place in (folder / IN_PIPELINES, folder) if (place / CONFIG).is_file()), None)

@@ -5,6 +5,8 @@ from typing import Final
 
 from vaefarm_shared.errors import InvalidOption
 
+from ..option_lists import split_names
+
 #: Most of a picture's side, in pixels, of a batch and of runs.
 MAX_SIZE: Final[int] = 16384
 MAX_BATCH: Final[int] = 256
@@ -32,7 +34,7 @@ class Plan:
 
 def read_names(text: str | None) -> tuple[str, ...]:
     """The names of a list separated by commas, each once."""
-    return tuple(dict.fromkeys(name for part in (text or "").split(",") if (name := part.strip())))
+    return tuple(dict.fromkeys(split_names(text)))
 
 
 def read_numbers(text: str | None, option: str, most: int) -> tuple[int, ...]:
