@@ -86,6 +86,14 @@ def read_holders(connection: redis.Redis) -> list[Holder]:
     return sorted(found, key=lambda one: (one.device, one.worker))
 
 
+def read_workers(connection: redis.Redis) -> dict[str, list[str]]:
+    """The workers that have each device now."""
+    found: dict[str, list[str]] = {}
+    for one in read_holders(connection):
+        found.setdefault(one.device, []).append(one.worker)
+    return found
+
+
 def _renewed(connection: redis.Redis, hold: DeviceHold, lease_seconds: float | str) -> str | None:
     is_held, *others = script("renew_device").run(
         connection, lease_seconds, hold.token, hold.device, hold.worker, "1" if hold.shared else ""

@@ -7,6 +7,7 @@
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import uuid4
@@ -15,7 +16,7 @@ import redis
 from rq.utils import as_text
 
 from . import keys
-from .device_locks import read_holders
+from .device_locks import read_workers
 from .redis_policy import read_clock
 
 #: Seconds in which exits count together.
@@ -82,23 +83,21 @@ def release(connection: redis.Redis, device_id: str) -> bool:
 
 def read_quarantined(connection: redis.Redis) -> list[Device]:
     """The quarantined devices, by id, in a few round trips."""
-    return _told(connection, {as_text(name): raw for name, raw in connection.hgetall(QUARANTINE).items()})
+    quarantined = {as_text(name): raw for name, raw in connection.hgetall(QUARANTINE).items()}
+    return _told(connection, quarantined, read_workers(connection) if quarantined else {})
 
 
 def read_devices(connection: redis.Redis) -> list[Device]:
     """Devices that workers have, that failed within ten minutes or are quarantined, by id; walks over every key."""
-    held = {one.device: None for one in read_holders(connection)}
+    workers = read_workers(connection)
     quarantined = {as_text(name): raw for name, raw in connection.hgetall(QUARANTINE).items()}
     noted = (as_text(key) for key in connection.scan_iter(match=exits_key("*"), count=1000))
     failed = {name.removeprefix(exits_key("")): None for name in noted}
-    return _told(connection, held | failed | quarantined)
+    return _told(connection, dict.fromkeys(workers) | failed | quarantined, workers)
 
 
-def _told(connection: redis.Redis, found: dict[str, Any]) -> list[Device]:
+def _told(connection: redis.Redis, found: dict[str, Any], workers: Mapping[str, list[str]]) -> list[Device]:
     """The devices of these names, and what is known of each."""
-    workers: dict[str, list[str]] = {}
-    for one in read_holders(connection) if found else ():
-        workers.setdefault(one.device, []).append(one.worker)
     since = read_clock(connection) - WINDOW_SECONDS
     names = sorted(found)
     with connection.pipeline(transaction=False) as pipe:

@@ -89,9 +89,7 @@ class Holding:
     def _tell(self, devices: Sequence[str]) -> bool:
         """Say why no device is free: who has which, and which are quarantined; whether there was anything to say."""
         quarantined = {one.id: one.reason for one in quarantine.read_quarantined(self._connection)}
-        holders: dict[str, list[str]] = {}
-        for one in device_locks.read_holders(self._connection):
-            holders.setdefault(one.device, []).append(one.worker)
+        holders = device_locks.read_workers(self._connection)
         whys = []
         for device in devices:
             if device in quarantined:

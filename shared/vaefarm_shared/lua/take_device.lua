@@ -7,12 +7,11 @@ must_write()
 local token = ARGV[2]
 local mine = entry_of(redis.call('HGET', DEVICES, token))
 if lasts(mine) then return mine.device end
-local all = redis.call('HGETALL', DEVICES)
+local taken, all = {}, redis.call('HGETALL', DEVICES)
 for place = 1, #all, 2 do
-  if not lasts(entry_of(all[place + 1])) then redis.call('HDEL', DEVICES, all[place]) end
+  local entry = entry_of(all[place + 1])
+  if lasts(entry) then taken[entry.device] = true else redis.call('HDEL', DEVICES, all[place]) end
 end
-local taken = {}
-for _, entry in ipairs(others(token)) do taken[entry.device] = true end
 for place = 4, #ARGV do
   local device = ARGV[place]
   if not taken[device] and redis.call('HEXISTS', QUARANTINE, device) == 0 then
