@@ -163,12 +163,15 @@ def run_batch(
         run = BatchRun(farm, batch, manifest, way, as_json)
         with Console(stderr=True).status("reading headers ..."):
             plan = make_plan(farm, batch)
-        there = [one for one in plan.planned if run.is_there(one)]
-        missing = [one for one in plan.planned if not run.is_there(one)] if resume else plan.planned
+        there: list[Planned] = []
+        missing: list[Planned] = []
+        for one in plan.planned:
+            (there if run.is_there(one) else missing).append(one)
         if resume:
             run.note_present(there)
         elif there:
             print(f"vaefarm: {len(there)} files are done in {batch.out}; they are made anew", file=sys.stderr)
+            missing = plan.planned
         present = len(plan.planned) - len(missing)
         with BatchProgress(len(plan.planned) + len(plan.refused), present, as_json) as progress:
             run.say({"total": progress.total, "present": present, "refused": len(plan.refused)})

@@ -9,13 +9,15 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, TensorSpec, deserialize, serialize
 
 from .errors import InvalidLatents
+
+T = TypeVar("T")
 
 #: NumPy's storage for each dtype that a diffusion pipeline hands out.
 STORAGE: Final[dict[str, type[np.generic]]] = {
@@ -159,14 +161,19 @@ def read_tensor(data: bytes, storage: Mapping[str, type[np.generic]]) -> tuple[n
         tensors = dict(deserialize(data))
     except SafetensorError as error:
         raise InvalidLatents(f"latents are no complete safetensors file: {error}") from error
-    if TENSOR_NAME not in tensors and len(tensors) != 1:
-        names = ", ".join(sorted(tensors)) or "none"
-        raise InvalidLatents(f"the file holds the tensors {names}; expected one tensor, or one named 'latents'")
-    tensor = tensors.get(TENSOR_NAME) or next(iter(tensors.values()))
+    tensor = the_tensor(tensors)
     dtype = SAFETENSORS_NAMES.get(tensor["dtype"], tensor["dtype"])
     check_dtype(dtype, storage)
     array = np.frombuffer(tensor["data"], dtype=np.dtype(storage[dtype]).newbyteorder("<"))
     return array.reshape(tensor["shape"]), dtype
+
+
+def the_tensor(tensors: Mapping[str, T]) -> T:
+    """Of a file's tensors by name the one that is meant. Raises InvalidLatents."""
+    if TENSOR_NAME not in tensors and len(tensors) != 1:
+        names = ", ".join(sorted(tensors)) or "none"
+        raise InvalidLatents(f"the file holds the tensors {names}; expected one tensor, or one named 'latents'")
+    return tensors.get(TENSOR_NAME) or next(iter(tensors.values()))
 
 
 def check_header(data: bytes) -> None:
@@ -209,8 +216,7 @@ def read_header(path: Path, max_bytes: int) -> FileHeader:
         check_dtype(header.dtype)
     except InvalidLatents as error:
         raise InvalidLatents(f"{path}: {error}") from error
-    if size > max_bytes:
-        raise InvalidLatents(f"{path} has {size} bytes; latents of at most {max_bytes} bytes are taken")
+    check_file_size(path, size, max_bytes)
     return header
 
 
@@ -218,11 +224,8 @@ def _described(data: bytes, size: int) -> tuple[tuple[int, ...], str, dict[str, 
     try:
         header = json.loads(data[8:])
         metadata = {str(name): str(value) for name, value in header.pop("__metadata__", {}).items()}
-        tensor = header.get(TENSOR_NAME) or (next(iter(header.values())) if len(header) == 1 else None)
         end = len(data) + max((one["data_offsets"][1] for one in header.values()), default=0)
-        if tensor is None:
-            names = ", ".join(sorted(header)) or "none"
-            raise InvalidLatents(f"the file holds the tensors {names}; expected one tensor, or one named 'latents'")
+        tensor = the_tensor(header)
         dtype = SAFETENSORS_NAMES.get(tensor["dtype"], str(tensor["dtype"]))
         shape = tuple(int(one) for one in tensor["shape"])
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
@@ -242,8 +245,7 @@ def read_file(path: Path, max_bytes: int) -> tuple[Latents, dict[str, str]]:
     """
     try:
         size = path.stat().st_size
-        if size > max_bytes:
-            raise InvalidLatents(f"{path} has {size} bytes; latents of at most {max_bytes} bytes are taken")
+        check_file_size(path, size, max_bytes)
         data = path.read_bytes()
     except OSError as error:
         raise InvalidLatents(f"{path} cannot be read: {error.strerror}") from error
@@ -252,6 +254,12 @@ def read_file(path: Path, max_bytes: int) -> tuple[Latents, dict[str, str]]:
     except InvalidLatents as error:
         raise InvalidLatents(f"{path}: {error}") from error
     return latents, _text_metadata(data)
+
+
+def check_file_size(path: Path, size: int, max_bytes: int) -> None:
+    """Raise InvalidLatents for a file of more bytes than are taken."""
+    if size > max_bytes:
+        raise InvalidLatents(f"{path} has {size} bytes; latents of at most {max_bytes} bytes are taken")
 
 
 def _text_metadata(data: bytes) -> dict[str, str]:

@@ -7,8 +7,8 @@ or shows them. A put is one request, so that an object is whole or absent.
 import asyncio
 import os
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -183,15 +183,23 @@ class S3Blobs:
         found: list[T] = sync(self._filesystem()[0].loop, run)
         return found
 
-    async def _request(self, operation: str, seconds: float = REQUEST_SECONDS, **arguments: Any) -> dict[str, Any]:
+    @asynccontextmanager
+    async def _asking(self, operation: str, seconds: float) -> "AsyncIterator[S3FileSystem]":
+        """A turn among the requests, of so many seconds; what goes wrong in it becomes an error of ours."""
         fs, slots = self._filesystem()
         async with slots:
             try:
                 async with asyncio.timeout(seconds):
-                    reply: dict[str, Any] = await fs._call_s3(operation, Bucket=self.bucket, **arguments)
-                    return reply
+                    yield fs
+            except FarmError:
+                raise
             except Exception as error:
                 raise meaning(error, operation) from None
+
+    async def _request(self, operation: str, seconds: float = REQUEST_SECONDS, **arguments: Any) -> dict[str, Any]:
+        async with self._asking(operation, seconds) as fs:
+            reply: dict[str, Any] = await fs._call_s3(operation, Bucket=self.bucket, **arguments)
+        return reply
 
     async def _put(self, key: str, data: bytes) -> None:
         await self._request("put_object", REQUEST_SECONDS + len(data) / SLOWEST_BYTES, Key=key, Body=data)
@@ -227,24 +235,17 @@ class S3Blobs:
 
     async def _get(self, key: str, max_bytes: int) -> bytes | None:
         """The bytes of an object, None where there is none. Raises FarmError above `max_bytes`."""
-        fs, slots = self._filesystem()
-        async with slots:
-            try:
-                async with asyncio.timeout(REQUEST_SECONDS + max_bytes / SLOWEST_BYTES):
-                    # One byte more than is allowed tells that there are more.
-                    found = await fs._call_s3("get_object", Bucket=self.bucket, Key=key, Range=f"bytes=0-{max_bytes}")
-                    try:
-                        check_size(key.removeprefix(self.prefix), _whole_size(found), max_bytes)
-                        data = bytes(await found["Body"].read())
-                    finally:
-                        found["Body"].close()
-            except FarmError:
-                raise
-            except Exception as error:
-                wrong = meaning(error, "get_object")
-                if isinstance(wrong, Gone):
-                    return None
-                raise wrong from None
+        try:
+            async with self._asking("get_object", REQUEST_SECONDS + max_bytes / SLOWEST_BYTES) as fs:
+                # One byte more than is allowed tells that there are more.
+                found = await fs._call_s3("get_object", Bucket=self.bucket, Key=key, Range=f"bytes=0-{max_bytes}")
+                try:
+                    check_size(key.removeprefix(self.prefix), _whole_size(found), max_bytes)
+                    data = bytes(await found["Body"].read())
+                finally:
+                    found["Body"].close()
+        except Gone:
+            return None
         if len(data) != found["ContentLength"]:
             raise StoreAway("the store broke off in the middle of an object")
         return data or None

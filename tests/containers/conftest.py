@@ -43,9 +43,8 @@ def free_port() -> int:
 
 def compose_of(engine: Engine) -> Compose:
     """A project of the compose file, beside whatever else this machine runs."""
-    folder = os.environ.get("CONTAINERS")
     environment = {"VAEFARM_VERSION": VERSION, "VAEFARM_PORT": str(free_port())}
-    return Compose(engine, Path(folder).resolve() if folder else None, "vaefarm-test", environment)
+    return Compose(engine, "vaefarm-test", environment)
 
 
 @pytest.fixture(scope="session")

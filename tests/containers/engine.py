@@ -29,6 +29,7 @@ class Engine:
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self.name = "docker" if folder is None else "podman"
+        self.compose_command = ["docker", "compose"] if folder is None else [str(folder / "compose")]
 
     @classmethod
     def find(cls) -> "Engine | None":
@@ -89,10 +90,9 @@ class Engine:
 class Compose:
     """The compose file as one project."""
 
-    def __init__(self, engine: Engine, folder: Path | None, project: str, environment: Mapping[str, str]) -> None:
+    def __init__(self, engine: Engine, project: str, environment: Mapping[str, str]) -> None:
         self._engine = engine
-        command = ["docker", "compose"] if folder is None else [str(folder / "compose")]
-        self._command = [*command, "-p", project]
+        self._command = [*engine.compose_command, "-p", project]
         self.environment = dict(environment)
         self.project = project
 

@@ -118,9 +118,10 @@ class Endings:
         Raises:
             Abandoned: the worker stops, and the store is away.
         """
+        outside = self._blobs.outside
         try:
-            for name, data in ready.unwritten:
-                self._patience.insist(partial(self._blobs.put, name, data, 0))
+            if outside is not None and ready.unwritten:
+                self._patience.insist(partial(outside.put_many, ready.unwritten))
         except Abandoned:
             raise
         except (OSError, InvalidStore) as error:
