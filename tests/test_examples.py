@@ -1,5 +1,6 @@
 """The examples themselves, on tiny random pipelines: each picture is, bit for bit, the pipeline's own."""
 
+import io
 from importlib.util import module_from_spec, spec_from_file_location
 from itertools import count
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import redis
 import torch
+from aiohttp.test_utils import TestClient, TestServer
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
@@ -34,7 +36,7 @@ from transformers import (
 )
 
 from vaefarm_producer import Farm
-from vaefarm_shared import keys
+from vaefarm_shared import keys, latents
 
 pytestmark = pytest.mark.slow
 
@@ -280,6 +282,40 @@ def test_modular_gives_the_modular_pipelines_picture(decoding: None, flux: Path,
     options = {"prompt": "ice cream", "guidance_scale": 0.0, "num_inference_steps": 2, "height": 96, "width": 64}
     own = pipe(**options, generator=generator, output="images")[0]
     assert np.array_equal(pixels(Image.open(out)), pixels(own))
+
+
+async def test_the_web_service_gives_each_prompt_its_picture(decoding: None, stable_diffusion: Path) -> None:
+    module = example("web_service")
+    options = module.parse(["--model", str(stable_diffusion), "--size", "64", "--steps", "2", "--device", "cpu"])
+    pipe, seeds = StableDiffusionPipeline.from_pretrained(stable_diffusion, vae=None), count(20)
+
+    def seeded(prompt: str, **arguments: Any) -> Any:
+        return pipe(prompt, **arguments, generator=torch.Generator("cpu").manual_seed(next(seeds)))
+
+    async with TestClient(TestServer(module.Service(seeded, options).app())) as client:
+        assert (await client.post("/pictures")).status == 400
+        assert (await client.get("/pictures/nobodys")).status == 404
+        prompts = ["ice cream", "a glass"]
+        urls = [(await (await client.post("/pictures", params={"prompt": one})).json())["url"] for one in prompts]
+        for place, (prompt, url) in enumerate(zip(prompts, urls, strict=True)):
+            while (answer := await client.get(url, params={"wait": "5"})).status == 202:
+                assert (await answer.json())["status"] in ("generating", "queued", "started")
+            assert answer.content_type == "image/png"
+            shown = pixels(Image.open(io.BytesIO(await answer.read())))
+            own = stable_diffusion_picture(stable_diffusion, prompt, 20 + place)
+            assert np.abs(np.subtract(shown, own, dtype=int)).max() <= 1, prompt
+
+
+def test_a_thousand_files_to_try_are_told_apart(tmp_path: Path) -> None:
+    example("make_latents").main([str(tmp_path), "--count", "1000"])
+
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 1000
+    assert len({file.read_bytes() for file in files}) == 1000
+    planned, metadata = latents.read_file(files[7], 2**20)
+    assert tuple(planned.shape)[:2] == (1, 4)
+    assert metadata["seed"] == "7"
+    assert " " in metadata["prompt"]
 
 
 def test_several_pictures_in_one_job_are_the_pipelines_pictures(decoding: None, stable_diffusion: Path) -> None:

@@ -356,6 +356,18 @@ def test_a_wait_that_gives_up_leaves_the_job_alone(farm: Farm, serve: Serve) -> 
     assert job.wait(timeout=10) == "finished"
 
 
+def test_a_wait_of_no_time_looks_once(farm: Farm, serve: Serve) -> None:
+    job = farm.submit(LATENTS, vae="demo")
+    with pytest.raises(WaitTimeout):
+        job.wait(timeout=0)
+    with pytest.raises(JobNotFound):
+        farm.job("nobodys").image(timeout=0)
+
+    serve()
+    eventually("the job has ended", lambda: job.status() == "finished")
+    assert farm.job(job.id).image(timeout=0).size == (64, 64)
+
+
 def test_as_completed_gives_each_job_once_whatever_its_end(farm: Farm, serve: Serve) -> None:
     jobs = farm.submit_many([LATENTS * n for n in range(1, 9)], vae="demo")
     jobs[3].cancel()
@@ -477,6 +489,8 @@ async def test_the_async_farm_does_the_same(farm_settings: Settings, serve: Serv
         assert await canceled.cancel()
         with pytest.raises(WaitTimeout):
             await job.wait(timeout=0.05)
+        with pytest.raises(JobNotFound):
+            await farm.job("nobodys").wait(timeout=0)
         serve()
 
         assert (await job.image(timeout=10)).size == (64, 64)

@@ -20,7 +20,7 @@ from .async_flow import walk
 from .backpressure import Patience, batches
 from .encoding import EncodeOptions
 from .farm import Farm
-from .handle import Job, Result, only
+from .handle import Job, Result, only, unended
 from .submission import PreparedJob, SubmitOptions
 from .transport import Flushed
 
@@ -45,13 +45,13 @@ class AsyncJob:
 
     async def wait(self, timeout: float | None = None) -> JobStatus:
         """As `Job.wait`; no thread is held while it waits."""
+        if timeout is not None and timeout <= 0:
+            return await asyncio.to_thread(self._job.look)
         future = await asyncio.to_thread(self._job.ended)
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), timeout)
         except TimeoutError:
-            raise WaitTimeout(
-                f"job {self.id!r} has not ended within {timeout} seconds; it lives on: wait again, or cancel it"
-            ) from None
+            raise unended(self.id, timeout) from None
 
     async def result(self, timeout: float | None = None) -> Result:
         """As `Job.result`."""

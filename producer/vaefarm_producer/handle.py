@@ -11,7 +11,7 @@ from typing import Final
 from PIL import Image
 
 from vaefarm_shared.errors import InvalidOption, JobCanceled, JobFailed, WaitTimeout
-from vaefarm_shared.job import JobStatus
+from vaefarm_shared.job import TERMINAL_STATUSES, JobStatus
 from vaefarm_shared.latents import STORAGE, HostTensor, Latents, read_tensor, unpack
 from vaefarm_shared.reading import expired
 from vaefarm_shared.records import DecodeReport, JobRecord
@@ -86,20 +86,26 @@ class Job:
         return self._transport.record(self.id)
 
     def wait(self, timeout: float | None = None) -> JobStatus:
-        """Block until the job has ended, `timeout` seconds at most; return its status.
+        """Block until the job has ended, `timeout` seconds at most; return its status. 0 looks once.
 
         Raises:
             WaitTimeout: it has not ended in time; it lives on.
             JobNotFound: no such job.
         """
+        if timeout is not None and timeout <= 0:
+            return self.look()
         future = self.ended()
         try:
             return future.result(timeout)
         except FutureTimeout:
             future.cancel()
-            raise WaitTimeout(
-                f"job {self.id!r} has not ended within {timeout} seconds; it lives on: wait again, or cancel it"
-            ) from None
+            raise unended(self.id, timeout) from None
+
+    def look(self) -> JobStatus:
+        """The status of a job that has ended. Raises WaitTimeout while it has not, and JobNotFound."""
+        if (status := self.status()) not in TERMINAL_STATUSES:
+            raise unended(self.id, 0)
+        return status
 
     def ended(self) -> "Future[JobStatus]":
         """A future of the job's final status, for those who wait for several things at once."""
@@ -175,6 +181,13 @@ class Job:
     def discard(self) -> None:
         """Remove pictures and record, canceling the job first. Its id then counts as expired."""
         self._transport.discard(self.id)
+
+
+def unended(job_id: str, timeout: float | None) -> WaitTimeout:
+    """What a wait raises whose time is over."""
+    return WaitTimeout(
+        f"job {job_id!r} has not ended within {timeout} seconds; it lives on: wait again, or cancel it"
+    )
 
 
 def report_of(record: JobRecord) -> DecodeReport:
