@@ -1,5 +1,5 @@
 # `make demo` shows the farm, `make test` tests it. Both make their own virtual environment.
-.PHONY: help demo test test-slow old-clients containers chaos lint format bench demo-vae clean
+.PHONY: help demo test test-slow old-clients containers chaos lint format bench docs demo-vae clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -42,6 +42,9 @@ format: $(VENV)/.dev ## Format and sort imports.
 
 bench: $(VENV)/.dev ## Measure the farm; see benchmarks/README.md.
 	$(BIN)/python benchmarks/run.py $(ARGS)
+
+docs: $(VENV)/.dev ## Make pages of the documentation, with a reference from docstrings and --help; into site/docs/index.html.
+	$(BIN)/python -m sphinx -W --keep-going -q -c docs . site
 
 demo-vae: $(VENV)/.train ## Train the demo's VAE anew, about 46 minutes; into OUT.
 	cd training && ../$(BIN)/python train_demo_vae.py $(abspath $(OUT)) $(ARGS)

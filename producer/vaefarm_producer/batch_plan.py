@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from vaefarm_shared.errors import InvalidInput, InvalidOption, UnknownVae
-from vaefarm_shared.job import JobSpec
+from vaefarm_shared.job import CIRCUMSTANCES, JobSpec
 from vaefarm_shared.latents import FileHeader
 
 from .collecting import SUFFIXES
@@ -37,8 +37,9 @@ class Batch:
 
     @property
     def digest(self) -> str:
-        """Tells batches of other options apart."""
-        said = {"vae": self.vae, "height": self.height, "width": self.width, **self.options}
+        """Tells batches of other pictures apart, whenever and for whom they are made."""
+        options = {name: value for name, value in self.options.items() if name not in CIRCUMSTANCES}
+        said = {"vae": self.vae, "height": self.height, "width": self.width, **options}
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 

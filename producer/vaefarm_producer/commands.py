@@ -61,6 +61,9 @@ def submit(
     quality: Annotated[int | None, typer.Option(help="1 to 100, for jpeg and webp. Otherwise 90.")] = None,
     reproducible: Annotated[bool, typer.Option("--reproducible", help="The pipeline's picture, bit for bit.")] = False,
     priority: Annotated[str, typer.Option(help="high, normal or low.")] = "normal",
+    producer: Annotated[
+        str | None, typer.Option(help="The lane that takes turns with others' within a priority. Otherwise default.")
+    ] = None,
     wait: Annotated[bool, typer.Option(help="Wait for the pictures, or print the job ids and end.")] = True,
     block: Annotated[bool, typer.Option("--block", help="Wait while the farm is full.")] = False,
     resume: Annotated[
@@ -99,6 +102,8 @@ def submit(
     if vae is None:
         raise InvalidOption("--vae is missing; expected a VAE id such as sdxl")
     options = submit_options(output_type, reproducible, priority, image_format, quality)
+    if producer is not None:
+        options["producer"] = producer
     if is_batch:
         if not wait:
             raise InvalidOption("--no-wait is for files; a batch is waited for, so that not all is queued at once")

@@ -185,9 +185,7 @@ class Job:
 
 def unended(job_id: str, timeout: float | None) -> WaitTimeout:
     """What a wait raises whose time is over."""
-    return WaitTimeout(
-        f"job {job_id!r} has not ended within {timeout} seconds; it lives on: wait again, or cancel it"
-    )
+    return WaitTimeout(f"job {job_id!r} has not ended within {timeout} seconds; it lives on: wait again, or cancel it")
 
 
 def report_of(record: JobRecord) -> DecodeReport:

@@ -137,6 +137,9 @@ def test_other_options_make_a_picture_anew_and_without_resume_all_are(
     assert (out / "001.jpg").stat().st_size > small
     assert len(decoder.decoded) == 6
 
+    vaefarm(*call, "--resume", "--quality", "95", "--priority", "low", "--producer", "overnight", url=server.url)
+    assert len(decoder.decoded) == 6, "for whom and when a picture is made changes nothing of it"
+
     done = vaefarm(*call, "--quality", "95", url=server.url)
     assert len(decoder.decoded) == 9
     assert "3 files are done in" in done.stderr
