@@ -17,6 +17,9 @@ include_patterns = ["*.md", "docs/**", *(f"{at}/README.md" for at in ("examples"
 # Headings are targets of links, as a forge makes them.
 myst_heading_anchors = 4
 
+# Docstrings mark code as Markdown does.
+default_role = "code"
+
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_default_options = {"exclude-members": "model_config, __weakref__"}

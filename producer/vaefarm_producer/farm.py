@@ -28,11 +28,11 @@ from .transport import Flushed, Transport
 
 
 class Farm(Attaching, Operating, Bulk, AbstractContextManager["Farm"]):
-    """A farm of VAE workers, reached over Redis or a gateway. Safe to share between threads; usable after a fork.
+    """A farm of VAE workers, reached over Redis or a gateway. Safe to share between threads; usable after a fork:
 
-    farm = Farm("redis://localhost:6379")        # or Farm("https://farm.example", key=...)
-    job = farm.submit(latents, vae="sdxl")
-    image = job.image(timeout=60)
+        farm = Farm("redis://localhost:6379")        # or Farm("https://farm.example", key=...)
+        job = farm.submit(latents, vae="sdxl")
+        image = job.image(timeout=60)
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Farm(Attaching, Operating, Bulk, AbstractContextManager["Farm"]):
             options: See SubmitOptions.
 
         Returns:
-            The job, acknowledged: from here on it is not lost.
+            The job, acknowledged; from here on it is not lost.
 
         Raises:
             InvalidLatents, InvalidJobId, InvalidOption, UnknownVae: nothing was queued.

@@ -16,10 +16,10 @@ from .submission import check_options
 class FarmDecodeStep(ModularPipelineBlocks):  # type: ignore[misc]
     """Queues a modular pipeline's latents, and gives the job as `job`:
 
-    blocks = StableDiffusionXLAutoBlocks()
-    blocks.sub_blocks["decode"] = FarmDecodeStep(farm, "sdxl")
-    pipe = blocks.init_pipeline("stabilityai/stable-diffusion-xl-base-1.0")
-    job = pipe(prompt="a cat", output="job")
+        blocks = StableDiffusionXLAutoBlocks()
+        blocks.sub_blocks["decode"] = FarmDecodeStep(farm, "sdxl")
+        pipe = blocks.init_pipeline("stabilityai/stable-diffusion-xl-base-1.0")
+        job = pipe(prompt="a cat", output="job")
 
     A pipeline of which no other block wants its VAE has none then: it is neither loaded nor kept.
     """

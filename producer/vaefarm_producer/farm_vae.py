@@ -34,10 +34,10 @@ class FarmVaeOptions(JobOptions, total=False):
 
 
 class FarmVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]
-    """A VAE without weights: `decode` and `encode` are jobs of a farm, waited for.
+    """A VAE without weights: `decode` and `encode` are jobs of a farm, waited for:
 
-    pipe.vae = FarmVAE(farm, "sdxl", dtype=pipe.dtype)
-    image = pipe("a cat").images[0]
+        pipe.vae = FarmVAE(farm, "sdxl", dtype=pipe.dtype)
+        image = pipe("a cat").images[0]
 
     Where pictures may come later, `Farm.attach` is better: it does not wait, moves pixels instead of raw tensors, and
     has them bit for bit. `dtype` and `device` follow `.to()`, as any module's.
