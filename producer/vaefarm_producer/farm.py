@@ -33,6 +33,8 @@ class Farm(Attaching, Operating, Bulk, AbstractContextManager["Farm"]):
         farm = Farm("redis://localhost:6379")        # or Farm("https://farm.example", key=...)
         job = farm.submit(latents, vae="sdxl")
         image = job.image(timeout=60)
+
+    For asyncio there is `AsyncFarm`.
     """
 
     def __init__(
