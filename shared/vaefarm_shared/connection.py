@@ -19,6 +19,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
 from .errors import ConfigurationError, FarmUnavailable, QueueFull, RedisRefused
+from .packing import Packer
 from .refusals import alert_of, is_closed, of_certificates, refusal_of
 from .settings import masked
 
@@ -52,7 +53,8 @@ def connect(url: str, reply_seconds: float = REPLY_SECONDS) -> redis.Redis:
         ConfigurationError: the URL is none that redis-py reads.
     """
     with _url_errors(url):
-        return redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **_options(redis.Redis, reply_seconds))
+        options = _options(redis.Redis, reply_seconds) | {"command_packer": Packer()}
+        return redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options)
 
 
 def connect_async(url: str, reply_seconds: float = REPLY_SECONDS) -> redis.asyncio.Redis:

@@ -64,14 +64,18 @@ class Figures:
         """A batch was decoded."""
         with self._lock:
             batches = self._counted.batches
-            batches.setdefault(vae, Histogram.empty(JOBS)).note(jobs, JOBS)
+            if vae not in batches:
+                batches[vae] = Histogram.empty(JOBS)
+            batches[vae].note(jobs, JOBS)
 
     def note_job(self, vae: str, seconds: dict[str, float]) -> None:
         """A job was finished; `seconds` by stage."""
         with self._lock:
             stages = self._counted.seconds.setdefault(vae, {})
             for stage, value in seconds.items():
-                stages.setdefault(stage, Histogram.empty(SECONDS)).note(value, SECONDS)
+                if stage not in stages:
+                    stages[stage] = Histogram.empty(SECONDS)
+                stages[stage].note(value, SECONDS)
 
     def read(self) -> dict[str, Any]:
         """As JSON's values."""

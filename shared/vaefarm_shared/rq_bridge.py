@@ -145,6 +145,7 @@ def encoded_call() -> bytes:
     return zlib.compress(JSONSerializer.dumps((JOB_FUNCTION, None, [], {})))
 
 
+@cache
 def encoded_result(images: int) -> str:
     """RQ's return value of a finished job."""
     return b64encode(JSONSerializer.dumps({"status": "finished", "images": images})).decode()

@@ -99,27 +99,27 @@ def _sent(
     connection: redis.Redis, submissions: Sequence[Submission], limits: Limits, quota: int | None
 ) -> list[list[Any]]:
     """What the script answers for each of the jobs."""
-    submitting = script("submit")
+    submitting, date = script("submit"), rq_bridge.date()
     if len(submissions) == 1 and submissions[0].is_carried:
-        return [submitting.run(connection, *_submit_arguments(submissions[0], limits, quota))]
+        return [submitting.run(connection, *_submit_arguments(submissions[0], limits, quota, date))]
 
     def fill(pipe: Pipeline) -> None:
         for job in submissions:
             if not job.is_carried:
                 # Never over one that is there: that of a job which waits has no end.
                 pipe.set(keys.blob(job.latent_name), job.latent_bytes, nx=True, ex=UNCLAIMED_SECONDS)
-            submitting.queue(pipe, *_submit_arguments(job, limits, quota))
+            submitting.queue(pipe, *_submit_arguments(job, limits, quota, date))
 
     with connection.pipeline(transaction=_needs_one_sync(len(job.latent_bytes) for job in submissions)) as pipe:
         return [reply for reply in submitting.execute(pipe, fill) if isinstance(reply, list)]
 
 
-def _submit_arguments(job: Submission, limits: Limits, quota: int | None) -> list[Argument]:
+def _submit_arguments(job: Submission, limits: Limits, quota: int | None, date: str) -> list[Argument]:
     spec = job.spec
     return [
         *(spec.id, spec.request_hash, spec.to_json(), job.queue, job.latent_reference),
         *(job.held_bytes, spec.pixels, spec.result_seconds, spec.failure_seconds, limits.max_bytes, limits.max_jobs),
-        *(rq_bridge.encoded_call(), rq_bridge.date(), "" if spec.owner == ADMIN else spec.owner),
+        *(rq_bridge.encoded_call(), date, "" if spec.owner == ADMIN else spec.owner),
         *("" if quota is None else quota, spec.webhook or ""),
         job.latent_bytes if job.is_carried else b"",
     ]
@@ -184,13 +184,13 @@ def settle(connection: redis.Redis, outcomes: Sequence[Outcome]) -> list[bool]:
     Raises:
         redis.OutOfMemoryError: Redis had no room for a picture. What else took effect may be repeated.
     """
-    settling = script("settle")
+    settling, date = script("settle"), rq_bridge.date()
 
     def fill(pipe: Pipeline) -> None:
         for outcome in outcomes:
             for key, data, seconds in outcome.files:
                 pipe.set(key, data, ex=seconds)
-            settling.queue(pipe, *_settle_arguments(outcome))
+            settling.queue(pipe, *_settle_arguments(outcome, date))
 
     sizes = (len(data) for outcome in outcomes for _, data, _ in outcome.files)
     with connection.pipeline(transaction=_needs_one_sync(sizes)) as pipe:
@@ -206,7 +206,7 @@ def settle(connection: redis.Redis, outcomes: Sequence[Outcome]) -> list[bool]:
     return verdicts
 
 
-def _settle_arguments(outcome: Outcome) -> list[Argument]:
+def _settle_arguments(outcome: Outcome, date: str) -> list[Argument]:
     claim, report = outcome.claim, outcome.report
     failed = outcome.status is JobStatus.FAILED
     images = report.images if report is not None else ()
@@ -215,7 +215,7 @@ def _settle_arguments(outcome: Outcome) -> list[Argument]:
         *(claim.job_id, claim.token, outcome.status.value, outcome.worker_name, outcome.reason),
         "" if report is None else report.to_json(),
         outcome.extra_seconds,
-        rq_bridge.date(),
+        date,
         rq_bridge.encoded_result(len(images)),
         rq_bridge.encoded_reason(outcome.reason) if failed else "",
         rq_bridge.encoded_call() if failed else "",

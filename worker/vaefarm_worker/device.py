@@ -255,8 +255,9 @@ class Device:
 
     @staticmethod
     def _done(bound: Bound, outcomes: list[ladder.Outcome], seconds: float, trace: str | None) -> list[Done]:
+        pixels = bound.pixels
         return [
-            Done(one, attempt, outcome, seconds * one.spec.pixels / bound.pixels, len(bound.jobs), trace)
+            Done(one, attempt, outcome, seconds * one.spec.pixels / pixels, len(bound.jobs), trace)
             for one, attempt, outcome in zip(bound.jobs, bound.attempts, outcomes, strict=True)
         ]
 
