@@ -18,7 +18,7 @@ from vaefarm_producer import FarmError, InvalidOption, Job, JobCanceled, JobExpi
 from . import tensors
 from .farms import FARMS
 from .waiting import ended, forget, on_thread, submitted
-from .widgets import OTHER_VAE, OUTPUT, TIMEOUT, URL, chosen, patience, vae_widget
+from .widgets import OTHER_VAE, OUTPUT, TIMEOUT, TIMEOUT_SECONDS, URL, chosen, patience, vae_widget
 
 Inputs = dict[str, dict[str, Any]]
 
@@ -98,7 +98,7 @@ class VaefarmDecode:
         other_vae: str = "",
         output: str = "picture",
         url: str = "",
-        timeout: float = 0,
+        timeout: float = TIMEOUT_SECONDS,
     ) -> tuple[torch.Tensor]:
         """Decode, and leave nothing on the farm, unless the job failed: `vaefarm failed` tells of it then."""
         with one_line():
@@ -171,7 +171,7 @@ class VaefarmCollect:
         }
 
     async def collect(
-        self, job: Handle | None = None, job_id: str = "", url: str = "", timeout: float = 0
+        self, job: Handle | None = None, job_id: str = "", url: str = "", timeout: float = TIMEOUT_SECONDS
     ) -> tuple[torch.Tensor]:
         """Cancel ends a connected job as well; one that is named by its id lives on."""
         job_id = job_id.strip()
@@ -208,7 +208,7 @@ class VaefarmEncode:
         return {"required": {"pixels": ("IMAGE",), **vae_widget()}, "optional": {**OTHER_VAE, **URL, **TIMEOUT}}
 
     async def encode(
-        self, pixels: torch.Tensor, vae: str, other_vae: str = "", url: str = "", timeout: float = 0
+        self, pixels: torch.Tensor, vae: str, other_vae: str = "", url: str = "", timeout: float = TIMEOUT_SECONDS
     ) -> tuple[dict[str, torch.Tensor]]:
         """Encode, and leave nothing on the farm, unless the job failed."""
         with one_line():

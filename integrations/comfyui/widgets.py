@@ -22,10 +22,19 @@ URL: Final[dict[str, Any]] = {
     )
 }
 
+#: Seconds for which a node waits unless told otherwise: a farm without a worker is no reason to wait for ever.
+TIMEOUT_SECONDS: Final[float] = 600.0
+
 TIMEOUT: Final[dict[str, Any]] = {
     "timeout": (
         "FLOAT",
-        {"default": 600.0, "min": 0.0, "max": 604800.0, "step": 1.0, "tooltip": "Seconds to wait; 0: without limit."},
+        {
+            "default": TIMEOUT_SECONDS,
+            "min": 0.0,
+            "max": 604800.0,
+            "step": 1.0,
+            "tooltip": "Seconds to wait; 0: without limit.",
+        },
     )
 }
 

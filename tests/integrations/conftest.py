@@ -4,7 +4,7 @@ import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,13 +12,18 @@ from types import ModuleType
 
 import pytest
 from tests.conftest import RedisServer, redis_servers
-from tests.gateway.hf_farm import own_address, running_gateway, start_worker
+from tests.gateway.hf_farm import own_address, running_gateway
+from tests.pipelines.conftest import at_work
 from tests.worker.test_local_encoder import save_flux2, save_qwen
 
 from vaefarm_producer import Farm
 from vaefarm_producer.gateway.key_file import add_key, new_entry, new_key
+from vaefarm_shared.catalogue import Catalogue
 from vaefarm_shared.connection import connect
 from vaefarm_shared.settings import Settings
+from vaefarm_worker.lifeline import Lifeline
+from vaefarm_worker.local_decoder import LocalDecoder
+from vaefarm_worker.worker import Worker
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,7 +50,9 @@ class Served:
 
 
 @pytest.fixture(scope="session")
-def served(tmp_path_factory: pytest.TempPathFactory, tiny_vaes: Path) -> Iterator[Served]:
+def served(
+    tmp_path_factory: pytest.TempPathFactory, tiny_vaes: Path, shared_lifelines: Callable[[Settings], Lifeline]
+) -> Iterator[Served]:
     """One farm for all of them; nobody changes it."""
     folder = tmp_path_factory.mktemp("integrations")
     vaes = folder / "vaes"
@@ -64,9 +71,9 @@ def served(tmp_path_factory: pytest.TempPathFactory, tiny_vaes: Path) -> Iterato
         redis.start()
         stack.callback(redis.stop)
         settings = Settings.from_env(redis_url=redis.url, catalogue=str(vaes / "catalogue.toml"))
-        worker = start_worker(settings, ",".join(SERVED), folder / "worker.log")
-        stack.callback(worker.wait)
-        stack.callback(worker.kill)
+        catalogue = Catalogue.load(settings.catalogue)
+        decoder = LocalDecoder([catalogue[vae] for vae in SERVED], "cpu")
+        stack.enter_context(at_work(Worker(settings, decoder, "beside", shared_lifelines(settings))))
         key, host = new_key(), own_address()
         add_key(folder / "keys.toml", new_entry("someone", key, admin=False, rate=None, max_in_flight=None))
         address = stack.enter_context(running_gateway(settings, host, keys=folder / "keys.toml"))

@@ -61,7 +61,11 @@ def test_comfyui_finds_four_nodes_whose_names_agree(comfyui: ModuleType) -> None
     for node in nodes.values():
         inputs = node.INPUT_TYPES()
         named = {name for part in inputs.values() for name in part}
-        assert set(inspect.signature(getattr(node, node.FUNCTION)).parameters) - {"self"} == named
+        parameters = inspect.signature(getattr(node, node.FUNCTION)).parameters
+        assert set(parameters) - {"self"} == named
+        # What a workflow in ComfyUI's API form leaves out is what the widget would have been.
+        for name, (_, *options) in inputs["optional"].items():
+            assert parameters[name].default == (options[0]["default"] if options else None)
         assert inspect.iscoroutinefunction(getattr(node, node.FUNCTION))
         assert all(isinstance(one, str) for one in node.RETURN_TYPES)
         assert not {"key", "token", "password"} & named

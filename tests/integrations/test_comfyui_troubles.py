@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests.conftest import eventually
+from tests.conftest import DEADLINE_SECONDS, eventually
 from tests.integrations.comfy import Interrupt, call, latent, picture, run
 from tests.integrations.conftest import Served, load_custom_node
 
+from vaefarm_producer import Job
 from vaefarm_producer.local.redis_server import free_port
 from vaefarm_shared.job import JobStatus
 
@@ -149,6 +150,30 @@ def test_cancel_leaves_a_job_of_another_prompt_alone(comfyui: ModuleType, told: 
     asyncio.run(interrupted(comfyui, told, interrupt, "VaefarmCollect", job_id=job_id))
     assert queued(told, "sd3") == [job_id]
     told.farm.job(job_id).discard()
+
+
+def test_cancel_does_not_wait_for_a_submit_and_discards_its_job_once_there_is_one(
+    comfyui: ModuleType, told: Served, interrupt: Interrupt
+) -> None:
+    begun, gate, jobs = threading.Event(), threading.Event(), list[Job]()
+
+    def submit() -> Job:
+        begun.set()
+        assert gate.wait(DEADLINE_SECONDS)
+        jobs.append(told.farm.submit(latent(1, 16, 8, 8)["samples"], vae="sd3"))
+        return jobs[0]
+
+    async def prompt() -> None:
+        running = asyncio.ensure_future(sys.modules[f"{comfyui.__name__}.waiting"].submitted(submit))
+        assert await asyncio.to_thread(begun.wait, DEADLINE_SECONDS)
+        interrupt.is_set = True
+        with pytest.raises(Interrupt.InterruptProcessingException):
+            await running
+
+    asyncio.run(prompt())
+    assert not jobs
+    gate.set()
+    eventually("the job is gone", lambda: jobs and jobs[0].status() == JobStatus.EXPIRED)
 
 
 def test_a_job_that_came_to_nothing_is_submitted_anew_by_the_next_prompt(comfyui: ModuleType, told: Served) -> None:
