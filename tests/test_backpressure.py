@@ -285,7 +285,7 @@ def test_put_latent_gives_the_one_argument_of_a_plain_rq_job_and_keeps_the_laten
     serve()
 
     assert farm.job("plain").record().metadata == {"prompt": "a cat"}
-    same = farm.submit(LATENTS, vae="demo")
+    same = farm.submit(LATENTS, vae="demo", metadata={"prompt": "a cat"})
     serve()
     assert farm.job("plain").result(10).data == same.result(10).data
 

@@ -283,6 +283,7 @@ ASKED: list[SubmitOptions] = [
     {},
     {"image_format": "webp", "lossless": True, "priority": "high", "metadata": {"prompt": "ä cat"}},
     {"reproducible": True, "normalised": False, "deadline_seconds": 3.5, "producer": "me", "result_seconds": 60},
+    {"metadata": {"prompt": "a cat"}, "embed_metadata": False},
 ]
 
 

@@ -37,6 +37,7 @@ from vaefarm_shared.settings import Settings
 from vaefarm_worker.worker import Worker
 
 LATENTS = np.random.default_rng(0).standard_normal((1, 4, 8, 8)).astype(np.float32)
+TOLD = {"prompt": "a cat"}
 QUEUE = "rq:queue:vaefarm.demo.normal.s.default"
 
 
@@ -62,15 +63,15 @@ def test_results_come_in_the_order_of_their_latents_and_nothing_of_them_stays(
     farm: Farm, connection: redis.Redis, work: Work
 ) -> None:
     decoder = work()
-    expected = [job.result(timeout=20).data for job in farm.submit_many(many(30), vae="demo")]
+    expected = [job.result(timeout=20).data for job in farm.submit_many(many(30), vae="demo", metadata=TOLD)]
     connection.flushall()
 
-    results = list(farm.map((one for one in many(30)), vae="demo", window=8, metadata={"prompt": "a cat"}))
+    results = list(farm.map((one for one in many(30)), vae="demo", window=8, metadata=TOLD))
 
     assert [result.data for result in results] == expected
     assert len(set(expected)) == 30
     assert [result.place for result in results] == list(range(30))
-    assert {result.record.metadata["prompt"] for result in results} == {"a cat"}
+    assert {result.record.metadata["prompt"] for result in results} == {TOLD["prompt"]}
     assert len(decoder.decoded) == 60
     eventually("every job is discarded", lambda: not left(connection))
 

@@ -30,7 +30,7 @@ def test_a_plain_enqueue_of_our_job_kind_is_decoded_as_if_it_were_submitted(
 ) -> None:
     argument = farm.put_latent(LATENTS, vae="demo", priority="high", producer="crew", metadata={"prompt": "a cat"})
     rq_job = plain_queue(connection).enqueue(rq_bridge.JOB_FUNCTION, argument, job_id=argument["id"])
-    other = farm.submit(LATENTS, vae="demo")
+    other = farm.submit(LATENTS, vae="demo", metadata={"prompt": "a cat"})
 
     serve()
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, Unpack, cast
 from vaefarm_shared.catalogue import Contract
 from vaefarm_shared.errors import InvalidOption
 
+from .call_metadata import call_metadata, fitting
 from .handle import Job
 from .submission import JobOptions, check_options
 from .transport import Transport
@@ -76,11 +77,14 @@ class Size(TypedDict, total=False):
 class Attached:
     """A pipeline whose calls return jobs: `Farm.attach` makes it. It holds nothing but what it was made of."""
 
-    def __init__(self, farm: "Farm", pipeline: Any, vae: str, kind: Kind, options: AttachOptions) -> None:
+    def __init__(
+        self, farm: "Farm", pipeline: Any, vae: str, kind: Kind, record_call: bool, options: AttachOptions
+    ) -> None:
         self.pipeline = pipeline
         self._farm = farm
         self._vae = vae
         self._kind = kind
+        self._record_call = record_call
         self._options = options
 
     def __repr__(self) -> str:
@@ -108,10 +112,18 @@ class Attached:
             )
         call.apply_defaults()
         size = self._size(call.arguments)
+        options_of_job = self._described(call.arguments)
         call.arguments["output_type"] = "latent"
         call.arguments["return_dict"] = True
         latents = self.pipeline(*call.args[1:], **call.kwargs).images
-        return self._farm.submit(latents, vae=self._vae, **size, **self._options)
+        return self._farm.submit(latents, vae=self._vae, **size, **options_of_job)
+
+    def _described(self, said: Mapping[str, Any]) -> AttachOptions:
+        """The job's options, whose metadata tell of the call besides; what was given stays."""
+        if not self._record_call:
+            return self._options
+        metadata = fitting(call_metadata(self.pipeline, said), self._options.get("metadata"))
+        return {**self._options, "metadata": metadata}
 
     def _size(self, said: Mapping[str, Any]) -> Size:
         """What the job says beside its latents, from the call's arguments, defaults included."""
@@ -148,7 +160,13 @@ class Attaching:
         return self._transport.contract(vae)
 
     def attach(
-        self, pipeline: Any, *, vae: str, latents: Kind | None = None, **options: Unpack[AttachOptions]
+        self,
+        pipeline: Any,
+        *,
+        vae: str,
+        latents: Kind | None = None,
+        record_call: bool = True,
+        **options: Unpack[AttachOptions],
     ) -> Attached:
         """A callable that takes what the pipeline takes and returns a job instead of pictures:
 
@@ -157,13 +175,15 @@ class Attaching:
             for job in farm.as_completed(jobs): ...
 
         The pipeline may have been loaded with `vae=None`, is not changed, and costs nothing to attach again with other
-        options: `farm.attach(pipe, vae="sdxl", metadata={"prompt": prompt})(prompt)`.
+        options: `farm.attach(pipe, vae="sdxl", job_id=name)(prompt)`.
 
         Args:
             pipeline: A pipeline of diffusers, one of docs/pipelines.md's.
             vae: A VAE id of the catalogue.
             latents: What an unknown pipeline returns with `output_type="latent"`: 'spatial', 'packed', 'binned' or
                 'denormalised'. Told by the class unless given.
+            record_call: Put prompts, steps, guidance, the generator's seed, scheduler and model into each job's
+                metadata, and so into its pictures; what `metadata` says stays as it is.
             options: As `submit`; with `reproducible=True` the pictures are the pipeline's own, bit for bit.
 
         Raises:
@@ -178,7 +198,7 @@ class Attaching:
             )
         check_options(dict(options), AttachOptions)
         self.contract(vae)
-        return Attached(cast("Farm", self), pipeline, vae, kind, options)
+        return Attached(cast("Farm", self), pipeline, vae, kind, record_call, options)
 
 
 def kind_of(pipeline: Any) -> Kind:

@@ -64,6 +64,9 @@ def submit(
     producer: Annotated[
         str | None, typer.Option(help="The lane that takes turns with others' within a priority. Otherwise default.")
     ] = None,
+    embed_metadata: Annotated[
+        bool, typer.Option(help="Write the files' metadata, such as prompt and seed, into the pictures.")
+    ] = True,
     wait: Annotated[bool, typer.Option(help="Wait for the pictures, or print the job ids and end.")] = True,
     block: Annotated[bool, typer.Option("--block", help="Wait while the farm is full.")] = False,
     resume: Annotated[
@@ -104,6 +107,8 @@ def submit(
     options = submit_options(output_type, reproducible, priority, image_format, quality)
     if producer is not None:
         options["producer"] = producer
+    if not embed_metadata:
+        options["embed_metadata"] = False
     if is_batch:
         if not wait:
             raise InvalidOption("--no-wait is for files; a batch is waited for, so that not all is queued at once")

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Final
 
 from vaefarm_shared import latents
 from vaefarm_shared.checks import MAX_LATENT_BYTES
@@ -10,9 +11,13 @@ from vaefarm_shared.errors import InvalidInput, InvalidOption, UnknownVae
 from vaefarm_shared.job import JobSpec
 from vaefarm_shared.latents import FileHeader
 
+from .call_metadata import fitting
 from .farm import Farm
 from .handle import LATENTS_SUFFIX
 from .submission import PreparedJob, SubmitOptions
+
+#: What libraries write into a file's metadata of the tensors' framework: nothing of a picture.
+FRAMEWORK: Final[str] = "format"
 
 
 def find_files(paths: Iterable[Path], out: Path) -> Iterator[tuple[Path, str]]:
@@ -41,10 +46,13 @@ def prepare_file(
 ) -> tuple[PreparedJob, dict[str, str]]:
     """Read a file's latents and make a job of them; their size is the file's metadata's unless it is given.
 
-    Returns the job and the file's metadata. Raises InvalidInput, which names the file.
+    The file's metadata are the job's, as far as a job takes them. Returns the job and all of the file's metadata.
+    Raises InvalidInput, which names the file.
     """
     tensor, metadata = latents.read_file(path, MAX_LATENT_BYTES)
     sized = with_size(options, metadata, height, width, path)
+    if told := fitting({name: text for name, text in metadata.items() if name != FRAMEWORK}):
+        sized["metadata"] = told
     try:
         return farm.prepare(tensor, vae=vae, **sized), metadata
     except InvalidInput as error:

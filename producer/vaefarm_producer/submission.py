@@ -10,16 +10,18 @@ from pydantic import ValidationError
 from vaefarm_shared import checks, latents, tracing
 from vaefarm_shared.catalogue import Contract
 from vaefarm_shared.errors import InvalidLatents, InvalidOption
-from vaefarm_shared.job import JobSpec, check_job_id, digest_of, new_job_id, request_hash
-
-#: Characters that a job's metadata may have in all.
-MAX_METADATA_CHARACTERS: Final[int] = 16 * 1024
+from vaefarm_shared.job import MAX_METADATA_CHARACTERS, JobSpec, check_job_id, digest_of, new_job_id, request_hash
 
 #: Pixels of the longest side that a format can hold; PNG has no limit that a picture meets.
 MAX_SIDES: Final[dict[str, int]] = {"webp": 16_383, "jpeg": 65_500}
 
 #: Options that are in a job's digest only where they say something else: jobs from before there were such keep theirs.
-UNSAID: Final[dict[str, Any]] = {"output_type": "pil", "scaling_factor": None, "shift_factor": None}
+UNSAID: Final[dict[str, Any]] = {
+    "output_type": "pil",
+    "scaling_factor": None,
+    "shift_factor": None,
+    "embed_metadata": True,
+}
 
 
 class JobOptions(TypedDict, total=False):
@@ -34,7 +36,9 @@ class JobOptions(TypedDict, total=False):
     deadline_seconds: float | None
     """The job expires unless its decode begins within so many seconds."""
     metadata: dict[str, str]
-    """Kept in the record: prompt, seed, whatever belongs to the picture."""
+    """Prompt, seed, whatever belongs to the picture: kept in the record, and written into the files as UIs read it."""
+    embed_metadata: bool
+    """False keeps metadata out of the files; the record has them all the same."""
     traceparent: str | None
     """W3C trace context, kept with the job; that of OpenTelemetry's current span unless given."""
     webhook: str | None

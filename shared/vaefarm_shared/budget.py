@@ -15,7 +15,7 @@ from . import keys
 from .blobs import BlobStore
 from .errors import QueueFull, QuotaExceeded
 from .inflight import OwnerCount
-from .job import JobSpec
+from .job import JobSpec, metadata_characters
 from .scripts import script
 from .workers import read_workers
 
@@ -33,6 +33,10 @@ LOSSY_QUALITY: Final[int] = 95
 
 #: Bytes of a file that no pixel accounts for.
 FILE_BYTES: Final[int] = 4096
+
+#: Bytes of a file for its metadata, where there are any: what stands around them, and for each character as many as the
+#: worst takes in each form that it is written in.
+METADATA_BYTES, CHARACTER_BYTES = 2048, 40
 
 #: Seconds between which a refused submit is told to wait.
 SHORTEST_WAIT, LONGEST_WAIT = 0.5, 60.0
@@ -70,16 +74,19 @@ def read_limits(connection: redis.Redis, budget_bytes: int | None, max_jobs: int
 
 
 def picture_bytes(spec: JobSpec) -> int:
-    """The most bytes that a job's pictures take, its raw tensor, or the latents of an encode."""
+    """The most bytes that a job's pictures take, its raw tensor, or the latents of an encode, with its metadata."""
+    metadata = 0
+    if spec.metadata and spec.embed_metadata:
+        metadata = METADATA_BYTES + CHARACTER_BYTES * metadata_characters(spec.metadata)
     if spec.task == "encode":
         # In the widest dtype: which one it will be the worker decides.
-        return prod(spec.shape) * 4 + FILE_BYTES
+        return prod(spec.shape) * 4 + FILE_BYTES + metadata
     if spec.output_type == "pt":
-        return spec.tensor_bytes + FILE_BYTES
+        return spec.tensor_bytes + FILE_BYTES + metadata
     lossy = spec.image_format != "png" and not spec.lossless and (spec.quality or 0) <= LOSSY_QUALITY
     height, width = spec.picture_size
     values = spec.count * height * width * spec.picture_channels
-    return ceil(values * (LOSSY_BYTES if lossy else LOSSLESS_BYTES)) + spec.count * FILE_BYTES
+    return ceil(values * (LOSSY_BYTES if lossy else LOSSLESS_BYTES)) + spec.count * (FILE_BYTES + metadata)
 
 
 def held_bytes(spec: JobSpec, latent_bytes: int, blobs: BlobStore) -> int:

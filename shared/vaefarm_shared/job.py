@@ -27,6 +27,9 @@ JOB_ID_PATTERN: Final[re.Pattern[str]] = re.compile(r"[A-Za-z0-9_-]{1,100}")
 #: The owner of jobs that were made over Redis: it may do anything.
 ADMIN: Final[str] = "admin"
 
+#: Characters that a job's metadata may have in all.
+MAX_METADATA_CHARACTERS: Final[int] = 16 * 1024
+
 #: Bytes of the largest raw tensor that is given back: Redis holds no value of 512 MiB.
 MAX_TENSOR_BYTES: Final[int] = 256 * 1024 * 1024
 
@@ -126,6 +129,8 @@ class JobSpec(BaseModel):
     #: Seconds after submit by which the decode must have begun, by Redis' clock.
     deadline_seconds: Annotated[float, Field(gt=0, le=MAX_SECONDS)] | None = None
     metadata: dict[Unicode, Unicode] = Field(default_factory=dict)
+    #: Whether metadata go into the files as well as into the record.
+    embed_metadata: bool = True
     traceparent: str | None = None
     #: A URL that is told of the job's end; by gateways, to hosts that the operator allows.
     webhook: Annotated[str, Field(pattern=r"^https?://[!-~]+$", max_length=2048)] | None = None
@@ -273,6 +278,11 @@ def request_hash(digest: "hashlib._Hash", packed_latents: bytes) -> str:
     whole = digest.copy()
     whole.update(packed_latents)
     return whole.hexdigest()[:32]
+
+
+def metadata_characters(metadata: dict[str, str]) -> int:
+    """Characters of metadata, names and values."""
+    return sum(len(name) + len(text) for name, text in metadata.items())
 
 
 def new_job_id() -> str:

@@ -131,7 +131,7 @@ def check_dtype(dtype: str, storage: Mapping[str, type[np.generic]] = STORAGE) -
         )
 
 
-def pack(latents: HostTensor, name: str = TENSOR_NAME) -> bytes:
+def pack(latents: HostTensor, name: str = TENSOR_NAME, metadata: Mapping[str, str] | None = None) -> bytes:
     """Write a tensor as the bytes of a safetensors file, under that name; the same tensor gives the same bytes.
 
     Never called "packed latents": that is Flux's 3-d layout.
@@ -142,7 +142,17 @@ def pack(latents: HostTensor, name: str = TENSOR_NAME) -> bytes:
         data_ptr=latents.array.ctypes.data,
         data_len=latents.nbytes,
     )
-    return bytes(serialize({name: spec}))
+    data = bytes(serialize({name: spec}))
+    return _with_metadata(data, metadata) if metadata else data
+
+
+def _with_metadata(data: bytes, metadata: Mapping[str, str]) -> bytes:
+    """The same file with text metadata in their order: safetensors would write them in another one each time."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps({"__metadata__": dict(metadata)} | json.loads(data[8:end])).encode()
+    # Tensors begin at a multiple of eight bytes.
+    header += b" " * (-len(header) % 8)
+    return b"".join((len(header).to_bytes(8, "little"), header, memoryview(data)[end:]))
 
 
 def unpack(data: bytes) -> Latents:

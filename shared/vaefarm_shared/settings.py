@@ -88,6 +88,8 @@ class Settings(EnvironmentSettings):
     """Seconds that an idle device waits for a batch to fill."""
     encode_threads: Annotated[int, Field(ge=1, le=64)] | None = None
     """Threads that write PNG, JPEG and WebP while the device decodes; by the machine's processors unless given."""
+    embed_metadata: bool = True
+    """Whether a worker writes jobs' metadata into their files; a job may keep its own out."""
     exact: bool = False
     """Whether a worker decodes and encodes every job as a reproducible one."""
     tiling: bool = False

@@ -1,10 +1,12 @@
 """What replies of the Hugging Face protocol tell of how they were made, and vaefarm's own word `reproducible`."""
 
+import io
 from typing import Any
 
 import pytest
 import requests
 from multidict import MultiDict
+from PIL import Image
 from tests.gateway.hf_farm import HfFarm
 from tests.worker.items import randn
 
@@ -34,6 +36,14 @@ def test_each_reply_tells_dtype_and_revision_as_the_record_does(hf_farm: HfFarm,
     # Who does not ask for it is promised nothing.
     assert not kept.reproducible
     assert {"x-reproducible", "x-decode-widened-from"}.isdisjoint(answer.headers)
+
+
+def test_the_gateways_own_notes_of_a_job_are_in_no_reply(hf_farm: HfFarm) -> None:
+    answer = requests.post(hf_farm.vae("demo"), params=SAID, data=LATENTS, timeout=PATIENCE)
+    image = Image.open(io.BytesIO(answer.content))
+
+    assert hf_farm.farm.job(answer.headers["x-job-id"]).record().metadata["protocol"] == "hf"
+    assert (image.format, image.info) == ("PNG", {})
 
 
 @pytest.mark.parametrize("said", ["True", "true", "1"])

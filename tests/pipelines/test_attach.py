@@ -1,21 +1,25 @@
 """`Farm.attach` on real pipelines: their calls return jobs, whose pictures are the pipelines' own, bit for bit."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMPipeline, FluxPipeline
+from diffusers import DDPMPipeline, DPMSolverMultistepScheduler, FluxPipeline
 from tests.conftest import eventually
 from tests.parity.case import Case
 from tests.parity.pipelines import BUILDERS, case
 from tests.pipelines.conftest import PATIENCE, FarmOf, sampled
 from tests.pipelines.variants import VARIANTS
+from tests.worker.ui_readers import a1111, parameters
 
 from vaefarm_producer import Farm, FarmVAE, InvalidLatents, InvalidOption, Job, UnknownVae
 from vaefarm_producer.attaching import KINDS
+from vaefarm_producer.call_metadata import call_metadata, fitting, model_of
+from vaefarm_shared.job import MAX_METADATA_CHARACTERS
 
 #: What a case says of its latents' last step is not what the pipeline returns.
 TEXT_TO_IMAGE = [name for name in BUILDERS if not case(name).from_callback]
@@ -115,8 +119,86 @@ def test_options_are_the_jobs_and_positional_arguments_the_pipelines(farm_of: Fa
 
     result = job.result(PATIENCE)
     assert job.id == "order-17"
-    assert result.record.metadata == {"prompt": "a cat"}
+    assert result.record.metadata["prompt"] == "a cat"
     assert [(image.format, image.size) for image in result.images] == [("WEBP", (128, 64))] * 2
+
+
+@pytest.mark.parametrize("name", ["stable-diffusion", "flux"])
+def test_a_call_is_recorded_in_its_picture_with_the_seed_of_a_generator_that_is_new(name: str, farm_of: FarmOf) -> None:
+    one = case(name).without_vae()
+    generator = torch.Generator().manual_seed(7)
+    generate = farm_of(case(name)).attach(one.pipeline, vae=one.vae_id, metadata={"prompt": "a cat, sitting"})
+
+    first, second = (generate(**one.arguments, generator=generator).result(PATIENCE) for _ in range(2))
+
+    steps = str(one.arguments["num_inference_steps"])
+    scheduler = type(one.pipeline.scheduler).__name__
+    told = first.record.metadata
+    assert (told["num_inference_steps"], told["scheduler"], told["seed"]) == (steps, scheduler, "7")
+    assert (told["prompt"], told["guidance_scale"]) == ("a cat, sitting", second.record.metadata["guidance_scale"])
+    assert "seed" not in second.record.metadata
+    for place, data in enumerate(first.data):
+        read = a1111(parameters(data))
+        assert (read["Prompt"], read["Steps"], read["Seed"]) == ("a cat, sitting", steps, "7")
+        assert (read["Batch size"], read["Batch pos"]) == (str(len(first.data)), str(place))
+
+
+def test_a_call_is_not_recorded_where_that_is_not_wanted(farm_of: FarmOf) -> None:
+    one = case("stable-diffusion").without_vae()
+    generate = farm_of(case("stable-diffusion")).attach(one.pipeline, vae="sd-v1", record_call=False)
+
+    assert generate(**one.arguments).result(PATIENCE).record.metadata == {}
+
+
+def test_what_a_call_says_is_told_by_diffusers_names_for_each_picture_and_of_no_folder(tmp_path: Path) -> None:
+    pipeline = SimpleNamespace(
+        scheduler=DPMSolverMultistepScheduler(use_karras_sigmas=True),
+        config={"_name_or_path": str(tmp_path / "users" / "bob" / "my-model")},
+    )
+    seeds = [torch.Generator().manual_seed(seed) for seed in range(4)]
+    said = {"prompt": ["a cat", "a dog"], "negative_prompt": ["x", "x"], "num_images_per_prompt": 2, "generator": seeds}
+
+    told = call_metadata(pipeline, said | {"guidance_scale": 7.5, "num_inference_steps": 20, "strength": None})
+
+    assert told == {
+        "seed": "[0, 1, 2, 3]",
+        "prompt": '["a cat", "a cat", "a dog", "a dog"]',
+        "negative_prompt": "x",
+        "num_inference_steps": "20",
+        "guidance_scale": "7.5",
+        "scheduler": "DPMSolverMultistepScheduler",
+        "use_karras_sigmas": "True",
+        "algorithm_type": "dpmsolver++",
+        "model": "my-model",
+    }
+    seeds[1].seed()
+    torch.rand(1, generator=seeds[1])
+    assert "seed" not in call_metadata(pipeline, said)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("stabilityai/stable-diffusion-xl-base-1.0", "stabilityai/stable-diffusion-xl-base-1.0"),
+        ("gpt2", "gpt2"),
+        ("/home/bob/sdxl/", "sdxl"),
+        ("~/sdxl", "sdxl"),
+        ("../bob/sdxl", "sdxl"),
+        ("C:\\Users\\bob\\sdxl", "sdxl"),
+        ("", ""),
+    ],
+)
+def test_a_model_is_called_by_its_repository_and_a_folder_by_its_name_alone(name: str, expected: str) -> None:
+    assert model_of(name) == expected
+
+
+def test_a_call_that_says_more_than_a_job_takes_is_recorded_as_far_as_it_goes() -> None:
+    most = MAX_METADATA_CHARACTERS
+    said = {"prompt": "a" * most, "seed": "7", "half": "\ud800"}
+
+    assert fitting(said) == {"seed": "7", "half": "?"}
+    assert fitting(said, {"mine": "x" * (most - 9)}) == {"mine": "x" * (most - 9), "seed": "7"}
+    assert fitting({"seed": "7"}, {"seed": "8"}) == {"seed": "8"}
 
 
 def test_packed_latents_have_the_pipelines_own_size_where_a_call_says_none(farm_of: FarmOf) -> None:

@@ -1,6 +1,7 @@
 """What a job made to the bytes of a file: pixels to a PNG, JPEG or WebP, latents and raw tensors to safetensors."""
 
 import io
+from collections.abc import Mapping
 from typing import Any, Final
 
 from PIL import Image
@@ -9,6 +10,7 @@ from vaefarm_shared import latents
 from vaefarm_shared.job import ImageFormat, JobSpec
 
 from .decoder import Decoded, Encoded, Pixels
+from .picture_metadata import embedded, save_options
 
 #: JPEG and lossy WebP quality unless the job says otherwise.
 QUALITY: Final[int] = 90
@@ -21,27 +23,41 @@ RAW_NAME: Final[str] = "images"
 
 
 def encoded_files(made: Decoded | Encoded, spec: JobSpec) -> list[bytes]:
-    """Each picture's file, as the decoder made it, else encoded now; of latents or a raw tensor the one of it."""
+    """Each picture's file, as the decoder made it, else encoded now; of latents or a raw tensor the one of it.
+
+    What is made here has the job's metadata in it.
+    """
+    metadata = embedded(spec) if spec.metadata else {}
     if isinstance(made, Encoded):
-        return [latents.pack(made.latents)]
+        return [latents.pack(made.latents, metadata=metadata)]
     if made.tensor is not None:
-        return [latents.pack(made.tensor, RAW_NAME)]
+        return [latents.pack(made.tensor, RAW_NAME, metadata)]
     if made.pixels is None:
         return list(made.files)
-    return [encode_image(pixels, spec) for pixels in made.pixels]
+    return [encode_image(pixels, spec, metadata, index) for index, pixels in enumerate(made.pixels)]
 
 
-def encode_image(pixels: Pixels, spec: JobSpec) -> bytes:
-    """(height, width, 3 or 4) uint8 -> the bytes of a file in the job's format."""
-    return encode_pixels(pixels, spec.image_format, spec.quality, spec.lossless)
+def encode_image(pixels: Pixels, spec: JobSpec, metadata: Mapping[str, str] | None = None, index: int = 0) -> bytes:
+    """(height, width, 3 or 4) uint8 -> the bytes of a file in the job's format, with metadata in it if there are any.
+
+    Args:
+        index: The picture's place in the job.
+    """
+    more = save_options(metadata, spec, index) if metadata else {}
+    return encode_pixels(pixels, spec.image_format, spec.quality, spec.lossless, **more)
 
 
 def encode_pixels(
-    pixels: Pixels, image_format: ImageFormat, quality: int | None = None, lossless: bool = False
+    pixels: Pixels, image_format: ImageFormat, quality: int | None = None, lossless: bool = False, **more: Any
 ) -> bytes:
-    """(height, width, 3 or 4) uint8 -> the bytes of a file. PNG and lossless WebP keep every value."""
+    """(height, width, 3 or 4) uint8 -> the bytes of a file. PNG and lossless WebP keep every value.
+
+    Args:
+        more: What else Pillow is told: metadata.
+    """
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format=image_format.upper(), **options_of(image_format, quality, lossless))
+    options = options_of(image_format, quality, lossless) | more
+    Image.fromarray(pixels).save(file, format=image_format.upper(), **options)
     return file.getvalue()
 
 

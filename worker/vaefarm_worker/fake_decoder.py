@@ -44,7 +44,8 @@ class FakeDecoder(AlwaysHot):
         """Serve every entry.
 
         Args:
-            image_bytes: Where a job wants PNG, give finished files of exactly that size: nothing is left to encode.
+            image_bytes: Where a job wants PNG, and no metadata in it, give finished files of exactly that size: nothing
+                is left to encode.
             memory_bytes: What a batch has room in; without it, any has.
             admit: Tell what fits beforehand, rather than run out of memory.
             decode_only: Encode nothing.
@@ -143,7 +144,7 @@ class FakeDecoder(AlwaysHot):
         spec = item.spec
         if spec.output_type == "pt":
             return Decoded(None, "fake", switches=switches, tensor=raw_stripes(item))
-        if self._image_bytes is None or spec.image_format != "png":
+        if self._image_bytes is None or spec.image_format != "png" or (spec.metadata and spec.embed_metadata):
             return Decoded(stripes(item), "fake", switches=switches)
         size = self._image_bytes
         files = tuple(fake_png(*spec.picture_size, size, latent.data) for latent in item.latents.array)

@@ -200,8 +200,9 @@ class Intake:
 
     def _take_up(self, claimed: Sequence[ClaimedJob], began: float, forward: bool) -> None:
         ready: list[tuple[Loaded, Side]] = []
-        exact = self._station.settings.exact
-        loading = partial(load, self._blobs, self._station.decoder, claimed, exact=exact)
+        chosen = self._station.settings
+        changes = {"exact": chosen.exact, "embed_metadata": chosen.embed_metadata}
+        loading = partial(load, self._blobs, self._station.decoder, claimed, **changes)
         for one in self._station.patience.insist(loading):
             if isinstance(one, Loaded):
                 self._trace(one, began)

@@ -59,16 +59,23 @@ class Unloadable:
 
 
 def load(
-    blobs: BlobStore, decoder: Decoder, claimed: Sequence[ClaimedJob], *, exact: bool = False
+    blobs: BlobStore,
+    decoder: Decoder,
+    claimed: Sequence[ClaimedJob],
+    *,
+    exact: bool = False,
+    embed_metadata: bool = True,
 ) -> list[Loaded | Plain | Unloadable]:
     """Read the latents of claimed jobs, in one round trip unless they came with them, and check everything about them.
 
     Args:
         exact: Whether each is reproducible, whatever it says.
+        embed_metadata: False keeps metadata out of each one's files, whatever it says.
 
     Raises what redis-py raises while Redis is away: nothing was changed.
     """
-    checked = [_checked(decoder, one, exact) for one in claimed]
+    changes = ({"reproducible": True} if exact else {}) | ({} if embed_metadata else {"embed_metadata": False})
+    checked = [_checked(decoder, one, changes) for one in claimed]
     wanted = [
         (job.latent_reference, _most_bytes(spec))
         for job, spec in zip(claimed, checked, strict=True)
@@ -81,8 +88,8 @@ def load(
     ]
 
 
-def _checked(decoder: Decoder, job: ClaimedJob, exact: bool) -> JobSpec | Plain | Unloadable:
-    """The spec of a job that may be decoded; else what it is."""
+def _checked(decoder: Decoder, job: ClaimedJob, changes: dict[str, bool]) -> JobSpec | Plain | Unloadable:
+    """The spec of a job that may be decoded, as the operator changes it; else what it is."""
     claim = job.claim
     try:
         if not job.spec and not job.latent_reference:
@@ -99,7 +106,7 @@ def _checked(decoder: Decoder, job: ClaimedJob, exact: bool) -> JobSpec | Plain 
         if spec.id != claim.job_id:
             raise RefusedJob(f"the job is refused: its spec is of job {spec.id!r}")
         _check_pictures(decoder, spec)
-        return spec.model_copy(update={"reproducible": True}) if exact else spec
+        return spec.model_copy(update=changes) if changes else spec
     except Exception as error:
         return Unloadable(claim, error)
 

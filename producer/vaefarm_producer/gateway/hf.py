@@ -135,6 +135,8 @@ def _circumstances(request: web.Request, scaled: Scaled) -> dict[str, Any]:
     kept = desk_of(request).settings.hf_result_seconds
     more: dict[str, Any] = {
         "metadata": {"protocol": "hf", "scaling": scaled.choice},
+        # They are ours, not the client's, whose reply has the protocol's own bytes.
+        "embed_metadata": False,
         "result_seconds": kept,
         "failure_seconds": kept,
     }

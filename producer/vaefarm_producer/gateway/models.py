@@ -43,7 +43,10 @@ class Options(BaseModel):
     deadline_seconds: Annotated[
         float | None, Field(gt=0, le=MAX_SECONDS, description="Expires unless begun by then.")
     ] = None
-    metadata: Annotated[dict[str, str] | None, Field(description="Kept in the record.")] = None
+    metadata: Annotated[
+        dict[str, str] | None, Field(description="Kept in the record, and written into the files: prompt, seed ...")
+    ] = None
+    embed_metadata: Annotated[bool | None, Field(description="False keeps metadata out of the files.")] = None
     traceparent: Annotated[str | None, Field(description="W3C trace context; else the header's.")] = None
     result_seconds: Annotated[int | None, Field(ge=1, le=MAX_SECONDS, description="How long the result is kept.")] = (
         None

@@ -84,6 +84,13 @@ def test_an_endpoint_whose_files_are_not_kept_is_asked_for_pixels() -> None:
     assert [one.form for one in asked(SMALL, entry=entry, image_format="jpeg", quality=75)] == ["pixels"]
 
 
+def test_a_file_that_is_to_have_metadata_is_made_here_of_pixels() -> None:
+    told: dict[str, Any] = {"metadata": {"prompt": "a cat"}}
+    assert [one.form for one in asked(SMALL, **told)] == ["pixels"]
+    assert [one.form for one in asked(SMALL, image_format="jpeg", quality=75, **told)] == ["pixels"]
+    assert [one.is_kept for one in asked(SMALL, embed_metadata=False, **told)] == [True]
+
+
 def test_packed_latents_bring_height_and_width_and_no_others_do() -> None:
     packed = randn(1, 24, 64).bfloat16()
     (question,) = asked(packed, FLUX, height=96, width=64, scaling_factor=0.3611, shift_factor=0.1159)

@@ -123,7 +123,8 @@ def questions(spec: JobSpec, latents: Latents, vae: VaeEntry, entry: EndpointEnt
             its tensor all the same, of which they make pixels.
     """
     parts = [latents.array] if spec.reproducible else np.split(latents.array, len(latents.array))
-    keeps = entry.pass_through and not plain and len(parts[0]) == 1
+    # A file that is kept as it comes would have no metadata.
+    keeps = entry.pass_through and not plain and len(parts[0]) == 1 and not (spec.metadata and spec.embed_metadata)
     return [_question(spec, part, latents.dtype, vae, entry, keeps) for part in parts]
 
 
