@@ -322,11 +322,13 @@ def test_a_redis_with_that_configuration_keeps_what_was_acknowledged(tmp_path: P
     with connect(server.url) as client:
         warnings_of = check_policy(client, allow_eviction=False)
         policy = read_policy(client)
+        kept = {name: client.config_get(name)[name] for name in ("rdbcompression", "auto-aof-rewrite-min-size")}
     server.stop()
     (limit,) = [one["resources"]["limits"]["memory"] for _, one in containers(base()) if one["name"] == "redis"]
 
     assert warnings_of == []
     assert (policy.appendfsync, policy.maxmemory_policy) == ("always", "noeviction")
+    assert kept == {"rdbcompression": "no", "auto-aof-rewrite-min-size": str(512 * 2**20)}
     assert policy.maxmemory <= 0.7 * int(limit.removesuffix("Gi")) * 2**30
 
 

@@ -22,6 +22,15 @@ from .processes import end, spawn
 #: Seconds that a redis-server may take to answer; a large append-only file is read first.
 START_SECONDS: Final[float] = 60.0
 
+#: Keeps what it acknowledges. Its file is written anew once it has doubled; not for less than half a gigabyte, which a
+#: burst of some thousand jobs fills and two seconds read, nor packed: latents and pictures do not become smaller.
+DURABLE: Final = {
+    "appendonly": "yes",
+    "appendfsync": "always",
+    "auto-aof-rewrite-min-size": "512mb",
+    "rdbcompression": "no",
+}
+
 #: Seconds that it may take to write its data and end.
 STOP_SECONDS: Final[float] = 30.0
 
@@ -90,8 +99,8 @@ class LocalRedis(AbstractContextManager["LocalRedis"]):
             raise ConfigurationError(f"{self.folder}: {error.strerror}; expected a folder that can be made") from error
         self._take_folder()
         self._port = self._port or self._last_port() or free_port()
-        log = (self.folder / "redis.log").open("ab")
-        self._process = spawn([str(binary), *self._options()], os.environ, log)
+        with (self.folder / "redis.log").open("ab") as log:
+            self._process = spawn([str(binary), *self._options()], os.environ, log)
         try:
             self._wait()
         except BaseException:
@@ -134,7 +143,7 @@ class LocalRedis(AbstractContextManager["LocalRedis"]):
         # What was acknowledged must not be evicted.
         options += ["--maxmemory-policy", "noeviction", "--save", "", "--daemonize", "no"]
         if self._durable:
-            options += ["--appendonly", "yes", "--appendfsync", "always"]
+            options += [word for name, value in DURABLE.items() for word in (f"--{name}", value)]
         return options
 
     def _wait(self) -> None:
