@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -149,6 +150,19 @@ def test_a_bulk_submit_goes_on_from_where_it_was_refused(
 
     assert [job.id for job in jobs] == ids == queued(connection)
     assert transport.trips == [["a", "b"], ["c", "d"], ["c", "d"], ["e"]]
+
+
+def test_a_bulk_submit_holds_no_second_copy_of_all_its_latents(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backpressure, "ROUND_TRIP_BYTES", 64 * 1024)
+    many = list(np.zeros((64, 1, 4, 64, 64), np.float16))
+    farm.submit_many(many[:1], vae="demo")
+
+    tracemalloc.start()
+    farm.submit_many(many, vae="demo")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert peak < sum(one.nbytes for one in many) / 2
 
 
 def test_round_trips_hold_so_many_bytes_and_jobs_and_keep_the_order(monkeypatch: pytest.MonkeyPatch) -> None:

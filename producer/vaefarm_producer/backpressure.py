@@ -1,7 +1,7 @@
 """A farm that takes no more just now: how submits are cut into round trips, and how long a refused one waits."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from math import inf
 from time import monotonic
 from typing import Final
@@ -20,7 +20,7 @@ ROUND_TRIP_JOBS: Final[int] = 500
 JITTER: Final[float] = 0.5
 
 
-def batches(jobs: Sequence[PreparedJob]) -> Iterator[list[PreparedJob]]:
+def batches(jobs: Iterable[PreparedJob]) -> Iterator[list[PreparedJob]]:
     """Jobs in their order, as many at a time as one round trip takes."""
     batch: list[PreparedJob] = []
     size = 0

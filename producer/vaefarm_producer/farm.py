@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Unpack
 
 from vaefarm_shared import tracing
-from vaefarm_shared.errors import InvalidInput, InvalidOption, QueueFull, QuotaExceeded, WaitTimeout
+from vaefarm_shared.errors import QueueFull, QuotaExceeded, WaitTimeout
 from vaefarm_shared.job import JobStatus, check_job_id
 from vaefarm_shared.settings import Settings
 
@@ -23,7 +23,7 @@ from .encoding import EncodeOptions, prepare_encode
 from .handle import Job
 from .opening import open_transport
 from .operating import Operating
-from .submission import PreparedJob, SubmitOptions, prepare
+from .submission import PreparedJob, SubmitOptions, check_many, prepare
 from .transport import Flushed, Transport
 
 
@@ -121,8 +121,9 @@ class Farm(Attaching, Operating, Bulk, AbstractContextManager["Farm"]):
         farm is full those before the first that it refused are queued, and with `block` the rest follows.
         """
         with tracing.span("vaefarm submit", "producer", vaefarm__vae=vae):
-            prepared = self.prepare_many(latents, vae=vae, job_ids=job_ids, **options)
-            return self.submit_prepared(prepared, block=block, timeout=timeout)
+            checked = check_many(latents, vae, self._transport.contract, job_ids, options)
+            # Each is packed for its own round trip: workers have those before it meanwhile, and memory no second copy.
+            return self.submit_prepared((one.packed() for one in checked), block=block, timeout=timeout)
 
     def encode(
         self,
@@ -171,27 +172,17 @@ class Farm(Attaching, Operating, Bulk, AbstractContextManager["Farm"]):
         **options: Unpack[SubmitOptions],
     ) -> list[PreparedJob]:
         """Check and pack each of several latents without queueing them. Takes and raises what `submit_many` does."""
-        tensors = list(latents)
-        if job_ids is not None and len(job_ids) != len(tensors):
-            raise InvalidOption(f"{len(job_ids)} job ids were given for {len(tensors)} latents; expected one each")
-        if job_ids is not None and len(set(job_ids)) != len(job_ids):
-            raise InvalidOption("a job id was given twice; expected a different one for each of the latents")
-        prepared: list[PreparedJob] = []
-        for place, tensor in enumerate(tensors):
-            try:
-                prepared.append(self.prepare(tensor, vae=vae, job_id=job_ids[place] if job_ids else None, **options))
-            except InvalidInput as error:
-                raise type(error)(f"latents {place}: {error}") from error
-        return prepared
+        checked = check_many(latents, vae, self._transport.contract, job_ids, options)
+        return [one.packed() for one in checked]
 
     def submit_prepared(
-        self, prepared: Sequence[PreparedJob], *, block: bool = False, timeout: float | None = None
+        self, prepared: Iterable[PreparedJob], *, block: bool = False, timeout: float | None = None
     ) -> list[Job]:
         """Queue what `prepare` made, in few round trips.
 
         Raises JobConflict, FarmUnavailable, QueueFull, ConfigurationError as `submit`.
         """
-        patience = Patience(block, timeout)
+        patience, jobs = Patience(block, timeout), list[Job]()
         for batch in batches(prepared):
             while True:
                 try:
@@ -200,7 +191,8 @@ class Farm(Attaching, Operating, Bulk, AbstractContextManager["Farm"]):
                 except (QueueFull, QuotaExceeded) as refusal:
                     # What was taken before the refusal is not queued twice when all is sent again.
                     sleep(patience.after(refusal))
-        return [Job(one.spec.id, self._transport) for one in prepared]
+            jobs += (Job(one.spec.id, self._transport) for one in batch)
+        return jobs
 
     def put_latent(
         self, latents: Any, *, vae: str, job_id: str | None = None, **options: Unpack[SubmitOptions]

@@ -1,6 +1,7 @@
 """From a tensor and options to a checked job; nothing is sent here, so a refusal queues nothing."""
 
 import hashlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, TypedDict
@@ -9,7 +10,7 @@ from pydantic import ValidationError
 
 from vaefarm_shared import checks, latents, tracing
 from vaefarm_shared.catalogue import Contract
-from vaefarm_shared.errors import InvalidLatents, InvalidOption
+from vaefarm_shared.errors import InvalidInput, InvalidLatents, InvalidOption
 from vaefarm_shared.job import MAX_METADATA_CHARACTERS, JobSpec, check_job_id, digest_of, new_job_id, request_hash
 
 #: Pixels of the longest side that a format can hold; PNG has no limit that a picture meets.
@@ -99,8 +100,26 @@ class Template:
         return PreparedJob(self.spec.model_copy(update=named), packed)
 
 
+@dataclass(frozen=True, slots=True)
+class CheckedJob:
+    """A job that passed every check, whose latents are as they were given."""
+
+    template: Template
+    id: str
+    latents: latents.Latents
+
+    def packed(self) -> PreparedJob:
+        """The job, its latents packed."""
+        return self.template.job(self.id, latents.pack(self.latents))
+
+
 def prepare(tensor: Any, vae: str, contract: Contract, job_id: str | None, options: SubmitOptions) -> PreparedJob:
-    """Check latents and options against a VAE's contract, and pack them.
+    """Check latents and options against a VAE's contract, and pack them. Raises as `check`."""
+    return check(tensor, vae, contract, job_id, options).packed()
+
+
+def check(tensor: Any, vae: str, contract: Contract, job_id: str | None, options: SubmitOptions) -> CheckedJob:
+    """Check latents and options against a VAE's contract.
 
     Raises:
         InvalidLatents, InvalidJobId, InvalidOption: the first thing that is wrong, and what was expected.
@@ -112,7 +131,32 @@ def prepare(tensor: Any, vae: str, contract: Contract, job_id: str | None, optio
         raise InvalidLatents(
             f"latents of shape {held.shape} hold NaN or Inf; expected finite values: the generation went wrong"
         )
-    return template.job(job_id, latents.pack(held))
+    return CheckedJob(template, job_id, held)
+
+
+def check_many(
+    tensors: Iterable[Any],
+    vae: str,
+    contract: Callable[[str], Contract],
+    job_ids: Sequence[str] | None,
+    options: SubmitOptions,
+) -> list[CheckedJob]:
+    """As `check`, each of several: the message of a refusal names its place.
+
+    Raises InvalidOption as well where there is not one id for each, and another one.
+    """
+    given = list(tensors)
+    if job_ids is not None and len(job_ids) != len(given):
+        raise InvalidOption(f"{len(job_ids)} job ids were given for {len(given)} latents; expected one each")
+    if job_ids is not None and len(set(job_ids)) != len(job_ids):
+        raise InvalidOption("a job id was given twice; expected a different one for each of the latents")
+    checked: list[CheckedJob] = []
+    for place, tensor in enumerate(given):
+        try:
+            checked.append(check(tensor, vae, contract(vae), job_ids[place] if job_ids else None, options))
+        except InvalidInput as error:
+            raise type(error)(f"latents {place}: {error}") from error
+    return checked
 
 
 def preview(shape: tuple[int, ...], dtype: str, vae: str, contract: Contract, options: SubmitOptions) -> JobSpec:
