@@ -16,11 +16,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from benchmarks import (
+    attach,
+    bulk,
     decode_speed,
     depth,
     encoding,
     gateway,
     host_copy,
+    lanes,
     latency,
     low_memory,
     machine,
@@ -52,6 +55,9 @@ FIGURES: Final[dict[str, Callable[[Options], Figure]]] = {
     "overlap": overlap.overlap,
     "encoding": encoding.encoding,
     "depth": depth.depth,
+    "bulk": bulk.bulk,
+    "lanes": lanes.lanes,
+    "attach": attach.attach,
     "redis-capacity": redis_capacity.redis_capacity,
     "gateway-rate": gateway.gateway_rate,
     "gateway-waits": gateway.gateway_waits,

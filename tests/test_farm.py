@@ -299,6 +299,44 @@ def test_discard_removes_every_trace_but_the_tombstone(farm: Farm, connection: r
         job.result(timeout=5)
 
 
+def test_a_discarded_result_leaves_its_tombstone_for_a_minute_and_any_other_end_for_a_week(
+    farm: Farm, connection: redis.Redis, serve: Serve
+) -> None:
+    finished = farm.submit(LATENTS, vae="demo")
+    serve()
+    canceled = farm.submit(LATENTS, vae="demo")
+    canceled.cancel()
+
+    for job in (finished, canceled):
+        job.discard()
+        # Once more, as after a lost reply.
+        job.discard()
+
+    assert 0 < connection.ttl(keys.tombstone(finished.id)) <= 60
+    assert connection.ttl(keys.tombstone(canceled.id)) > 6 * 24 * 3600
+
+
+def test_an_entry_from_before_a_cancel_in_bulk_is_nobodys_also_once_its_id_was_used_anew_and_discarded(
+    farm: Farm, connection: redis.Redis, serve: Serve
+) -> None:
+    job = farm.submit(LATENTS, vae="demo", job_id="a")
+    farm.cancel_many([job])
+    farm.submit(LATENTS, vae="demo", job_id="a")
+    queue = "rq:queue:vaefarm.demo.normal.s.default"
+    assert connection.lrange(queue, 0, -1) == [b"a", b"a"]
+    connection.rpop(queue)
+    serve()
+    assert job.status() == "finished"
+    job.discard()
+
+    connection.rpush(queue, "a")
+    assert connection.ttl(keys.tombstone("a")) > 6 * 24 * 3600
+    serve()
+
+    assert job.status() == "expired"
+    assert not connection.exists(keys.job("a"))
+
+
 def test_discarding_a_waiting_job_cancels_it(farm: Farm, connection: redis.Redis) -> None:
     job = farm.submit(LATENTS, vae="demo")
 

@@ -58,6 +58,21 @@ def left(connection: redis.Redis) -> list[bytes]:
     return [key for kind in kinds for key in connection.scan_iter(f"vaefarm:{kind}:*")]
 
 
+def told(connection: redis.Redis, key: bytes) -> bytes:
+    """What a key holds."""
+    read: dict[str, Callable[[bytes], object]] = {
+        "string": connection.get,
+        "hash": connection.hgetall,
+        "set": connection.smembers,
+        "list": lambda name: connection.lrange(name, 0, -1),
+        "zset": lambda name: connection.zrange(name, 0, -1),
+        "stream": connection.xrange,
+        # It ended in between.
+        "none": connection.get,
+    }
+    return repr(read[as_text(connection.type(key))](key)).encode()
+
+
 @pytest.mark.redis
 def test_results_come_in_the_order_of_their_latents_and_nothing_of_them_stays(
     farm: Farm, connection: redis.Redis, work: Work
@@ -74,6 +89,23 @@ def test_results_come_in_the_order_of_their_latents_and_nothing_of_them_stays(
     assert {result.record.metadata["prompt"] for result in results} == {TOLD["prompt"]}
     assert len(decoder.decoded) == 60
     eventually("every job is discarded", lambda: not left(connection))
+
+
+def test_of_what_was_given_nothing_names_the_job_for_longer_than_a_minute_but_the_events(
+    farm: Farm, connection: redis.Redis, work: Work
+) -> None:
+    work()
+
+    ids = {result.record.id.encode() for result in farm.map(many(20), vae="demo", window=8)}
+
+    eventually("every job is discarded", lambda: not left(connection))
+    tombstones = {f"vaefarm:tombstone:{job_id.decode()}".encode() for job_id in ids}
+    for key in connection.scan_iter():
+        if key in tombstones:
+            assert connection.ttl(key) <= 60
+        elif key != b"vaefarm:events":
+            assert not any(job_id in key + told(connection, key) for job_id in ids), key
+    assert len(ids) == 20
 
 
 @pytest.mark.parametrize("ordered", [True, False])

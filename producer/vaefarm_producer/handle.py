@@ -179,7 +179,10 @@ class Job:
         return self._transport.retry(self.id)
 
     def discard(self) -> None:
-        """Remove pictures and record, canceling the job first. Its id then counts as expired."""
+        """Remove pictures and record, canceling the job first.
+
+        Its id then counts as expired: a finished job's for a minute, any other's for a week.
+        """
         self._transport.discard(self.id)
 
 

@@ -6,7 +6,8 @@ Redis keys (RQ's own, `rq:*`, are written by RQ's code in `rq_bridge` and by `lu
 | -------------------------------- | ------ | ------------------------------------------ | --------------------------- |
 | vaefarm:job:{id}                 | hash   | the record: spec, status, queue, times     | none until it has ended,    |
 |                                  |        |                                            | then result or failure life |
-| vaefarm:tombstone:{id}           | string | JSON: status, reason, request hash, owner  | as the record, plus 7 days  |
+| vaefarm:tombstone:{id}           | string | JSON: status, reason, request hash, owner  | as the record, plus 7 days; |
+|                                  |        |                                            | of a discarded result 60 s  |
 | vaefarm:latent:{id}.{hash}       | string | the latent's safetensors bytes             | until the job has ended;    |
 |                                  |        |                                            | failed: the failure's life  |
 | vaefarm:image:{id}.{token}.{n}   | string | the n-th picture's bytes                   | the result's                |

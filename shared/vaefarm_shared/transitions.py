@@ -262,7 +262,7 @@ def retry(connection: redis.Redis, job_id: str) -> str:
 def discard(connection: redis.Redis, job_id: str) -> list[str] | None:
     """Remove an ended job's record; return the references of its blobs, None when there is none that has ended.
 
-    Its tombstone stays: the id is expired, not unknown.
+    Its tombstone stays, that of a finished job for a minute: the id is expired, not unknown, for that long.
     """
     reply = script("discard").run(connection, job_id)
     if reply is None:

@@ -53,6 +53,7 @@ local length, place = push(queue, id)
 redis.call('HSET', JOB .. id, 'spec', ARGV[3], 'status', 'queued', 'queue', queue, 'request_hash', hash,
   'latent', ARGV[5], 'queued_at', STAMP, 'attempts', 0, 'held', held, 'reserve', held, 'pixels', ARGV[7],
   'result_seconds', ARGV[8], 'failure_seconds', ARGV[9], 'place', place)
+if status then redis.call('HSET', JOB .. id, 'anew', 1) end
 if owner ~= '' then redis.call('HSET', JOB .. id, 'owner', owner) end
 if ARGV[16] ~= '' then redis.call('HSET', JOB .. id, 'webhook', ARGV[16]) end
 rq_create({id = id, queue = queue, data = ARGV[12], created = ARGV[13], result_seconds = ARGV[8],
