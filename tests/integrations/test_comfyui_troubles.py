@@ -116,7 +116,7 @@ async def interrupted(comfyui: ModuleType, served: Served, flag: Interrupt, name
     assert not running.done()
     flag.is_set = True
     with pytest.raises(Interrupt.InterruptProcessingException):
-        await running
+        await asyncio.wait_for(running, DEADLINE_SECONDS)
     assert not flag.is_set
 
 
@@ -168,7 +168,7 @@ def test_cancel_does_not_wait_for_a_submit_and_discards_its_job_once_there_is_on
         assert await asyncio.to_thread(begun.wait, DEADLINE_SECONDS)
         interrupt.is_set = True
         with pytest.raises(Interrupt.InterruptProcessingException):
-            await running
+            await asyncio.wait_for(running, DEADLINE_SECONDS)
 
     asyncio.run(prompt())
     assert not jobs
