@@ -64,7 +64,7 @@ def settings_for(url: str) -> Settings:
                 f" {FILE.name} beside the nodes, or put an address into the node"
             )
         return own
-    if "@" in url or masked(url) != url:
+    if masked(url) != url:
         raise ConfigurationError(
             "the node's url holds a password, which ComfyUI saves in every picture: take it out, change that password,"
             f" and set VAEFARM_URL and VAEFARM_KEY, or {FILE.name} beside the nodes"
