@@ -191,7 +191,7 @@ class RedisTransport(RedisOperations):
             return reading.read_status(self._connection, job_id)
 
     def record(self, job_id: str) -> JobRecord:
-        """A job's record, in one round trip."""
+        """A job's record, in one round trip, or two for a job past its life."""
         with farm_errors(self._connection):
             return reading.read_record(self._connection, job_id)
 

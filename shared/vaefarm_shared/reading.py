@@ -1,4 +1,4 @@
-"""Reading jobs: what anyone who polls may ask, each answer in one round trip."""
+"""Reading jobs: what anyone who polls may ask, each answer in one round trip, or two for a job past its life."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -107,7 +107,11 @@ def read_record(connection: redis.Redis, job_id: str) -> JobRecord:
     Raises:
         JobNotFound: no such job.
     """
+    raw: dict[bytes, bytes] = connection.hgetall(keys.job(job_id))  # type: ignore[assignment]
+    if raw:
+        return _record(job_id, text(raw))
     with connection.pipeline(transaction=False) as pipe:
+        # The record once more: the id may have been submitted anew, and then has no tombstone.
         pipe.hgetall(keys.job(job_id))
         pipe.get(keys.tombstone(job_id))
         return _found(job_id, *pipe.execute())
