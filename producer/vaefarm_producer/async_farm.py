@@ -11,6 +11,7 @@ from vaefarm_shared.errors import FarmError, QueueFull, QuotaExceeded, WaitTimeo
 from vaefarm_shared.failures import FailedJob
 from vaefarm_shared.job import JobStatus
 from vaefarm_shared.latents import HostTensor, Latents
+from vaefarm_shared.overview import Overview
 from vaefarm_shared.reading import QueueDepth
 from vaefarm_shared.records import JobRecord
 from vaefarm_shared.settings import Settings
@@ -246,6 +247,10 @@ class AsyncFarm:
         finally:
             for task in waiting:
                 task.cancel()
+
+    async def overview(self) -> Overview:
+        """As `Farm.overview`."""
+        return await asyncio.to_thread(self._farm.overview)
 
     async def queues(self) -> list[QueueDepth]:
         """As `Farm.queues`."""

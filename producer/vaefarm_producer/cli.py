@@ -24,6 +24,7 @@ COMMANDS: Final[dict[str, str]] = {
     "encode": "vaefarm_producer.encode_command:encode",
     "fetch": "vaefarm_producer.commands:fetch",
     "status": "vaefarm_producer.operating_commands:status",
+    "top": "vaefarm_producer.top.command:top",
     "cancel": "vaefarm_producer.commands:cancel",
     "failed": "vaefarm_producer.operating_commands:failed",
     "pause": "vaefarm_producer.operating_commands:pause",

@@ -1,17 +1,16 @@
-"""The remote endpoints that workers ask: the command `endpoints`, and what `status` says of those that fail."""
+"""The remote endpoints that workers ask: the command `endpoints`."""
 
 import json
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from vaefarm_shared.workers import WorkerEndpoint, worker_endpoints
+from vaefarm_shared.overview_warnings import standing
+from vaefarm_shared.workers import WorkerEndpoint
 
 from .commands import FarmOption, JsonOption, open_farm
+from .plain_text import plain
 
 
 def endpoints(url: FarmOption = None, as_json: JsonOption = False) -> None:
@@ -56,33 +55,6 @@ def endpoints_table(found: Sequence[WorkerEndpoint]) -> Table:
     return table
 
 
-def troubles(workers: Sequence[Mapping[str, Any]]) -> Iterator[Text]:
-    """A line for each worker whose device failed, and for each endpoint that is not asked as usual."""
-    for worker in workers:
-        if fault := worker.get("device_fault"):
-            yield plain(
-                f"worker {worker.get('name')}: its device failed, endpoints alone decode: {fault}"
-                " (restart the worker once the device is well)"
-            )
-    for one in worker_endpoints(workers):
-        if one.state != "closed":
-            why = f": {one.last_error}" if one.last_error else ""
-            yield plain(
-                f"endpoint {one.name} of {one.vae}, asked by {one.worker}: {standing(one)}{why} (vaefarm endpoints)"
-            )
-
-
-def standing(one: WorkerEndpoint) -> str:
-    """An endpoint's circuit, and for how long it is left alone since it said so."""
-    rest = one.resting_until - time.time()
-    return one.state + (f", rests {rest:.0f} s" if rest > 0 else "")
-
-
 def seconds(value: float | None) -> str:
     """Seconds with three digits; nothing for None."""
     return "" if value is None else f"{value:.3g} s"
-
-
-def plain(text: str) -> Text:
-    """A text from elsewhere, without markup; what would command the terminal is written out, as \\x1b."""
-    return Text("".join(one if one.isprintable() else ascii(one)[1:-1] for one in text))

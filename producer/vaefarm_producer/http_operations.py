@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 import aiohttp
 
 from vaefarm_shared.failures import FailedJob
+from vaefarm_shared.overview import Overview
 from vaefarm_shared.quarantine import Device
 from vaefarm_shared.reading import QueueDepth
 from vaefarm_shared.settings import Settings
@@ -37,6 +38,10 @@ class HttpOperations:
     def _insist(self, method: str, path: str, **options: Any) -> Any:
         """The JSON that answers a request which may be repeated."""
         return self._background.run(self._client.insist(method, path, **options)).json()
+
+    def overview(self) -> Overview:
+        """How the farm stands now, as far as the key may know."""
+        return Overview.model_validate(self._get("/v1/overview"))
 
     def queues(self) -> list[QueueDepth]:
         """How many jobs wait on each queue; on those of each VAE, priority and size for a key that is no admin's."""

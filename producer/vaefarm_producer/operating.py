@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from vaefarm_shared.failures import FailedJob
+from vaefarm_shared.overview import Overview
 from vaefarm_shared.quarantine import Device
 from vaefarm_shared.reading import QueueDepth
 from vaefarm_shared.workers import WorkerEndpoint
@@ -14,6 +15,13 @@ class Operating:
     """The operator's half of `Farm`. Every method raises FarmUnavailable when the farm is not reachable."""
 
     _transport: Transport
+
+    def overview(self) -> Overview:
+        """How the farm stands now: VAEs and what waits, workers, totals, newest failures, warnings. Two round trips.
+
+        Counters only grow: the difference of two looks is what happened between them.
+        """
+        return self._transport.overview()
 
     def queues(self) -> list[QueueDepth]:
         """How many jobs wait on each queue."""

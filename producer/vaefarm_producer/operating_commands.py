@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
+from pydantic_core import to_json
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -16,9 +17,10 @@ from vaefarm_shared.failures import FailedJob
 from vaefarm_shared.quarantine import Device
 from vaefarm_shared.records import JobRecord
 
-from .commands import FarmOption, JsonOption, open_farm
-from .endpoints_command import troubles
+from .commands import FarmOption, JsonOption, farm_settings, open_farm
 from .farm import Farm
+from .plain_text import plain
+from .top.command import place_of, print_picture
 
 
 def status(
@@ -29,7 +31,7 @@ def status(
     """Show jobs by their ids, or the farm: its queues and workers, and what is held back."""
     with open_farm(url) as farm:
         if not jobs:
-            show_farm(farm, as_json)
+            show_farm(farm, place_of(farm_settings(url, None)), as_json)
         for job_id in jobs or ():
             record = farm.job(job_id).record()
             print(record.model_dump_json()) if as_json else show_record(record)
@@ -120,7 +122,7 @@ def show_failed(jobs: list[FailedJob], total: int) -> None:
         return
     table = Table("job", "VAE", "ended", "attempts", "reason")
     for job in jobs:
-        table.add_row(job.id, job.vae, clock(job.ended_at), str(job.attempts), Text(job.reason))
+        table.add_row(plain(job.id), plain(job.vae), clock(job.ended_at), str(job.attempts), plain(job.reason))
     console.print(table)
     if len(jobs) < total:
         console.print(f"the newest {len(jobs)} of {total}; --limit 0 shows all")
@@ -149,8 +151,8 @@ def devices(
         return
     table = Table("device", "worker", "exits in 10 min", "quarantined since", "reason")
     for device in found:
-        workers = Text("\n".join(device.workers))
-        table.add_row(Text(device.id), workers, str(device.exits), clock(device.since), Text(device.reason or ""))
+        workers = Text("\n").join(map(plain, device.workers))
+        table.add_row(plain(device.id), workers, str(device.exits), clock(device.since), plain(device.reason or ""))
     Console().print(table if found else "no worker has a GPU, and no device failed of late")
 
 
@@ -189,44 +191,26 @@ def show_record(record: JobRecord) -> None:
     for name, value in fields.items():
         if name.endswith("_at"):
             value = clock(value)
-        table.add_row(name, str(value))
+        table.add_row(name, plain(value))
     Console().print(table)
 
 
-def show_farm(farm: Farm, as_json: bool) -> None:
-    """Print queues and workers, and what is held back: paused VAEs, quarantined devices, endpoints, spooled jobs."""
-    queues, workers, paused, quarantined = farm.queues(), farm.workers(), farm.paused(), quarantined_devices(farm)
+def show_farm(farm: Farm, place: str, as_json: bool) -> None:
+    """Print how the farm stands: for people as `vaefarm top` draws it, for programs as docs/operations.md says."""
+    overview, spooled = farm.overview(), farm.spooled()
     if as_json:
-        shown: dict[str, Any] = {
+        queues, quarantined = farm.queues(), quarantined_devices(farm)
+        shown: dict[str, Any] = overview.model_dump(mode="json") | {
             "queues": {queue.name: queue.queued for queue in queues},
-            "workers": workers,
-            "paused": paused,
+            "paused": [vae.id for vae in overview.vaes if vae.paused],
             "quarantined": None if quarantined is None else [asdict(device) for device in quarantined],
-            "spooled": farm.spooled(),
+            "spooled": spooled,
         }
-        print(json.dumps(shown))
+        print(to_json(shown).decode())
         return
-    console = Console()
-    depths = Table("queue", "queued", title="queues")
-    for queue in queues:
-        depths.add_row(queue.name, str(queue.queued))
-    living = Table("worker", "device", "VAEs", "finished", "failed", title="workers")
-    for worker in workers:
-        vaes = worker.get("vaes")
-        served = ", ".join(vaes) if isinstance(vaes, dict) else ""
-        living.add_row(str(worker.get("name")), device_of(worker), served, *counts(worker))
-    console.print(depths if queues else "no queue yet")
-    console.print(living if workers else "no worker")
-    if paused:
-        console.print(f"paused: {', '.join(paused)} (vaefarm resume VAE)")
-    for device in quarantined or ():
-        console.print(
-            f"quarantined: {device.id}: {device.reason} (vaefarm devices --release {device.id})", markup=False
-        )
-    for trouble in troubles(workers):
-        console.print(trouble)
-    if spooled := farm.spooled():
-        console.print(f"spooled: {spooled} jobs (vaefarm submit --spool DIR)")
+    print_picture(overview, place)
+    if spooled:
+        print(f"spooled: {spooled} jobs (vaefarm submit --spool DIR)")
 
 
 def quarantined_devices(farm: Farm) -> list[Device] | None:
@@ -235,14 +219,3 @@ def quarantined_devices(farm: Farm) -> list[Device] | None:
         return farm.quarantined()
     except Forbidden:
         return None
-
-
-def device_of(worker: dict[str, object]) -> str:
-    """A worker's device, and its id where that is another: N workers with a GPU each all call theirs cuda:0."""
-    device, device_id = str(worker.get("device")), str(worker.get("device_id", ""))
-    return f"{device}\n{device_id}" if device_id.startswith(("GPU-", "MIG-")) else device
-
-
-def counts(worker: dict[str, object]) -> tuple[str, str]:
-    """How many jobs a worker finished and failed."""
-    return str(worker.get("finished", "")), str(worker.get("failed", ""))

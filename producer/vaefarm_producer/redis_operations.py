@@ -11,6 +11,8 @@ from vaefarm_shared import failures, pauses, quarantine, reading, rq_bridge
 from vaefarm_shared.connection import REPLY_SECONDS, connect, farm_errors
 from vaefarm_shared.errors import FarmUnavailable
 from vaefarm_shared.failures import FailedJob
+from vaefarm_shared.overview import Overview
+from vaefarm_shared.overview_reading import SHOWN, read_overview
 from vaefarm_shared.quarantine import Device
 from vaefarm_shared.reading import QueueDepth
 from vaefarm_shared.settings import Settings
@@ -50,6 +52,14 @@ class RedisOperations:
             with attempt, farm_errors(self._connection):
                 return call()
         raise AssertionError("tenacity raises the last error")
+
+    def overview(self, most_failures: int = SHOWN) -> Overview:
+        """How the farm stands now, with so many of the newest hundred failures."""
+        settings = self._settings
+        with farm_errors(self._connection):
+            return read_overview(
+                self._connection, settings.budget_bytes, settings.max_queued_jobs, most_failures=most_failures
+            )
 
     def queues(self) -> list[QueueDepth]:
         """How many jobs wait on each queue."""

@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 from vaefarm_shared.catalogue import Contract
 from vaefarm_shared.failures import FailedJob
 from vaefarm_shared.job import JobStatus
+from vaefarm_shared.overview import Overview
 from vaefarm_shared.quarantine import Device
 from vaefarm_shared.reading import QueueDepth
 from vaefarm_shared.records import BlobRecord, JobRecord
@@ -77,6 +78,10 @@ class Transport(Protocol):
 
     def discard(self, job_id: str) -> None:
         """Remove a job's pictures and record, canceling it first. Raises JobNotFound."""
+        ...
+
+    def overview(self) -> Overview:
+        """How the farm stands now, as far as the asker may know."""
         ...
 
     def queues(self) -> list[QueueDepth]:

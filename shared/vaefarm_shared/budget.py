@@ -4,6 +4,7 @@ Submit counts a job's latent and reserves room for its pictures in the same step
 finds it; the settle puts what was stored in place of what was reserved. Blobs outside of Redis do not count.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from math import ceil, prod
@@ -64,13 +65,16 @@ class Limits:
 
 def read_limits(connection: redis.Redis, budget_bytes: int | None, max_jobs: int) -> Limits:
     """The limits that apply: `budget_bytes`, else 60 % of Redis' maxmemory, else (or where it does not tell) 2 GiB."""
+    maxmemory = 0
     if budget_bytes is None:
-        try:
+        with suppress(redis.exceptions.NoPermissionError):
             maxmemory = int(connection.info("memory").get("maxmemory", 0))
-        except redis.exceptions.NoPermissionError:
-            maxmemory = 0
-        budget_bytes = int(maxmemory * MAXMEMORY_SHARE) or DEFAULT_BYTES
-    return Limits(budget_bytes, max_jobs)
+    return limits_of(maxmemory, budget_bytes, max_jobs)
+
+
+def limits_of(maxmemory: int, budget_bytes: int | None, max_jobs: int) -> Limits:
+    """The same with a maxmemory that is known; 0 where there is none, or Redis does not tell."""
+    return Limits(budget_bytes or int(maxmemory * MAXMEMORY_SHARE) or DEFAULT_BYTES, max_jobs)
 
 
 def picture_bytes(spec: JobSpec) -> int:

@@ -34,6 +34,7 @@ Redis keys (RQ's own, `rq:*`, are written by RQ's code in `rq_bridge` and by `lu
 | vaefarm:ended                    | hash   | {vae}:{status}: how many jobs have ended so| none                        |
 | vaefarm:lost                     | hash   | VAE: how many jobs' workers died, or fell  | none                        |
 |                                  |        | silent                                     |                             |
+| vaefarm:failures                 | zset   | ids of the jobs that failed last, by when  | entries: the last 100       |
 | vaefarm:dependents               | set    | ended jobs that plain RQ jobs wait for     | entries: until queued       |
 | vaefarm:events                   | stream | id, status, owner: every change of status  | entries: the last 50 000 or |
 |                                  |        | that others can see (`events`)             | a few more                  |
@@ -67,6 +68,7 @@ BUDGET: Final[str] = f"{PREFIX}budget"
 KEPT: Final[str] = f"{PREFIX}kept"
 ENDED: Final[str] = f"{PREFIX}ended"
 LOST: Final[str] = f"{PREFIX}lost"
+FAILURES: Final[str] = f"{PREFIX}failures"
 DEPENDENTS: Final[str] = f"{PREFIX}dependents"
 SECRET: Final[str] = f"{PREFIX}secret"
 RATE: Final[str] = f"{PREFIX}rate"

@@ -5,7 +5,7 @@ how much work waits and when a job's turn is over.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Final
+from typing import Any, Final
 
 import redis
 from rq.utils import as_text
@@ -33,7 +33,12 @@ class Backlog:
 
 def read_pace(connection: redis.Redis) -> dict[tuple[str, str], float]:
     """Mean device seconds of a job, by VAE and size class."""
-    return {_key(as_text(field)): float(mean) for field, mean in connection.hgetall(keys.PACE).items()}
+    return paces(connection.hgetall(keys.PACE))
+
+
+def paces(raw: Mapping[Any, Any]) -> dict[tuple[str, str], float]:
+    """The same of the hash as Redis gives it."""
+    return {_key(as_text(field)): float(mean) for field, mean in raw.items()}
 
 
 def backlog(queues: Iterable[tuple[str, int]], pace: Mapping[tuple[str, str], float]) -> dict[str, Backlog]:

@@ -70,7 +70,7 @@ def note_exit(connection: redis.Redis, device_id: str, reason: str) -> int:
 def is_quarantined(connection: redis.Redis, device_id: str) -> str | None:
     """Why a device is quarantined, or None where it is not."""
     raw = connection.hget(QUARANTINE, device_id)
-    return None if raw is None else _read(raw)[0]
+    return None if raw is None else read_entry(raw)[0]
 
 
 def release(connection: redis.Redis, device_id: str) -> bool:
@@ -105,12 +105,12 @@ def _told(connection: redis.Redis, found: dict[str, Any], workers: Mapping[str, 
             pipe.zcount(exits_key(name), since, "+inf")
         counts = pipe.execute()
     return [
-        Device(name, exits, *_read(found[name]), workers.get(name, []))
+        Device(name, exits, *read_entry(found[name]), workers.get(name, []))
         for name, exits in zip(names, counts, strict=True)
     ]
 
 
-def _read(raw: bytes | str | None) -> tuple[str | None, float | None]:
+def read_entry(raw: bytes | str | None) -> tuple[str | None, float | None]:
     """Reason and time of a quarantine; what somebody garbled is quarantined all the same."""
     if raw is None:
         return None, None

@@ -36,9 +36,13 @@ def read_workers(connection: redis.Redis) -> list[dict[str, Any]]:
 
 def describe_workers(connection: redis.Redis, members: Iterable[bytes | str]) -> list[dict[str, Any]]:
     """As `read_workers`, of the members of RQ's set."""
-    names = sorted(as_text(key).rpartition(":")[2] for key in members)
-    found = connection.mget([keys.worker(name) for name in names]) if names else []
+    found = connection.mget(asked) if (asked := description_keys(members)) else []
     return [json.loads(raw) for raw in found if raw is not None]
+
+
+def description_keys(members: Iterable[bytes | str]) -> list[str]:
+    """Where the members of RQ's set describe themselves, by name."""
+    return [keys.worker(name) for name in sorted(as_text(key).rpartition(":")[2] for key in members)]
 
 
 def holders(workers: list[dict[str, Any]], vae: str, size: str) -> set[str]:

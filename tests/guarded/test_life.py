@@ -125,6 +125,8 @@ def test_producers_workers_operators_and_reapers_are_refused_nothing(
         assert failing.status() == "queued"
         assert vaefarm("resume", "demo", url=operator).returncode == 0
         assert "failing" in vaefarm("status", "failing", url=operator).stdout
+        assert "demo" in vaefarm("status", url=operator).stdout
+        assert json.loads(vaefarm("status", "--json", url=guarded.url_of("gateway")).stdout)["failures"] == []
         assert vaefarm("cancel", "--all-queued", "--vae", "demo", url=operator).returncode == 0
         # A plain RQ job, and one that waits for ours.
         argument = farm.put_latent(LATENTS, vae="demo")

@@ -87,8 +87,23 @@ class Device:
         self._stopping = threading.Event()
         self._binder = threading.Thread(target=self._guard, args=(self._bind,), name="vaefarm-binder", daemon=True)
         self._thread = threading.Thread(target=self._guard, args=(self._decode,), name="vaefarm-device", daemon=True)
-        #: Seconds for which the device has decoded, and since when it has been there.
-        self.busy_seconds = 0.0
+        #: Seconds for which it has decoded, and the batch that it decodes now with when that began.
+        self._busy: tuple[float, Bound | None, float] = 0.0, None, 0.0
+
+    @property
+    def busy_seconds(self) -> float:
+        """Seconds for which the device has decoded, those of the batch that it decodes now too."""
+        seconds, bound, began = self._busy
+        return seconds if bound is None else seconds + time.monotonic() - began
+
+    def batch(self) -> dict[str, Any] | None:
+        """The batch that the device decodes now, as a worker tells of it; None where it decodes nothing."""
+        _, bound, began = self._busy
+        if bound is None:
+            return None
+        pictures = sum(one.spec.count for one in bound.jobs)
+        seconds = round(time.monotonic() - began, 3)
+        return {"vae": bound.vae, "jobs": len(bound.jobs), "pictures": pictures, "seconds": seconds}
 
     def start(self) -> None:
         """Begin."""
@@ -217,17 +232,21 @@ class Device:
             estimate = self._station.cost.seconds(bound.vae, bound.pixels)
             self._free_at = began + estimate if self._station.cost.is_known(bound.vae) else float("inf")
             allowed = max(self._station.settings.decode_timeout, HUNG_TIMES * estimate)
-            with self._span(bound) as traced:
-                outcomes = ladder.decode(
-                    self._station.decoder,
-                    Batch(tuple(one.item for one in bound.jobs)),
-                    lambda items, allowed=allowed: self._tell(items, allowed),  # type: ignore[misc]
-                    tiling=self._station.settings.tiling,
-                )
-            seconds = time.monotonic() - began
+            busy = self.busy_seconds
+            self._busy = busy, bound, began
+            try:
+                with self._span(bound) as traced:
+                    outcomes = ladder.decode(
+                        self._station.decoder,
+                        Batch(tuple(one.item for one in bound.jobs)),
+                        lambda items, allowed=allowed: self._tell(items, allowed),  # type: ignore[misc]
+                        tiling=self._station.settings.tiling,
+                    )
+            finally:
+                seconds = time.monotonic() - began
+                self._busy = busy + seconds, None, 0.0
             self._station.lifeline.idle()
             self._station.cost.note(bound.vae, bound.pixels, seconds)
-            self.busy_seconds += seconds
             self._station.figures.note_batch(bound.vae, len(bound.jobs))
             which = ids_of(bound.jobs)
             logger.info("%d jobs of %s decoded in %.3f s", len(bound.jobs), bound.vae, seconds, extra=which)

@@ -73,6 +73,8 @@ class Ready:
 
     claim: Claim
     pixels: int = 0
+    #: Pictures of a finished job, or latents of an encode.
+    pictures: int = 0
     outcome: Outcome | None = None
     how: How = "free"
     reason: str = ""
@@ -180,6 +182,7 @@ class Endings:
         size = sum(len(data) for _, data, _ in to_redis)
         return Ready(
             claim,
+            pictures=spec.count,
             outcome=outcome,
             size_bytes=size,
             files=tuple(references),

@@ -70,6 +70,8 @@ class Outbox:
         self.returned = 0
         self.finished = 0
         self.failed = 0
+        #: Pictures, or latents of encodes, of the finished jobs.
+        self.pictures = 0
 
     def has_room(self) -> bool:
         """Whether the device may have another batch."""
@@ -222,6 +224,7 @@ class Outbox:
             self._removals.add([one.latent_reference])
         if one.outcome.status is JobStatus.FINISHED:
             self.finished += 1
+            self.pictures += one.pictures
             logger.debug("job %s is finished", job_id, extra={"job_id": job_id})
         elif one.outcome.status is JobStatus.FAILED:
             self.failed += 1

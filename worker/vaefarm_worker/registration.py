@@ -2,6 +2,7 @@
 
 import socket
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -24,6 +25,11 @@ RQ_WORKER_SECONDS: Final[int] = 30
 #: Seconds between two signs of life.
 HEARTBEAT_SECONDS: Final[float] = 5.0
 
+#: Counters that a description holds twice, as they are and as they were, and how many signs of life ago that was: a
+#: reader who looks once knows what the last seconds were like.
+COUNTERS: Final[tuple[str, ...]] = ("up_seconds", "busy_seconds", "pictures")
+BEFORE: Final[int] = 2
+
 
 class Registration:
     """Birth, signs of life, death."""
@@ -45,6 +51,7 @@ class Registration:
         self.sizes = held_sizes(decoder)
         #: What else the worker tells of itself, read at each sign of life.
         self.figures: Callable[[], dict[str, Any]] = dict
+        self._before: deque[dict[str, Any]] = deque([dict.fromkeys(COUNTERS, 0)], maxlen=BEFORE)
 
     def birth(self) -> None:
         """Enter, and publish the contracts that producers check latents against. May be repeated.
@@ -78,6 +85,7 @@ class Registration:
         for vae in self._decoder.vaes:
             self._connection.expire(keys.contract(vae), keys.CONTRACT_SECONDS)
         publish_worker(self._connection, self._name, self._description(figures))
+        self._before.append({name: figures.get(name, 0) for name in COUNTERS})
 
     def death(self) -> None:
         """Leave."""
@@ -91,6 +99,8 @@ class Registration:
             "host": socket.gethostname(),
             "sizes": self.sizes,
             "device_id": self._decoder.device_id,
+            "hot": [vae for vae in self._decoder.vaes if self._decoder.is_hot(vae)],
+            "before": self._before[0],
             **figures,
             **self._decoder.describe(),
         }

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from vaefarm_shared.settings import Settings
 
-from . import deliverer, health, hf, hf_routes, jobs, metrics, openapi, pictures, streams
+from . import deliverer, farm_overview, health, hf, hf_routes, jobs, metrics, openapi, pictures, streams
 from .admission import GATE, Gate, add_origin_headers, admit
 from .bodies import ROOM, Room
 from .desk import DESK, Desk
@@ -109,6 +109,7 @@ def create_app(farm: Settings, settings: GatewaySettings, host: str = "127.0.0.1
     app.cleanup_ctx.append(deliver_webhooks)
     app.on_shutdown.append(end_waits)
     health.add_readiness(app, app[DESK])
+    farm_overview.add_overview(app, app[DESK])
     hf.add_hf(app)
     add_routes(app, [*ROUTES, *FARM_ROUTES, *hf_routes.ROUTES])
     return app

@@ -1,6 +1,8 @@
 """The routes of the farm as a whole: batches, queues, workers, VAEs, and what operators do."""
 
-from . import batches, operating, overview
+from vaefarm_shared.overview import Overview
+
+from . import batches, farm_overview, operating, overview
 from .models import (
     BatchAnswer,
     BatchQuery,
@@ -21,6 +23,7 @@ from .routes import Route
 FARM_ROUTES = [
     Route("POST", "/v1/batches", batches.post_batch, "Queue many jobs; each has its own verdict.", query=BatchQuery,
           bodies=("multipart/form-data",), status=202, answer=BatchAnswer),
+    Route("GET", "/v1/overview", farm_overview.get_overview, "How the farm stands.", answer=Overview),
     Route("GET", "/v1/queues", overview.get_queues, "How many jobs wait.", answer=QueuesAnswer),
     Route("GET", "/v1/workers", overview.get_workers, "The living workers.", answer=WorkersAnswer),
     Route("GET", "/v1/endpoints", operating.get_endpoints, "The remote endpoints that workers ask.", access="admin",

@@ -2,6 +2,7 @@
 local JOB, TOMBSTONE, LEASE, BLOB = 'vaefarm:job:', 'vaefarm:tombstone:', 'vaefarm:lease:', 'vaefarm:'
 local LEASES, BUDGET, KEPT, DEPENDENTS = 'vaefarm:leases', 'vaefarm:budget', 'vaefarm:kept', 'vaefarm:dependents'
 local ENDED, LOST = 'vaefarm:ended', 'vaefarm:lost'
+local FAILURES, MOST_FAILURES = 'vaefarm:failures', 100
 local EVENTS, MOST_EVENTS = 'vaefarm:events', 50000
 local INFLIGHT, PUSHED, GAPS, MOST_GAPS = 'vaefarm:inflight', 'vaefarm:pushed', 'vaefarm:gaps:', 1000
 local WEBHOOKS, WEBHOOK, WEBHOOK_SECONDS = 'vaefarm:webhooks', 'vaefarm:webhook:', 259200
@@ -202,6 +203,10 @@ local function finish_record(v, status, reason, life, kept)
     redis.call('SADD', DEPENDENTS, v.id .. ' ' .. v.queue)
   end
   redis.call('HINCRBY', ENDED, vae_of(v.queue) .. ':' .. status, 1)
+  if status == 'failed' then
+    redis.call('ZADD', FAILURES, TIME, v.id)
+    redis.call('ZREMRANGEBYRANK', FAILURES, 0, -MOST_FAILURES - 1)
+  end
   redis.call('PUBLISH', 'vaefarm:done:' .. v.id, status)
   tell(v.id, status, v.owner)
   if v.webhook then put_webhook(v, status, reason) end
