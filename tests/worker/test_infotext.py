@@ -75,6 +75,7 @@ def test_a_prompt_alone_is_enough_for_a_line_of_pairs() -> None:
         ({"strength": "0.6", "model_hash": "abc"}, {"Denoising strength": "0.6", "Model hash": "abc"}),
         ({"my-own/key": "a, b"}, {"my own key": "a, b"}),
         ({"ключ 1": '"'}, {"ключ 1": '"'}),
+        ({"own key": '"a"'}, {"own key": '"a"'}),
     ],
 )
 def test_each_known_key_has_the_uis_name_and_others_keep_theirs(
@@ -96,6 +97,10 @@ def test_a_line_of_a_prompt_that_begins_as_the_negative_one_stays_in_the_prompt(
 
     assert read["Prompt"] == "a cat Negative prompt: a dog"
     assert read["Negative prompt"] == "a Negative prompt: b"
+
+
+def test_a_prompt_has_no_control_characters_in_it() -> None:
+    assert text_of({"prompt": "a\x00 \x1b[1mcat\x7f\r\nsitting"}).startswith("a [1mcat\nsitting\nSize: ")
 
 
 def test_pictures_of_one_job_have_its_seed_and_their_place_or_each_its_own() -> None:
