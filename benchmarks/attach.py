@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.utils import logging
 
 from vaefarm_producer.local.processes import worker_command
 
@@ -91,7 +92,8 @@ def rows(rounds: dict[str, list[Told]]) -> tuple[tuple[str, ...], ...]:
 
 
 def made(folder: Path) -> None:
-    """Save the pipeline: random weights, no text encoder."""
+    """Save the pipeline: random weights, no text encoder, of which diffusers would warn."""
+    logging.set_verbosity(logging.CRITICAL)
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         unet = UNet2DConditionModel(
