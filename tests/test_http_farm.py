@@ -25,7 +25,7 @@ from vaefarm_producer.http_address import read_address
 from vaefarm_producer.http_batch import options_of
 from vaefarm_producer.http_client import made_error
 from vaefarm_producer.http_events import ServerEvent, read_stream
-from vaefarm_producer.submission import SubmitOptions, prepare
+from vaefarm_producer.submission import DecodeOptions, prepare
 from vaefarm_shared.catalogue import Catalogue
 from vaefarm_shared.errors import BodyTooLarge, TooManyRequests, Unauthorized
 from vaefarm_shared.settings import Settings
@@ -279,7 +279,7 @@ def test_an_address_may_have_a_path_and_its_own_key_gives_way_to_the_one_given()
     assert read_address("https://host", None).key is None
 
 
-ASKED: list[SubmitOptions] = [
+ASKED: list[DecodeOptions] = [
     {},
     {"image_format": "webp", "lossless": True, "priority": "high", "metadata": {"prompt": "ä cat"}},
     {"reproducible": True, "normalised": False, "deadline_seconds": 3.5, "producer": "me", "result_seconds": 60},
@@ -288,14 +288,14 @@ ASKED: list[SubmitOptions] = [
 
 
 @pytest.mark.parametrize("options", ASKED)
-def test_a_gateway_makes_the_same_spec_of_what_it_is_told(options: SubmitOptions) -> None:
+def test_a_gateway_makes_the_same_spec_of_what_it_is_told(options: DecodeOptions) -> None:
     contract = Catalogue.load()["flux"].contract
     assert contract is not None
     packed = np.zeros((1, 16, 64), np.float32)
     spec = prepare(packed, "flux", contract, "a", {"height": 72, "width": 64, **options}).spec
 
     told = TensorOptions.model_validate({name: value for name, value in options_of(spec).items() if name != "id"})
-    again: SubmitOptions = told.model_dump(exclude_none=True, exclude={"vae", "task"})  # type: ignore[assignment]
+    again: DecodeOptions = told.model_dump(exclude_none=True, exclude={"vae", "task"})  # type: ignore[assignment]
 
     made = prepare(packed, "flux", contract, "a", again).spec
     assert made.model_dump(exclude={"request_hash"}) == spec.model_dump(exclude={"request_hash"})

@@ -41,6 +41,7 @@ from .attaching import Attached, AttachOptions
 from .encoding import EncodeOptions
 from .farm import Farm
 from .handle import Job, Result
+from .step_previews import StepPreviews
 from .submission import SubmitOptions
 from .transport import Flushed
 
@@ -71,6 +72,7 @@ __all__ = [
     "Job",
     "Latents",
     "Result",
+    "StepPreviews",
     "SubmitOptions",
     # Records
     "DecodeReport",

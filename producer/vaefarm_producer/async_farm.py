@@ -21,8 +21,8 @@ from .async_flow import walk
 from .backpressure import Patience, batches
 from .encoding import EncodeOptions
 from .farm import Farm
-from .handle import Job, Result, only, unended
-from .submission import PreparedJob, SubmitOptions
+from .handle import PREVIEW_LOOK_SECONDS, Job, Result, only, unended
+from .submission import DecodeOptions, PreparedJob, SubmitOptions
 from .transport import Flushed
 
 
@@ -70,6 +70,15 @@ class AsyncJob:
             return only(self.id, await self.images(timeout))
         await self.wait(timeout)
         return await asyncio.to_thread(self._job.fetch_image, index)
+
+    async def preview(self, timeout: float = 0.0, *, index: int = 0) -> Image.Image | None:
+        """As `Job.preview`; one look at a time is on a thread."""
+        end = asyncio.get_running_loop().time() + timeout
+        while True:
+            image, is_over = await asyncio.to_thread(self._job.glimpse, index)
+            if image is not None or is_over or (left := end - asyncio.get_running_loop().time()) <= 0:
+                return image
+            await asyncio.sleep(min(PREVIEW_LOOK_SECONDS, left))
 
     async def latents(self, timeout: float | None = None) -> Latents:
         """As `Job.latents`."""
@@ -209,7 +218,7 @@ class AsyncFarm:
         return walk(latents, lambda source: self._farm.results(source, **options))
 
     async def put_latent(
-        self, latents: Any, *, vae: str, job_id: str | None = None, **options: Unpack[SubmitOptions]
+        self, latents: Any, *, vae: str, job_id: str | None = None, **options: Unpack[DecodeOptions]
     ) -> dict[str, Any]:
         """As `Farm.put_latent`."""
         return await asyncio.to_thread(self._farm.put_latent, latents, vae=vae, job_id=job_id, **options)

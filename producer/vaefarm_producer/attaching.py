@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, Unpack, cast
 
 from vaefarm_shared.catalogue import Contract
 from vaefarm_shared.errors import InvalidOption
+from vaefarm_shared.job import new_job_id
 
 from .call_metadata import call_metadata, fitting
 from .handle import Job
+from .previews import check_family
+from .step_previews import StepOptions, StepPreviews, after, with_latents
 from .submission import JobOptions, check_options
 from .transport import Transport
 
@@ -64,6 +67,7 @@ class AttachOptions(JobOptions, total=False):
     quality: int | None
     lossless: bool
     tiling: bool
+    preview: str | None
 
 
 class Size(TypedDict, total=False):
@@ -78,9 +82,10 @@ class Attached:
     """A pipeline whose calls return jobs: `Farm.attach` makes it. It holds nothing but what it was made of."""
 
     def __init__(
-        self, farm: "Farm", pipeline: Any, vae: str, kind: Kind, record_call: bool, options: AttachOptions
+        self, farm: "Farm", pipeline: Any, vae: str, kind: Kind, record_call: bool, every: int, options: AttachOptions
     ) -> None:
         self.pipeline = pipeline
+        self._every = every
         self._farm = farm
         self._vae = vae
         self._kind = kind
@@ -115,8 +120,34 @@ class Attached:
         options_of_job = self._described(call.arguments)
         call.arguments["output_type"] = "latent"
         call.arguments["return_dict"] = True
+        preview = self._options.get("preview")
+        if preview is None:
+            return self._submit(call, size, options_of_job)
+        job_id = self._options.get("job_id") or new_job_id()
+        with self._farm.previews(job_id, vae=preview, every=self._every, **self._step_options(size)) as previews:
+            call.arguments["callback_on_step_end_tensor_inputs"] = with_latents(call.arguments)
+            call.arguments["callback_on_step_end"] = after(call.arguments["callback_on_step_end"], previews)
+            return self._submit(call, size, {**options_of_job, "job_id": job_id}, previews)
+
+    def _submit(
+        self, call: inspect.BoundArguments, size: Size, options: AttachOptions, previews: StepPreviews | None = None
+    ) -> Job:
         latents = self.pipeline(*call.args[1:], **call.kwargs).images
-        return self._farm.submit(latents, vae=self._vae, **size, **options_of_job)
+        if previews is not None:
+            # The job's own preview is of these latents; none of a step before may come after it.
+            previews.close()
+        return self._farm.submit(latents, vae=self._vae, **size, **options)
+
+    def _step_options(self, size: Size) -> StepOptions:
+        """What previews of steps say as the job will."""
+        found: StepOptions = {}
+        if self._kind == "packed":
+            found["height"], found["width"] = size["height"], size["width"]
+        if "producer" in self._options:
+            found["producer"] = self._options["producer"]
+        if "priority" in self._options:
+            found["priority"] = self._options["priority"]
+        return found
 
     def _described(self, said: Mapping[str, Any]) -> AttachOptions:
         """The job's options, whose metadata tell of the call besides; what was given stays."""
@@ -166,6 +197,7 @@ class Attaching:
         vae: str,
         latents: Kind | None = None,
         record_call: bool = True,
+        preview_every: int = 1,
         **options: Unpack[AttachOptions],
     ) -> Attached:
         """A callable that takes what the pipeline takes and returns a job instead of pictures:
@@ -184,10 +216,13 @@ class Attaching:
                 'denormalised'. Told by the class unless given.
             record_call: Put prompts, steps, guidance, the generator's seed, scheduler and model into each job's
                 metadata, and so into its pictures; what `metadata` says stays as it is.
+            preview_every: With `preview`: after how many steps there is one, while the pipeline generates, under the id
+                that the job will have (`job_id`, for whoever must know it before).
             options: As `submit`; with `reproducible=True` the pictures are the pipeline's own, bit for bit.
 
         Raises:
-            InvalidOption: the pipeline's latents are not known; or it denormalises them with its VAE, and has none.
+            InvalidOption: the pipeline's latents are not known; or it denormalises them with its VAE, and has none; or
+                there can be no previews of its steps.
             UnknownVae: no such VAE.
         """
         kind = kind_of(pipeline) if latents is None else check_kind(latents)
@@ -197,8 +232,35 @@ class Attaching:
                 " put FarmVAE in its place"
             )
         check_options(dict(options), AttachOptions)
-        self.contract(vae)
-        return Attached(cast("Farm", self), pipeline, vae, kind, record_call, options)
+        contract = self.contract(vae)
+        if (preview := options.get("preview")) is not None:
+            check_family(vae, contract, preview, self.contract(preview))
+            check_callable(pipeline, kind)
+        return Attached(cast("Farm", self), pipeline, vae, kind, record_call, preview_every, options)
+
+    def previews(
+        self, job_id: str | None = None, *, vae: str, every: int = 1, **options: Unpack[StepOptions]
+    ) -> StepPreviews:
+        """What diffusers calls after each step, and sends its latents as previews of a job that is yet to come:
+
+            with farm.previews(job_id, vae="taesdxl") as previews:
+                latents = pipe(prompt, output_type="latent", callback_on_step_end=previews).images
+            job = farm.submit(latents, vae="sdxl", job_id=job_id)
+
+        It costs the generation a copy of the latents on their device, and never ends it: errors are logged once.
+        Of the steps that were not sent yet the newest is.
+
+        Args:
+            job_id: The id that the job will have, drawn unless given: `previews.job_id`.
+            vae: The id of a VAE that takes the same latents, and is quick.
+            every: After how many steps there is a preview.
+            options: `height` and `width` of packed latents, as the pipeline got them; `producer` and `priority`.
+
+        Raises:
+            InvalidJobId, InvalidOption: as said.
+        """
+        check_options(dict(options), StepOptions)
+        return StepPreviews(self._transport, new_job_id() if job_id is None else job_id, vae, every, options)
 
 
 def kind_of(pipeline: Any) -> Kind:
@@ -222,6 +284,15 @@ def check_kind(kind: Kind) -> Kind:
     if kind not in KINDS.values():
         raise InvalidOption(f"latents={kind!r}; expected 'spatial', 'packed', 'binned' or 'denormalised'")
     return kind
+
+
+def check_callable(pipeline: Any, kind: Kind) -> None:
+    """Raise InvalidOption unless there can be previews of a pipeline's steps."""
+    name = type(pipeline).__name__
+    if kind == "denormalised":
+        raise InvalidOption(f"a preview's VAE takes latents as they are within a {name}, and knows none of its kind")
+    if "callback_on_step_end" not in inspect.signature(type(pipeline).__call__).parameters:
+        raise InvalidOption(f"{name} tells nobody of its steps (callback_on_step_end); leave preview out, or submit it")
 
 
 def is_farm_vae(vae: Any) -> bool:

@@ -14,10 +14,10 @@ from vaefarm_shared.latents import FileHeader
 from .collecting import SUFFIXES
 from .farm import Farm
 from .handle import LATENTS_SUFFIX
-from .latent_files import find_files, preview_file
+from .latent_files import find_files, spec_of_file
 from .manifest import MANIFEST_NAME
 from .naming import NameTemplate
-from .submission import SubmitOptions
+from .submission import DecodeOptions
 
 #: Files that an error names.
 NAMED: Final[int] = 3
@@ -30,7 +30,7 @@ class Batch:
     files: Sequence[Path]
     out: Path
     vae: str
-    options: SubmitOptions
+    options: DecodeOptions
     template: NameTemplate
     height: int | None = None
     width: int | None = None
@@ -71,7 +71,7 @@ def make_plan(farm: Farm, batch: Batch) -> Plan:
     misnamed: list[str] = []
     for number, (path, folder) in enumerate(find_files(batch.files, batch.out)):
         try:
-            spec, header = preview_file(farm, path, batch.vae, batch.height, batch.width, batch.options)
+            spec, header = spec_of_file(farm, path, batch.vae, batch.height, batch.width, batch.options)
         except UnknownVae:
             raise
         except InvalidInput as error:

@@ -9,7 +9,8 @@ from vaefarm_shared.job import JobSpec
 
 from .flow import WINDOW, Flow
 from .handle import Job, Result
-from .submission import PreparedJob, SubmitOptions, check_options, prepare, preview
+from .previews import prepare_with_preview
+from .submission import DecodeOptions, PreparedJob, SubmitOptions, check_options, spec_of
 from .transport import Transport
 
 T = TypeVar("T")
@@ -131,7 +132,7 @@ class Bulk:
         self._transport.contract(vae)
 
         def prepared(tensor: Any) -> PreparedJob:
-            return prepare(tensor, vae, self._transport.contract(vae), None, options)
+            return prepare_with_preview(tensor, vae, self._transport.contract, None, options)
 
         def fetched(_: Any, job: Job) -> Result:
             return job.fetch()
@@ -145,9 +146,9 @@ class Bulk:
         """A flow of jobs made of items by `prepare`; `how` is as Flow has it."""
         return Flow(self._transport, items, prepare, collect, patience_seconds=self._patience_seconds, **how)
 
-    def preview(self, shape: tuple[int, ...], dtype: str, *, vae: str, **options: Unpack[SubmitOptions]) -> JobSpec:
+    def spec_of(self, shape: tuple[int, ...], dtype: str, *, vae: str, **options: Unpack[DecodeOptions]) -> JobSpec:
         """The spec of a decode of latents that are not read yet; id and digest are placeholders.
 
         Raises InvalidLatents, InvalidOption, UnknownVae as `submit`.
         """
-        return preview(shape, dtype, vae, self._transport.contract(vae), options)
+        return spec_of(shape, dtype, vae, self._transport.contract(vae), options)

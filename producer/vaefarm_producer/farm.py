@@ -23,7 +23,8 @@ from .encoding import EncodeOptions, prepare_encode
 from .handle import Job
 from .opening import open_transport
 from .operating import Operating
-from .submission import PreparedJob, SubmitOptions, check_many, prepare
+from .previews import check_many_with_previews, prepare_with_preview
+from .submission import DecodeOptions, PreparedJob, SubmitOptions, prepare
 from .transport import Flushed, Transport
 
 
@@ -121,9 +122,9 @@ class Farm(Attaching, Operating, Bulk, AbstractContextManager["Farm"]):
         farm is full those before the first that it refused are queued, and with `block` the rest follows.
         """
         with tracing.span("vaefarm submit", "producer", vaefarm__vae=vae):
-            checked = check_many(latents, vae, self._transport.contract, job_ids, options)
+            checked = check_many_with_previews(latents, vae, self._transport.contract, job_ids, options)
             # Each is packed for its own round trip: workers have those before it meanwhile, and memory no second copy.
-            return self.submit_prepared((one.packed() for one in checked), block=block, timeout=timeout)
+            return self.submit_prepared((pack() for pack in checked), block=block, timeout=timeout)
 
     def encode(
         self,
@@ -161,7 +162,7 @@ class Farm(Attaching, Operating, Bulk, AbstractContextManager["Farm"]):
         self, latents: Any, *, vae: str, job_id: str | None = None, **options: Unpack[SubmitOptions]
     ) -> PreparedJob:
         """Check and pack latents without queueing them. Takes and raises what `submit` does."""
-        return prepare(latents, vae, self._transport.contract(vae), job_id, options)
+        return prepare_with_preview(latents, vae, self._transport.contract, job_id, options)
 
     def prepare_many(
         self,
@@ -172,8 +173,8 @@ class Farm(Attaching, Operating, Bulk, AbstractContextManager["Farm"]):
         **options: Unpack[SubmitOptions],
     ) -> list[PreparedJob]:
         """Check and pack each of several latents without queueing them. Takes and raises what `submit_many` does."""
-        checked = check_many(latents, vae, self._transport.contract, job_ids, options)
-        return [one.packed() for one in checked]
+        checked = check_many_with_previews(latents, vae, self._transport.contract, job_ids, options)
+        return [pack() for pack in checked]
 
     def submit_prepared(
         self, prepared: Iterable[PreparedJob], *, block: bool = False, timeout: float | None = None
@@ -195,7 +196,7 @@ class Farm(Attaching, Operating, Bulk, AbstractContextManager["Farm"]):
         return jobs
 
     def put_latent(
-        self, latents: Any, *, vae: str, job_id: str | None = None, **options: Unpack[SubmitOptions]
+        self, latents: Any, *, vae: str, job_id: str | None = None, **options: Unpack[DecodeOptions]
     ) -> dict[str, Any]:
         """Store latents for a plain RQ job, which must be enqueued within a day.
 
@@ -205,7 +206,7 @@ class Farm(Attaching, Operating, Bulk, AbstractContextManager["Farm"]):
             queue = rq.Queue("vaefarm.sdxl", connection=connection, serializer=JSONSerializer)
             queue.enqueue("vaefarm_worker.tasks.decode", argument, job_id=argument["id"])
         """
-        job = self.prepare(latents, vae=vae, job_id=job_id, **options)
+        job = prepare(latents, vae, self._transport.contract(vae), job_id, options)
         spec: dict[str, Any] = json.loads(job.spec.to_json())
         return spec | {"latent": self._transport.put_latent(job)}
 

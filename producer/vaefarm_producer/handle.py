@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from functools import cached_property
+from time import monotonic, sleep
 from typing import Final
 
 from PIL import Image
@@ -17,6 +18,9 @@ from vaefarm_shared.reading import expired
 from vaefarm_shared.records import DecodeReport, JobRecord
 
 from .transport import Transport
+
+#: Seconds between two looks of one who waits for a preview.
+PREVIEW_LOOK_SECONDS: Final[float] = 0.1
 
 #: File name ending of latents and raw tensors.
 LATENTS_SUFFIX: Final[str] = ".safetensors"
@@ -150,6 +154,29 @@ class Job:
         if not 0 <= index < len(images):
             raise InvalidOption(f"job {self.id!r} has no picture {index}; it has {len(images)}, counted from 0")
         return open_image(self._transport.stored(self.id, images[index]), images[index].image_format)
+
+    def preview(self, timeout: float = 0.0, *, index: int = 0) -> Image.Image | None:
+        """The newest preview of a job that has not ended, or was not submitted yet; None where there is none.
+
+        There is none while none was made; when none was asked for, or its decode failed; and once the job has ended,
+        whose own picture is at hand then.
+
+        Args:
+            timeout: Seconds to wait for one; not for another than there is.
+            index: Which of several pictures, from 0.
+        """
+        end = monotonic() + timeout
+        while True:
+            image, is_over = self.glimpse(index)
+            left = end - monotonic()
+            if image is not None or is_over or left <= 0:
+                return image
+            sleep(min(PREVIEW_LOOK_SECONDS, left))
+
+    def glimpse(self, index: int) -> tuple[Image.Image | None, bool]:
+        """What `preview` gives just now, and whether there will be none any more."""
+        found = self._transport.preview(self.id, index)
+        return None if found.data is None else open_image(found.data, found.image_format), found.is_over
 
     def latents(self, timeout: float | None = None) -> Latents:
         """Wait for an encode; (n, channels, height / scale, width / scale) latents as an img2img pipeline holds them.

@@ -25,7 +25,8 @@ def batch_body(jobs: Sequence[PreparedJob]) -> tuple[bytes, str]:
     pieces: list[bytes] = []
     for job in jobs:
         kind = b"application/octet-stream" if job.spec.from_file else b"application/safetensors"
-        options = to_json(options_of(job.spec))
+        said = options_of(job.spec) | ({} if job.preview is None else {"preview": job.preview.spec.vae})
+        options = to_json(said)
         pieces += (start, OPTIONS_HEAD, options, b"\r\n", start, LATENTS_HEAD % kind, job.packed, b"\r\n")
     return b"".join((*pieces, start, b"--\r\n")), f"multipart/form-data; boundary={boundary}"
 

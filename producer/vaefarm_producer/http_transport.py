@@ -4,11 +4,13 @@ import time
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Any, Final
+from typing import Any, Final, cast
+from urllib.parse import urlencode
 
 from vaefarm_shared.catalogue import Contract
-from vaefarm_shared.errors import ConfigurationError, FarmUnavailable, JobExpired
+from vaefarm_shared.errors import ConfigurationError, FarmUnavailable, JobExpired, JobNotFound
 from vaefarm_shared.job import JobStatus
+from vaefarm_shared.previews import SUFFIX, Put
 from vaefarm_shared.reading import not_found
 from vaefarm_shared.records import BlobRecord, JobRecord
 from vaefarm_shared.settings import Settings
@@ -20,10 +22,13 @@ from .http_client import HttpClient, made_error, part
 from .http_operations import HttpOperations
 from .http_watcher import PAGE, HttpWatcher
 from .submission import PreparedJob
-from .transport import Flushed
+from .transport import Flushed, Glimpse
 
 #: Seconds for which a contract that was read is believed.
 CONTRACT_SECONDS: Final[float] = 60.0
+
+#: How a gateway answers where there is no preview: nobody knows of one; it is not made yet; the job has ended.
+NO_PREVIEW: Final = frozenset({404, 409, 410})
 
 
 class HttpTransport(HttpOperations):
@@ -92,6 +97,33 @@ class HttpTransport(HttpOperations):
         if len(data) != one.size_bytes:
             raise FarmUnavailable(f"{one.blob} came with {len(data)} bytes in place of {one.size_bytes}; try again")
         return data
+
+    def preview(self, job_id: str, index: int) -> Glimpse:
+        """A picture of a job's newest preview, in one request."""
+        answer = self._background.run(self._client.send("GET", f"/v1/jobs/{part(job_id)}/preview/{index}"))
+        if answer.status in NO_PREVIEW:
+            return Glimpse(is_over=answer.status == JobExpired.http_status)
+        self._client.check(answer)
+        return Glimpse(answer.body, answer.headers.get("Content-Type", "").removeprefix("image/"))
+
+    def put_preview(self, job: PreparedJob) -> Put:
+        """Queue a preview before its job, in one request."""
+        spec = job.spec
+        wanted = {"vae": spec.vae, "priority": spec.priority, "producer": spec.producer}
+        height, width = spec.picture_size
+        path = f"/v1/jobs/{part(spec.id.removesuffix(SUFFIX))}/preview"
+        query = urlencode({**wanted, "height": height, "width": width})
+        headers = {"Content-Type": "application/safetensors"}
+        call = self._client.call("PUT", f"{path}?{query}", data=job.packed, headers=headers)
+        return cast("Put", self._background.run(call).json()["verdict"])
+
+    def drop_preview(self, job_id: str) -> bool:
+        """Remove a job's preview; False where there is none."""
+        try:
+            self._background.run(self._client.insist("DELETE", f"/v1/jobs/{part(job_id)}/preview"))
+        except JobNotFound:
+            return False
+        return True
 
     def ended(self, job_id: str) -> "Future[JobStatus]":
         """A future of the job's final status."""

@@ -14,7 +14,7 @@ from vaefarm_shared.latents import FileHeader
 from .call_metadata import fitting
 from .farm import Farm
 from .handle import LATENTS_SUFFIX
-from .submission import PreparedJob, SubmitOptions
+from .submission import DecodeOptions, PreparedJob
 
 #: What libraries write into a file's metadata of the tensors' framework: nothing of a picture.
 FRAMEWORK: Final[str] = "format"
@@ -42,7 +42,7 @@ def find_files(paths: Iterable[Path], out: Path) -> Iterator[tuple[Path, str]]:
 
 
 def prepare_file(
-    farm: Farm, path: Path, vae: str, height: int | None, width: int | None, options: SubmitOptions
+    farm: Farm, path: Path, vae: str, height: int | None, width: int | None, options: DecodeOptions
 ) -> tuple[PreparedJob, dict[str, str]]:
     """Read a file's latents and make a job of them; their size is the file's metadata's unless it is given.
 
@@ -59,14 +59,14 @@ def prepare_file(
         raise type(error)(f"{path}: {error}") from error
 
 
-def preview_file(
-    farm: Farm, path: Path, vae: str, height: int | None, width: int | None, options: SubmitOptions
+def spec_of_file(
+    farm: Farm, path: Path, vae: str, height: int | None, width: int | None, options: DecodeOptions
 ) -> tuple[JobSpec, FileHeader]:
     """What the job of a file will be, by its header alone. Raises InvalidInput, which names the file."""
     header = latents.read_header(path, MAX_LATENT_BYTES)
     sized = with_size(options, header.metadata, height, width, path)
     try:
-        return farm.preview(header.shape, header.dtype, vae=vae, **sized), header
+        return farm.spec_of(header.shape, header.dtype, vae=vae, **sized), header
     except UnknownVae:
         raise
     except InvalidInput as error:
@@ -74,8 +74,8 @@ def preview_file(
 
 
 def with_size(
-    options: SubmitOptions, metadata: dict[str, str], height: int | None, width: int | None, path: Path
-) -> SubmitOptions:
+    options: DecodeOptions, metadata: dict[str, str], height: int | None, width: int | None, path: Path
+) -> DecodeOptions:
     """The options with the pictures' size, as given or as the metadata say. Raises InvalidOption."""
     return {
         **options,

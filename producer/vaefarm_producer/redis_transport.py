@@ -2,29 +2,26 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from typing import Final, TypeVar
-from uuid import uuid4
 
 import redis
 
 from vaefarm_shared import reading, transitions
 from vaefarm_shared.blob_names import latent_name
 from vaefarm_shared.blobs import BlobStore
-from vaefarm_shared.budget import Limits, held_bytes, read_limits
+from vaefarm_shared.budget import Limits
 from vaefarm_shared.catalogue import Catalogue, Contract, unknown_vae
 from vaefarm_shared.connection import REPLY_SECONDS, farm_errors
-from vaefarm_shared.errors import ConfigurationError, FarmError, FarmUnavailable
-from vaefarm_shared.file_blobs import file_error
+from vaefarm_shared.errors import FarmError, FarmUnavailable
 from vaefarm_shared.job import JobStatus
-from vaefarm_shared.records import BlobRecord, JobRecord
+from vaefarm_shared.records import JobRecord
 from vaefarm_shared.redis_policy import check_policy
 from vaefarm_shared.settings import Settings
 from vaefarm_shared.submissions import Submission
 
-from .redis_operations import RedisOperations
+from .redis_previews import RedisPreviews
 from .submission import PreparedJob
 from .transport import Flushed
 from .watcher import Watcher
@@ -40,18 +37,15 @@ CONTRACT_SECONDS: Final[float] = 60.0
 PUT_SECONDS: Final[int] = 24 * 3600
 
 
-class RedisTransport(RedisOperations):
+class RedisTransport(RedisPreviews):
     """Jobs and pictures over a Redis connection."""
 
     def __init__(self, settings: Settings, reply_seconds: float = REPLY_SECONDS) -> None:
         """As `RedisOperations`."""
         super().__init__(settings, reply_seconds)
-        self._blobs = BlobStore(self._connection, settings.store, settings.store_threshold)
         self.catalogue = Catalogue.load(settings.catalogue)
         self._watcher = Watcher(self._connection)
         self._contracts: dict[str, tuple[float, Contract]] = {}
-        self._known_limits: Limits | None = None
-        self._submit_seconds = settings.submit_timeout
         self._policy_checked = False
 
     def contract(self, vae: str) -> Contract:
@@ -92,7 +86,12 @@ class RedisTransport(RedisOperations):
         quota: int | None,
     ) -> T:
         batch = self._stored(jobs)
-        outside = [job.latent_reference for job in batch if not job.latent_reference.startswith("redis:")]
+        outside = [
+            one.latent_reference
+            for job in batch
+            for one in (job, job.preview)
+            if one is not None and not one.latent_reference.startswith("redis:")
+        ]
         try:
             verdicts = self._insist(lambda: self._send(submit, batch, quota), self._submit_seconds)
         except FarmUnavailable:
@@ -115,59 +114,6 @@ class RedisTransport(RedisOperations):
                 logger.warning("%s", warning)
             self._policy_checked = True
         return submit(self._connection, batch, self._limits(), quota)
-
-    def _stored(self, jobs: Sequence[PreparedJob]) -> list[Submission]:
-        """Write latents that go outside of Redis first: a job never names a blob that is not there."""
-        batch, outside = [], []
-        for job in jobs:
-            goes_outside = self._blobs.goes_outside(len(job.packed))
-            name = latent_name(job.spec.id, job.spec.request_hash, uuid4().hex[:16] if goes_outside else "")
-            reference = self._blobs.reference(name, len(job.packed))
-            held = held_bytes(job.spec, len(job.packed), self._blobs)
-            batch.append(Submission(job.spec, reference, b"" if goes_outside else job.packed, held))
-            if goes_outside:
-                outside.append((name, job.packed))
-        if outside:
-            self._insist(lambda: self._write(outside), self._submit_seconds)
-        return batch
-
-    def _write(self, blobs: Sequence[tuple[str, bytes]]) -> None:
-        with store_errors():
-            assert self._blobs.outside is not None
-            self._blobs.outside.put_many(blobs)
-
-    def _forget_unnamed(self, references: Sequence[str]) -> None:
-        """Remove those of a submit's latents that no job took: it was refused, or there already."""
-        if references:
-            self._tidily(
-                lambda: [
-                    reference
-                    for reference, named in zip(
-                        references, reading.named_blobs(self._connection, references), strict=True
-                    )
-                    if not named
-                ]
-            )
-
-    def _forget_canceled(self, job_ids: Sequence[str]) -> None:
-        """Remove the latents of jobs that were canceled, which nobody needs any more."""
-        if self._blobs.outside is not None:
-            self._tidily(lambda: reading.canceled_latents(self._connection, job_ids))
-
-    def _tidily(self, find: Callable[[], Sequence[str]]) -> None:
-        """Remove blobs outside of Redis; what cannot be removed now is swept."""
-        try:
-            with farm_errors(self._connection), store_errors():
-                self._blobs.delete_outside(find())
-        except (FarmUnavailable, ConfigurationError) as error:
-            logger.warning("some blobs are left to the sweep: %s", error)
-
-    def _limits(self) -> Limits:
-        if self._known_limits is None:
-            self._known_limits = read_limits(
-                self._connection, self._settings.budget_bytes, self._settings.max_queued_jobs
-            )
-        return self._known_limits
 
     def put_latent(self, job: PreparedJob) -> str:
         """Store a latent without its job, for a day, and return its reference.
@@ -194,14 +140,6 @@ class RedisTransport(RedisOperations):
         """A job's record, in one round trip, or two for a job past its life."""
         with farm_errors(self._connection):
             return reading.read_record(self._connection, job_id)
-
-    def stored(self, job_id: str, one: BlobRecord) -> bytes:
-        """The bytes of a stored picture, or latents."""
-        with farm_errors(self._connection), store_errors():
-            data = self._blobs.get(one.blob, one.size_bytes)
-        if data is None:
-            raise reading.expired(job_id, None)
-        return data
 
     def ended(self, job_id: str) -> "Future[JobStatus]":
         """A future of the job's final status."""
@@ -234,14 +172,3 @@ class RedisTransport(RedisOperations):
         self._watcher.close()
         self._connection.close()
         self._blobs.close()
-
-
-@contextmanager
-def store_errors() -> Iterator[None]:
-    """Turn what a folder raises into errors of ours. Raises StoreAway, InvalidStore."""
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, FarmError):
-            raise
-        raise file_error(error, "the folder of VAEFARM_STORE") from error

@@ -50,8 +50,8 @@ class JobOptions(TypedDict, total=False):
     """How long a failed job is kept; a week unless given."""
 
 
-class SubmitOptions(JobOptions, total=False):
-    """What a submit may say besides latents, VAE and id."""
+class DecodeOptions(JobOptions, total=False):
+    """What decides a decode besides latents, VAE and id."""
 
     height: int | None
     """Pixels; needed for packed latents, checked for others; where pipelines bin resolutions, what they were asked."""
@@ -75,6 +75,13 @@ class SubmitOptions(JobOptions, total=False):
     """Allow tiles where the device is short of memory, though they change the picture visibly."""
 
 
+class SubmitOptions(DecodeOptions, total=False):
+    """What a submit may say besides latents, VAE and id."""
+
+    preview: str | None
+    """A VAE id, such as 'taesdxl': a quick picture first (`Job.preview`), by a VAE that takes the same latents."""
+
+
 @dataclass(frozen=True, slots=True)
 class PreparedJob:
     """A job that passed every check: its spec, and its blob: the safetensors bytes of latents or images, or a picture's
@@ -82,6 +89,8 @@ class PreparedJob:
 
     spec: JobSpec
     packed: bytes
+    #: The job of the same blob that is queued before it.
+    preview: "PreparedJob | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +122,12 @@ class CheckedJob:
         return self.template.job(self.id, latents.pack(self.latents))
 
 
-def prepare(tensor: Any, vae: str, contract: Contract, job_id: str | None, options: SubmitOptions) -> PreparedJob:
+def prepare(tensor: Any, vae: str, contract: Contract, job_id: str | None, options: DecodeOptions) -> PreparedJob:
     """Check latents and options against a VAE's contract, and pack them. Raises as `check`."""
     return check(tensor, vae, contract, job_id, options).packed()
 
 
-def check(tensor: Any, vae: str, contract: Contract, job_id: str | None, options: SubmitOptions) -> CheckedJob:
+def check(tensor: Any, vae: str, contract: Contract, job_id: str | None, options: DecodeOptions) -> CheckedJob:
     """Check latents and options against a VAE's contract.
 
     Raises:
@@ -139,7 +148,7 @@ def check_many(
     vae: str,
     contract: Callable[[str], Contract],
     job_ids: Sequence[str] | None,
-    options: SubmitOptions,
+    options: DecodeOptions,
 ) -> list[CheckedJob]:
     """As `check`, each of several: the message of a refusal names its place.
 
@@ -159,7 +168,7 @@ def check_many(
     return checked
 
 
-def preview(shape: tuple[int, ...], dtype: str, vae: str, contract: Contract, options: SubmitOptions) -> JobSpec:
+def spec_of(shape: tuple[int, ...], dtype: str, vae: str, contract: Contract, options: DecodeOptions) -> JobSpec:
     """The spec of latents of which no values are known yet; its id and digest are placeholders.
 
     Raises InvalidLatents, InvalidOption.
@@ -169,7 +178,7 @@ def preview(shape: tuple[int, ...], dtype: str, vae: str, contract: Contract, op
 
 
 def _template_for(
-    vae: str, contract: Contract, shape: tuple[int, ...], dtype: str, itemsize: int, options: SubmitOptions
+    vae: str, contract: Contract, shape: tuple[int, ...], dtype: str, itemsize: int, options: DecodeOptions
 ) -> Template:
     kind = vae, contract, shape, dtype, itemsize
     try:
@@ -192,7 +201,7 @@ def _template(
     given = {name: value for name, _, value in options}
     pictures = checks.check_shape(vae, contract, shape, given.pop("height", None), given.pop("width", None))
     checks.check_bytes(shape, itemsize)
-    check_options(given, SubmitOptions)
+    check_options(given, DecodeOptions)
     if given.get("output_type") == "pt":
         _check_no_file(given)
     if given.get("lossless") and given.get("image_format") != "webp":

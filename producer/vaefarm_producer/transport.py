@@ -8,6 +8,7 @@ from vaefarm_shared.catalogue import Contract
 from vaefarm_shared.failures import FailedJob
 from vaefarm_shared.job import JobStatus
 from vaefarm_shared.overview import Overview
+from vaefarm_shared.previews import Put
 from vaefarm_shared.quarantine import Device
 from vaefarm_shared.reading import QueueDepth
 from vaefarm_shared.records import BlobRecord, JobRecord
@@ -21,6 +22,16 @@ class Flushed(NamedTuple):
 
     sent: int
     refused: int
+
+
+class Glimpse(NamedTuple):
+    """A preview as it is just now."""
+
+    #: The picture's bytes; None where there is none.
+    data: bytes | None = None
+    image_format: str = ""
+    #: Whether the job has ended: none comes any more.
+    is_over: bool = False
 
 
 class Transport(Protocol):
@@ -62,6 +73,23 @@ class Transport(Protocol):
 
     def stored(self, job_id: str, one: BlobRecord) -> bytes:
         """The bytes of a stored picture, or latents. Raises JobExpired when they are past their life."""
+        ...
+
+    def preview(self, job_id: str, index: int) -> Glimpse:
+        """A picture of a job's newest preview; of a job that nobody knows there is none yet."""
+        ...
+
+    def put_preview(self, job: PreparedJob) -> Put:
+        """Queue a preview of a job that is yet to come, or take the place of one that waits; tried once.
+
+        Raises:
+            JobNotFound: the job is another owner's.
+            QueueFull, QuotaExceeded: the farm takes no more just now.
+        """
+        ...
+
+    def drop_preview(self, job_id: str) -> bool:
+        """Remove a job's preview, whatever became of it; False where there is none."""
         ...
 
     def ended(self, job_id: str) -> "Future[JobStatus]":

@@ -28,6 +28,8 @@ Redis keys (RQ's own, `rq:*`, are written by RQ's code in `rq_bridge` and by `lu
 |                                  |        | to be told, by when that is due            | 3 days at most              |
 | vaefarm:webhook:{id}             | hash   | url, owner, status, reason, ended_at,      | until delivered, 3 days at  |
 |                                  |        | attempts, traceparent                      | most                        |
+| vaefarm:previews                 | zset   | ids of previews that are not made yet, by  | entries: until made, or the |
+|                                  |        | when their lives are over (`previews`)     | job has ended, or then      |
 | vaefarm:repairing                | string | somebody repairs the budget                | 250 s                       |
 | vaefarm:sweeping                 | string | somebody swept the bucket of late          | 900 s                       |
 | vaefarm:kept                     | zset   | {id}:{bytes} of ended jobs, by their end   | entries: as their blobs     |
@@ -55,7 +57,7 @@ ended_at, attempts, worker, execution (RQ's), started_with (the token of the cla
 that settled it), reason, last_error, report (JSON), pixels, held and reserve (bytes of the budget, now and at the
 submit), result_seconds, failure_seconds; shared (it is on the device with others), alone (it must not be again),
 avoid (workers that handed it back, between commas); owner, unless that is the admin;
-place (in its queue: `position` in `lua/lib.lua`); webhook (a URL).
+place (in its queue: `position` in `lua/lib.lua`); webhook (a URL); of a preview shown (bytes of what was made last).
 """
 
 from typing import Final
@@ -78,6 +80,7 @@ EVENTS: Final[str] = f"{PREFIX}events"
 INFLIGHT: Final[str] = f"{PREFIX}inflight"
 PUSHED: Final[str] = f"{PREFIX}pushed"
 PACE: Final[str] = f"{PREFIX}pace"
+PREVIEWS: Final[str] = f"{PREFIX}previews"
 WEBHOOKS: Final[str] = f"{PREFIX}webhooks"
 
 #: Seconds that a published contract outlives the last worker that served it: a week.

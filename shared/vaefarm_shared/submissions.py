@@ -22,6 +22,8 @@ class Submission:
     latent_bytes: bytes
     #: Bytes of Redis that the job holds until it ends: its latent, and room for its pictures.
     held_bytes: int = 0
+    #: The preview that is queued before it; its latent is the job's own.
+    preview: "Submission | None" = None
 
     @property
     def is_carried(self) -> bool:

@@ -122,7 +122,13 @@ def _submit_arguments(job: Submission, limits: Limits, quota: int | None, date: 
         *(rq_bridge.encoded_call(), date, "" if spec.owner == ADMIN else spec.owner),
         *("" if quota is None else quota, spec.webhook or ""),
         job.latent_bytes if job.is_carried else b"",
+        *(() if job.preview is None else _preview_arguments(job.preview)),
     ]
+
+
+def _preview_arguments(preview: Submission) -> list[Argument]:
+    spec = preview.spec
+    return [spec.id, spec.request_hash, spec.to_json(), preview.queue, preview.latent_reference, preview.held_bytes]
 
 
 def adopt(connection: redis.Redis, claim: Claim, job: Submission) -> bool:

@@ -31,6 +31,7 @@ from vaefarm_producer.gateway.key_file import add_key, new_entry, new_key
 from vaefarm_shared import acl, budget, device_locks, keys, leases, quarantine, rq_bridge
 from vaefarm_shared.catalogue import Catalogue
 from vaefarm_shared.connection import connect
+from vaefarm_shared.leases import Source, Wanted
 from vaefarm_shared.scripts import script
 from vaefarm_shared.settings import Settings
 from vaefarm_shared.stranded import Stranded
@@ -112,6 +113,16 @@ def test_producers_workers_operators_and_reapers_are_refused_nothing(
         assert len(waited) == 1
         for _ in farm.as_completed(others, discard=True):
             pass
+        # Previews: with a job, of steps, replaced, shown, dropped, and as their workers die.
+        with farm.previews("steps", vae="taesd") as previews:
+            for value in range(3):
+                previews.send(LATENTS + value)
+            eventually("one waits", lambda: administrator.exists(keys.job("steps--preview")))
+        quick = farm.submit(LATENTS, vae="demo", job_id="steps", preview="taesd")
+        work()
+        assert quick.preview() is None
+        leases.claim(worker, "w", Wanted([Source("taesd", "normal", 0.0, ("s",))], 1, 10**9, 600.0))
+        farm.submit(LATENTS, vae="demo", preview="taesd").cancel()
         # Cancel, expire, pause and resume, fail and retry.
         assert farm.submit(LATENTS, vae="demo").cancel()
         farm.cancel_many(farm.submit_many([LATENTS] * 2, vae="demo"))
@@ -334,7 +345,7 @@ def test_only_operators_read_the_configuration_which_holds_passwords() -> None:
 
 def test_every_script_belongs_to_a_role() -> None:
     used = {name for one in acl.ROLES for name in one.scripts}
-    shared = {"lib", "begin_one", "devices", "requeue"}
+    shared = {"lib", "begin_one", "devices", "previews", "queue_preview", "requeue"}
     there = {path.stem for path in Path(keys.__file__).parent.joinpath("lua").glob("*.lua")} - shared
 
     assert used == there

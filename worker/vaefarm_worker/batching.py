@@ -10,6 +10,9 @@ from .sharing import Side
 
 T = TypeVar("T")
 
+#: More than jobs ever come.
+FIRST: Final[int] = 2**62
+
 #: Jobs of the largest batch, however small their pictures are.
 MAX_BATCH_JOBS: Final[int] = 64
 
@@ -72,10 +75,16 @@ class Batcher(Generic[T]):
         self.pixels = 0
         self.jobs = 0
 
-    def add(self, key: Hashable, pixels: int, one: T, now: float) -> None:
-        """Put a job at the end of its group. `pixels`: of all its pictures; `now`: any clock's seconds."""
+    def add(self, key: Hashable, pixels: int, one: T, now: float, *, is_first: bool = False) -> None:
+        """Put a job at the end of its group.
+
+        Args:
+            pixels: Of all its pictures.
+            now: Any clock's seconds.
+            is_first: Whether it came before all that are not, as far as its group's turn goes.
+        """
         group = self._groups.setdefault(key, _Group())
-        group.entries.append((self._order, pixels, now, one))
+        group.entries.append((self._order - FIRST * is_first, pixels, now, one))
         group.pixels += pixels
         self._order += 1
         self.pixels += pixels

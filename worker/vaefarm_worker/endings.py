@@ -24,6 +24,7 @@ from vaefarm_shared.errors import (
 from vaefarm_shared.job import JobSpec, JobStatus
 from vaefarm_shared.latents import HostTensor
 from vaefarm_shared.leases import Claim, How
+from vaefarm_shared.previews import is_preview
 from vaefarm_shared.queues import size_of
 from vaefarm_shared.records import ImageRecord, LatentsRecord, TensorRecord
 from vaefarm_shared.transitions import Outcome
@@ -204,7 +205,7 @@ class Endings:
         may_pass = (isinstance(error, DecodeError) and not isinstance(error, NonFiniteImage)) or not isinstance(
             error, FarmError
         )
-        if may_pass and done.attempt < self._max_attempts:
+        if may_pass and done.attempt < self._max_attempts and not is_preview(claim.job_id):
             return Ready(claim, how="attempt", reason=reason)
         return self._failed(done, reason)
 

@@ -19,6 +19,7 @@ from vaefarm_shared import leases, tracing, transitions
 from vaefarm_shared.blobs import BlobStore
 from vaefarm_shared.job import JobSpec, JobStatus
 from vaefarm_shared.leases import Claim, How
+from vaefarm_shared.previews import is_preview
 from vaefarm_shared.transitions import Outcome
 
 from .decoder import Decoded
@@ -213,9 +214,10 @@ class Outbox:
         assert one.outcome is not None
         job_id = one.claim.job_id
         if not took_effect:
-            logger.warning(
-                "job %s is no longer this worker's: what was done for it is dropped", job_id, extra={"job_id": job_id}
-            )
+            # A preview goes with its job, whoever has it.
+            level = logging.DEBUG if is_preview(job_id) else logging.WARNING
+            which = {"job_id": job_id}
+            logger.log(level, "job %s is no longer this worker's: what was done for it is dropped", job_id, extra=which)
             # Those in Redis went in the step that refused them.
             self._removals.add(one.files)
             return

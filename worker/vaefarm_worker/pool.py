@@ -7,6 +7,7 @@ from threading import Condition
 from typing import Final, cast
 
 from vaefarm_shared.errors import EndpointsAway, VaeUnavailable
+from vaefarm_shared.previews import is_preview
 
 from .batching import MAX_BATCH_JOBS, Batcher, BatchKey, batch_key
 from .claiming import FIRST_JOBS
@@ -201,7 +202,9 @@ class Pool:
 
     def _add(self, one: Loaded, side: Side, now: float) -> None:
         # What began with its claim began alone.
-        self._batcher.add(batch_key(one.spec, one.alone or one.begun is not None, side), one.spec.pixels, one, now)
+        key = batch_key(one.spec, one.alone or one.begun is not None, side)
+        # A preview that came after what it shows would be for nothing.
+        self._batcher.add(key, one.spec.pixels, one, now, is_first=is_preview(one.spec.id))
 
     def _pick(self, vae: str, side: Side, most: int, *, newest: bool = False) -> list[Loaded]:
         if most < 1:

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from vaefarm_shared.settings import Settings
 
-from . import deliverer, farm_overview, health, hf, hf_routes, jobs, metrics, openapi, pictures, streams
+from . import deliverer, farm_overview, health, hf, hf_routes, jobs, metrics, openapi, pictures, previews, streams
 from .admission import GATE, Gate, add_origin_headers, admit
 from .bodies import ROOM, Room
 from .desk import DESK, Desk
@@ -22,6 +22,8 @@ from .models import (
     PictureQuery,
     StatusAnswer,
     StatusQuery,
+    StepAnswer,
+    StepOptions,
     TensorOptions,
     WebhookSecret,
 )
@@ -38,6 +40,13 @@ BODIES = ("application/octet-stream", SAFETENSORS, *sorted(PICTURES))
 
 #: What a job's stored result may be.
 RESULTS = (*sorted(PICTURES), SAFETENSORS)
+
+#: What a preview's picture may be, and what its address answers besides.
+PREVIEWS = ("image/jpeg", "image/png")
+UNCHANGED = {304: "What the caller has is the newest."}
+
+#: What the latents of a step come as.
+STEP_BODIES = ("application/octet-stream", SAFETENSORS)
 
 #: What a picture's address answers besides.
 PARTS = {
@@ -65,6 +74,13 @@ ROUTES = [
           query=PictureQuery, content_types=RESULTS, also=PARTS),
     Route("GET", "/v1/jobs/{job_id}/image/{index}", pictures.get_image, "A job's picture by its index.",
           access="signed", query=PictureQuery, content_types=RESULTS, also=PARTS),
+    Route("GET", "/v1/jobs/{job_id}/preview", previews.get_preview, "A job's newest preview, while it has not ended.",
+          access="signed", content_types=PREVIEWS, also=UNCHANGED),
+    Route("GET", "/v1/jobs/{job_id}/preview/{index}", previews.get_preview, "A picture of a preview by its index.",
+          access="signed", content_types=PREVIEWS, also=UNCHANGED),
+    Route("PUT", "/v1/jobs/{job_id}/preview", previews.put_preview, "Queue the preview of a step, before its job.",
+          query=StepOptions, bodies=STEP_BODIES, status=202, answer=StepAnswer, also=previews.NOT_QUEUED),
+    Route("DELETE", "/v1/jobs/{job_id}/preview", previews.delete_preview, "Remove a job's preview.", status=204),
     Route("GET", "/v1/jobs/{job_id}/events", streams.job_events, "Server-sent events of a job.", access="signed",
           purpose="stream", content_types=("text/event-stream",),
           also={204: "It has ended, and nothing happened since."}),

@@ -110,18 +110,20 @@ class Follower:
             raise FarmUnavailable("Redis is not reachable from the gateway; try again") from None
 
     @contextmanager
-    def waiting(self, job_id: str) -> Iterator[News]:
-        """News of a job, from here on."""
+    def waiting(self, *job_ids: str) -> Iterator[News]:
+        """News of a job, or of any of several, from here on."""
         news = News()
         if self.stopping:
             news.stop()
-        self._waiting.setdefault(job_id, set()).add(news)
+        for job_id in job_ids:
+            self._waiting.setdefault(job_id, set()).add(news)
         try:
             yield news
         finally:
-            self._waiting[job_id].discard(news)
-            if not self._waiting[job_id]:
-                del self._waiting[job_id]
+            for job_id in job_ids:
+                self._waiting[job_id].discard(news)
+                if not self._waiting[job_id]:
+                    del self._waiting[job_id]
 
     def kept_after(self, after: str) -> list[Event] | None:
         """The events behind that id; None where some of them may not be kept any more."""

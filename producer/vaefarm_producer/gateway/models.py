@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from vaefarm_shared.job import MAX_SECONDS, ImageFormat, JobStatus, Priority, Task
+from vaefarm_shared.previews import Put
 from vaefarm_shared.quarantine import Device
 from vaefarm_shared.records import DecodeReport
 from vaefarm_shared.workers import WorkerEndpoint
@@ -26,6 +27,9 @@ class Options(BaseModel):
     width: Annotated[int | None, Field(ge=1, le=65536, description="Pixels; needed for packed latents.")] = None
     normalised: Annotated[
         bool | None, Field(description="False for latents that were denormalised already, or shall stay unscaled.")
+    ] = None
+    preview: Annotated[
+        str | None, Field(description="VAE id of a quick picture first.", pattern=r"^[A-Za-z0-9_-]{1,64}$")
     ] = None
     output_type: Annotated[
         Literal["pil", "pt"] | None, Field(description="pil: pictures; pt: the decoder's raw float16 tensor.")
@@ -62,6 +66,32 @@ class TensorOptions(Options):
 
     shape: Annotated[tuple[int, ...] | None, Field(description="Of a raw tensor: its shape.", max_length=8)] = None
     dtype: Annotated[Dtype | None, Field(description="Of a raw tensor: its dtype.")] = None
+
+
+class StepOptions(BaseModel):
+    """What the preview of a step's latents may say besides its bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    vae: Annotated[str, Field(description="VAE id, such as taesdxl.", pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    height: Annotated[int | None, Field(ge=1, le=65536, description="Pixels; needed for packed latents.")] = None
+    width: Annotated[int | None, Field(ge=1, le=65536, description="Pixels; needed for packed latents.")] = None
+    producer: Annotated[str | None, Field(description="The lane; lanes take turns.")] = None
+    priority: Priority | None = None
+    shape: Annotated[tuple[int, ...] | None, Field(description="Of a raw tensor: its shape.", max_length=8)] = None
+    dtype: Annotated[Dtype | None, Field(description="Of a raw tensor: its dtype.")] = None
+
+
+class StepAnswer(BaseModel):
+    """What became of a step's preview."""
+
+    verdict: Annotated[
+        Put,
+        Field(
+            description="queued: it waits, in the place of one that did; same: it was sent before; busy: a worker has"
+            " an earlier one, so send the newest again; ended: the job has, and takes no more."
+        ),
+    ]
 
 
 class BatchQuery(TensorOptions):

@@ -14,6 +14,7 @@ from aiohttp_sse import EventSourceResponse, sse_response
 from vaefarm_shared.errors import InvalidOption
 from vaefarm_shared.events import PAGE, Event, Reset, read_events
 from vaefarm_shared.job import TERMINAL_STATUSES, JobStatus
+from vaefarm_shared.previews import is_preview
 
 from .access import principal_of
 from .desk import Desk, desk_of
@@ -60,7 +61,7 @@ async def all_events(request: web.Request) -> web.StreamResponse:
     follower = desk.follower
 
     def is_told(event: Event) -> bool:
-        return event.status in wanted and principal.sees(event.owner)
+        return event.status in wanted and principal.sees(event.owner) and not is_preview(event.job_id)
 
     await follower.ready()
     place, resets = last_event_id_of(request) or follower.last, follower.resets

@@ -17,10 +17,11 @@ from vaefarm_shared.latents import Latents
 from vaefarm_shared.picture_files import is_picture_file
 
 from ..encoding import EncodeOptions, prepare_encode
-from ..submission import PreparedJob, SubmitOptions, prepare
+from ..previews import prepare_with_preview
+from ..submission import PreparedJob, SubmitOptions
 from .access import Principal
 from .desk import Desk
-from .models import Options, TensorOptions
+from .models import Options, StepOptions, TensorOptions
 from .problems import validated
 from .webhook_hosts import check_webhook
 
@@ -82,7 +83,7 @@ def given(options: Options) -> dict[str, Any]:
     return options.model_dump(exclude_none=True, exclude={"vae", "task", "shape", "dtype"})
 
 
-def body_limit(options: TensorOptions) -> int:
+def body_limit(options: TensorOptions | StepOptions) -> int:
     """Bytes that the body may have: of a raw tensor just its own. Raises InvalidLatents for what is no shape."""
     if options.shape is None and options.dtype is None:
         return MAX_LATENT_BYTES
@@ -136,7 +137,10 @@ def prepare_body(
         image = _images(body, options) if options.shape or is_tensor_file(body) else body
         prepared = prepare_encode(image, options.vae, contract, job_id, cast("EncodeOptions", more))
     else:
-        prepared = prepare(_latents(body, options), options.vae, contract, job_id, cast("SubmitOptions", more))
+        given_latents, contract_of = latents_of(body, options), desk.transport.contract
+        prepared = prepare_with_preview(given_latents, options.vae, contract_of, job_id, cast("SubmitOptions", more))
+    if prepared.preview is not None and principal.max_in_flight == 1:
+        raise InvalidOption("a preview is a job of its own, and this key may have one at a time; leave preview out")
     return owned_by(principal, prepared)
 
 
@@ -145,10 +149,12 @@ def owned_by(principal: Principal, job: PreparedJob) -> PreparedJob:
     named = {"owner": principal.owner}
     if not principal.is_admin and job.spec.producer == DEFAULT_LANE:
         named["producer"] = principal.name
-    return PreparedJob(job.spec.model_copy(update=named), job.packed)
+    preview = None if job.preview is None else owned_by(principal, job.preview)
+    return PreparedJob(job.spec.model_copy(update=named), job.packed, preview)
 
 
-def _latents(body: bytes, options: TensorOptions) -> Latents:
+def latents_of(body: bytes, options: TensorOptions | StepOptions) -> Latents:
+    """The latents of a body: a safetensors file, or a raw tensor. Raises InvalidLatents."""
     if options.shape is None and options.dtype is None:
         if is_picture_file(body):
             raise InvalidLatents("the body is a picture; expected latents to decode, or task=encode to encode it")

@@ -4,16 +4,20 @@
 -- Returns for each its status afterwards, or '' when there is no such job.
 --@ lib
 --@ rq_cancel
---@ rq_end_execution
+--@ previews
 must_write()
 local statuses = {}
 for place = 3, #ARGV do
   local job = read_job(ARGV[place])
-  if job.status == 'queued' or job.status == 'started' then
+  if job.status and is_preview(job.id) then
+    drop_preview(job.id)
+    job.status = 'canceled'
+  elseif job.status == 'queued' or job.status == 'started' then
     rq_cancel(job)
     if job.execution then rq_end_execution(job) end
     if ARGV[2] == '1' then pull(job.queue, job.id, 0) end
     finish_record(job, 'canceled', ARGV[1], job.result_seconds, 0)
+    drop_preview_of(job.id)
     job.status = 'canceled'
   end
   statuses[#statuses + 1] = job.status or ''

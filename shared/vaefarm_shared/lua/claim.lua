@@ -11,6 +11,7 @@
 --@ lib
 --@ rq_begin
 --@ begin_one
+--@ previews
 local MOST_TRIES, MOST_LANES, MOST_SPEC, MOST_DATA = 1000, 256, 262144, 32768
 local most, pixels_left, stem, worker = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[4], ARGV[5]
 local ends = TIME + ARGV[3]
@@ -28,6 +29,12 @@ local function waiting(id, queue)
   local record = redis.pcall('HMGET', JOB .. id, 'status', 'pixels', 'avoid', 'spec', 'latent', 'queued_at', 'attempts',
     'alone')
   if record.err then return nil end
+  if is_preview(id) then
+    local status = redis.call('HGET', JOB .. string.sub(id, 1, -#SUFFIX - 1), 'status')
+    -- A worker of the release before has ended its job.
+    if status and status ~= 'queued' and status ~= 'started' then drop_preview(id, true) return nil end
+    if not record[1] then return nil end
+  end
   if not record[1] then
     -- The entry of one that was canceled in bulk and is past its life.
     if redis.call('EXISTS', TOMBSTONE .. id) == 1 then return nil end

@@ -23,6 +23,10 @@ local function number(text, default)
   return found and math.abs(found) < 1e15 and found or default
 end
 
+-- A preview is a job of its own under its job's id and this.
+local SUFFIX = '--preview'
+local function is_preview(id) return string.sub(id, -#SUFFIX) == SUFFIX end
+
 local function owns(id, token) return token ~= '' and redis.call('GET', LEASE .. id) == token end
 
 -- VAE, priority, size class, lane of one of our queues; nothing for a plain one.
@@ -190,7 +194,7 @@ local function finish_record(v, status, reason, life, kept)
   redis.call('HSET', JOB .. v.id, unpack(fields))
   redis.call('HDEL', JOB .. v.id, 'execution', 'started_with', 'shared', 'alone', 'avoid')
   redis.call('EXPIRE', JOB .. v.id, life)
-  bury(v, status, reason ~= '' and reason or nil, life + TOMBSTONE_SECONDS)
+  if not is_preview(v.id) then bury(v, status, reason ~= '' and reason or nil, life + TOMBSTONE_SECONDS) end
   local latent = blob_key(v.latent or '')
   if latent and status == 'failed' then redis.call('EXPIRE', latent, life)
   elseif latent then redis.call('DEL', latent) end

@@ -1,5 +1,5 @@
 -- Return the jobs whose leases have ended to the front of their queues. A job that shared the device runs alone next
--- time; one that was alone on it has spent an attempt.
+-- time; one that was alone on it has spent an attempt. Previews are given up.
 -- ARGV: 1 most jobs, 2 most attempts, 3 Redis' time at which it was asked: a call that waited for long reaps nothing,
 --       since nobody could renew meanwhile
 -- Returns {id, queue, token, worker, verdict, attempts, last error} for each: 'returned', or 'exhausted' when its
@@ -17,11 +17,12 @@ local function reap(id)
     redis.call('DEL', LEASE .. id)
     return nil
   end
+  redis.call('HINCRBY', LOST, vae_of(job.queue), 1)
+  if is_preview(id) then return give_up_preview(job) end
   local alone = job.started_with and not job.shared
   local verdict = 'returned'
   if alone and job.attempts >= tonumber(ARGV[2]) then verdict = 'exhausted'
   else requeue(job, not alone, job.started_with, 'its worker ' .. job.worker .. ' went silent') end
-  redis.call('HINCRBY', LOST, vae_of(job.queue), 1)
   local last_error = redis.call('HGET', JOB .. id, 'last_error') or ''
   return {id, job.queue, token, job.worker, verdict, job.attempts, last_error}
 end

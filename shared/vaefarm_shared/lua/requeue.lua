@@ -1,5 +1,5 @@
 --@ rq_requeue
---@ rq_end_execution
+--@ previews
 -- Put a job that was claimed at the front of its queue again. `free`: an attempt that has begun is taken back.
 -- `alone`: it shares the device with no other job from now on.
 local function requeue(job, free, alone, reason)

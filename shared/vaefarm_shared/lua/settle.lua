@@ -1,4 +1,5 @@
--- Write one job's outcome, in the name of a claim: its record, RQ's side, its tombstone, the word to those who wait.
+-- Write one job's outcome, in the name of a claim: its record, RQ's side, its tombstone, the word to those who wait. Its
+-- preview goes. One of a preview that is no picture leaves nothing.
 -- ARGV: 1 id, 2 token, 3 status, 4 worker, 5 reason or '', 6 report or '', 7 device seconds beyond those charged at the
 --       claim, 8 RQ's date, 9 RQ's result, 10 RQ's reason, 11 RQ's data, 12 RQ's date of the submit,
 --       13 device seconds of the job, '' where it was not decoded, 14 '1' where no decode was tried, though it may have
@@ -9,7 +10,7 @@
 --@ rq_fail
 --@ rq_fail_unstarted
 --@ rq_cancel
---@ rq_end_execution
+--@ previews
 -- How far one job moves the mean.
 local PACE, PACE_WEIGHT = 'vaefarm:pace', 0.1
 local job, token, status = read_job(ARGV[1]), ARGV[2], ARGV[3]
@@ -30,6 +31,12 @@ for place = 15, #ARGV do
   kept = kept + bytes
 end
 must_write()
+local preview = is_preview(job.id)
+if preview and status ~= 'finished' then
+  give_up_preview(job)
+  return 'settled'
+end
+if preview then show_preview(job.id, kept) end
 local began = job.execution
 job.execution, job.iso, job.result, job.exc_string = began or '', ARGV[8], ARGV[9], ARGV[10]
 job.data, job.created, job.worker = ARGV[11], ARGV[12], ARGV[4]
@@ -47,6 +54,7 @@ if ARGV[14] == '1' and job.started_with == token then redis.call('HINCRBY', JOB 
 if ARGV[6] ~= '' then fields[3], fields[4] = 'report', ARGV[6] end
 redis.call('HSET', JOB .. job.id, unpack(fields))
 finish_record(job, status, ARGV[5], life, kept)
+if not preview then drop_preview_of(job.id) end
 -- Less than a millisecond beyond the estimate changes no turn.
 local extra = tonumber(ARGV[7])
 if math.abs(extra) >= 0.001 then charge(job.queue, extra) end

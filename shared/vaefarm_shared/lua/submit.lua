@@ -4,12 +4,15 @@
 -- ARGV: 1 id, 2 request hash, 3 spec, 4 queue, 5 latent reference, 6 bytes that the job holds until it ends, 7 pixels,
 --       8 result seconds, 9 failure seconds, 10 most bytes, 11 most jobs, 12 RQ's data, 13 RQ's date,
 --       14 owner, '' for the admin, 15 most jobs of that owner that have not ended, or '',
---       16 webhook or '', 17 the latent's bytes, '' where they do not come along
+--       16 webhook or '', 17 the latent's bytes, '' where they do not come along,
+--       and of a job with a preview, which is queued first, the preview's 18 id, 19 request hash, 20 spec, 21 queue, 22 latent
+--       reference, 23 bytes that it holds
 -- Returns {verdict, status}: 'created', 'same', 'conflict', 'foreign' when the id is another owner's, or 'gone' when the
 --          latent is; or {'full', 'bytes' or 'jobs',
 --          now held}, {'quota', how many the owner has}.
 --@ lib
 --@ rq_create
+--@ queue_preview
 local id, hash, queue, held, owner = ARGV[1], ARGV[2], ARGV[4], tonumber(ARGV[6]), ARGV[14]
 local latent, carried = blob_key(ARGV[5]), ARGV[17]
 local written = carried == '' and latent
@@ -37,10 +40,12 @@ if status then
   if status == 'queued' or status == 'started' or status == 'finished' then return refuse('same', status) end
 end
 local inflight = ARGV[15] ~= '' and owner ~= '' and number(redis.call('HGET', INFLIGHT, owner), 0)
-if inflight and inflight + 1 > tonumber(ARGV[15]) then return refuse('quota', tostring(inflight)) end
+local jobs, bytes = 1, held
+if ARGV[18] then jobs, bytes = 2, held + tonumber(ARGV[23]) end
+if inflight and inflight + jobs > tonumber(ARGV[15]) then return refuse('quota', tostring(inflight)) end
 local used = redis.call('HMGET', BUDGET, 'bytes', 'jobs')
-if number(used[1], 0) + held > tonumber(ARGV[10]) then return refuse('full', 'bytes', used[1] or '0') end
-if number(used[2], 0) + 1 > tonumber(ARGV[11]) then return refuse('full', 'jobs', used[2] or '0') end
+if number(used[1], 0) + bytes > tonumber(ARGV[10]) then return refuse('full', 'bytes', used[1] or '0') end
+if number(used[2], 0) + jobs > tonumber(ARGV[11]) then return refuse('full', 'jobs', used[2] or '0') end
 if written and redis.call('EXISTS', latent) == 0 then return {'gone', ''} end
 -- A script that has written once may go on beyond maxmemory. So the first write is one that a full Redis refuses:
 -- the submit is refused whole, and nothing was touched.
@@ -49,6 +54,12 @@ if before[3] then redis.call('ZREM', 'rq:failed:' .. before[3], id) end
 release(id, number(before[4], 0))
 redis.call('DEL', JOB .. id, TOMBSTONE .. id, LEASE .. id, 'rq:job:' .. id)
 if written then redis.call('PERSIST', latent) elseif latent then redis.call('SET', latent, carried) end
+if ARGV[18] then
+  local in_redis = blob_key(ARGV[22])
+  queue_preview({id = ARGV[18], hash = ARGV[19], spec = ARGV[20], queue = ARGV[21], latent = ARGV[22], held = tonumber(ARGV[23]),
+    pixels = ARGV[7], seconds = ARGV[8], data = ARGV[12], created = ARGV[13], owner = owner,
+    bytes = in_redis and latent and redis.call('GET', latent) or ''})
+end
 local length, place = push(queue, id)
 redis.call('HSET', JOB .. id, 'spec', ARGV[3], 'status', 'queued', 'queue', queue, 'request_hash', hash,
   'latent', ARGV[5], 'queued_at', STAMP, 'attempts', 0, 'held', held, 'reserve', held, 'pixels', ARGV[7],
