@@ -33,14 +33,14 @@ from vaefarm_shared.failures import FailedJob
 from vaefarm_shared.job import JobStatus
 from vaefarm_shared.latents import HostTensor, Latents
 from vaefarm_shared.quarantine import Device
-from vaefarm_shared.records import DecodeReport, ImageRecord, JobRecord, LatentsRecord, TensorRecord
+from vaefarm_shared.records import DecodeReport, ImageRecord, JobRecord, LatentsRecord, TensorRecord, VideoRecord
 from vaefarm_shared.workers import WorkerEndpoint
 
 from .async_farm import AsyncFarm, AsyncJob
 from .attaching import Attached, AttachOptions
 from .encoding import EncodeOptions
 from .farm import Farm
-from .handle import Job, Result
+from .handle import Job, Result, Video
 from .step_previews import StepPreviews
 from .submission import SubmitOptions
 from .transport import Flushed
@@ -74,6 +74,7 @@ __all__ = [
     "Result",
     "StepPreviews",
     "SubmitOptions",
+    "Video",
     # Records
     "DecodeReport",
     "Device",
@@ -83,6 +84,7 @@ __all__ = [
     "JobStatus",
     "LatentsRecord",
     "TensorRecord",
+    "VideoRecord",
     "WorkerEndpoint",
     # Errors
     "ConfigurationError",

@@ -21,7 +21,7 @@ from .async_flow import walk
 from .backpressure import Patience, batches
 from .encoding import EncodeOptions
 from .farm import Farm
-from .handle import PREVIEW_LOOK_SECONDS, Job, Result, only, unended
+from .handle import PREVIEW_LOOK_SECONDS, Job, Result, Video, only, unended
 from .submission import DecodeOptions, PreparedJob, SubmitOptions
 from .transport import Flushed
 
@@ -79,6 +79,15 @@ class AsyncJob:
             if image is not None or is_over or (left := end - asyncio.get_running_loop().time()) <= 0:
                 return image
             await asyncio.sleep(min(PREVIEW_LOOK_SECONDS, left))
+
+    async def videos(self, timeout: float | None = None) -> list[Video]:
+        """As `Job.videos`."""
+        return list((await self.result(timeout)).videos)
+
+    async def video(self, timeout: float | None = None) -> Video:
+        """As `Job.video`."""
+        await self.wait(timeout)
+        return await asyncio.to_thread(self._job.video)
 
     async def latents(self, timeout: float | None = None) -> Latents:
         """As `Job.latents`."""

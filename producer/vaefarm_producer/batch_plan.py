@@ -94,7 +94,9 @@ def make_plan(farm: Farm, batch: Batch) -> Plan:
 def values_of(path: Path, folder: str, number: int, spec: JobSpec, header: FileHeader) -> dict[str, str | int]:
     """What a template may name of a file."""
     height, width = spec.picture_size
-    suffix = LATENTS_SUFFIX if spec.output_type == "pt" else SUFFIXES[spec.image_format]
+    suffix = SUFFIXES[spec.image_format] if spec.num_frames is None else f".{spec.video_format}"
+    if spec.output_type == "pt":
+        suffix = LATENTS_SUFFIX
     return {
         **header.metadata,
         "folder": folder,

@@ -62,9 +62,13 @@ def collect(farm: Farm, names: dict[Job, str], out: Path, timeout: float | None,
 
 
 def save(result: Result, out: Path, stem: str) -> list[Path]:
-    """Write a job's pictures: STEM.png, or STEM-0.png, STEM-1.png, ... when there are several; else its tensor."""
+    """Write a job's pictures, or videos: STEM.png, or STEM-0.png, STEM-1.png, ... of several; else its tensor."""
     paths = []
-    suffixes = [SUFFIXES[image.image_format] for image in result.report.images] or [LATENTS_SUFFIX]
+    report = result.report
+    suffixes = [SUFFIXES[one.image_format] for one in report.images] or [
+        f".{one.video_format}" for one in report.videos
+    ]
+    suffixes = suffixes or [LATENTS_SUFFIX]
     for index, (data, suffix) in enumerate(zip(result.data, suffixes, strict=True)):
         path = out / (f"{stem}{suffix}" if len(result.data) == 1 else f"{stem}-{index}{suffix}")
         write_file(path, data)

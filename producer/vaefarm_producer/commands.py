@@ -58,7 +58,12 @@ def submit(
     image_format: Annotated[
         str | None, typer.Option("--format", help="png, jpeg or webp, of pictures. Otherwise png.")
     ] = None,
-    quality: Annotated[int | None, typer.Option(help="1 to 100, for jpeg and webp. Otherwise 90.")] = None,
+    video_format: Annotated[
+        str | None, typer.Option(help="mp4, webp or zip (of frames in --format), of videos. Otherwise mp4.")
+    ] = None,
+    num_frames: Annotated[int | None, typer.Option(help="Frames of a video, checked against the latents.")] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames a second of a video. Otherwise its VAE's.")] = None,
+    quality: Annotated[int | None, typer.Option(help="1 to 100, for jpeg, webp and mp4. Otherwise 90.")] = None,
     reproducible: Annotated[bool, typer.Option("--reproducible", help="The pipeline's picture, bit for bit.")] = False,
     priority: Annotated[str, typer.Option(help="high, normal or low.")] = "normal",
     producer: Annotated[
@@ -105,8 +110,8 @@ def submit(
     if vae is None:
         raise InvalidOption("--vae is missing; expected a VAE id such as sdxl")
     options = submit_options(output_type, reproducible, priority, image_format, quality)
-    if producer is not None:
-        options["producer"] = producer
+    said = {"producer": producer, "video_format": video_format, "num_frames": num_frames, "fps": fps}
+    options |= {name: value for name, value in said.items() if value is not None}  # type: ignore[typeddict-item]
     if not embed_metadata:
         options["embed_metadata"] = False
     if is_batch:

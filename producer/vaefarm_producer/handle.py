@@ -6,6 +6,8 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from functools import cached_property
+from os import PathLike
+from pathlib import Path
 from time import monotonic, sleep
 from typing import Final
 
@@ -15,7 +17,7 @@ from vaefarm_shared.errors import InvalidOption, JobCanceled, JobFailed, WaitTim
 from vaefarm_shared.job import TERMINAL_STATUSES, JobStatus
 from vaefarm_shared.latents import STORAGE, HostTensor, Latents, read_tensor, unpack
 from vaefarm_shared.reading import expired
-from vaefarm_shared.records import DecodeReport, JobRecord
+from vaefarm_shared.records import DecodeReport, JobRecord, VideoRecord
 
 from .transport import Transport
 
@@ -27,9 +29,21 @@ LATENTS_SUFFIX: Final[str] = ".safetensors"
 
 
 @dataclass(frozen=True)
+class Video:
+    """One video's file, as stored."""
+
+    data: bytes
+    record: VideoRecord
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the file. Raises OSError."""
+        Path(path).write_bytes(self.data)
+
+
+@dataclass(frozen=True)
 class Result:
-    """What came of a finished job: the bytes of each picture, of its latents or of its raw tensor, as stored, and how
-    they were made."""
+    """What came of a finished job: the bytes of each picture or video, of its latents or of its raw tensor, as stored,
+    and how they were made."""
 
     record: JobRecord
     report: DecodeReport
@@ -44,6 +58,12 @@ class Result:
         return tuple(
             open_image(data, image.image_format) for data, image in zip(self.data, self.report.images, strict=True)
         )
+
+    @cached_property
+    def videos(self) -> tuple[Video, ...]:
+        """The videos. Raises InvalidOption for jobs that make none."""
+        check_kind(self.record.id, self.report, "videos")
+        return tuple(Video(*one) for one in zip(self.data, self.report.videos, strict=True))
 
     @cached_property
     def latents(self) -> Latents:
@@ -178,6 +198,17 @@ class Job:
         found = self._transport.preview(self.id, index)
         return None if found.data is None else open_image(found.data, found.image_format), found.is_over
 
+    def videos(self, timeout: float | None = None) -> list[Video]:
+        """Wait for the job; all its videos. Raises as `result`, and InvalidOption for what has none."""
+        return list(self.result(timeout).videos)
+
+    def video(self, timeout: float | None = None) -> Video:
+        """Wait for the job; its one video: `job.video().save("out.mp4")`. Raises as `videos`, and if it has several."""
+        videos = self.videos(timeout)
+        if len(videos) != 1:
+            raise InvalidOption(f"job {self.id!r} has {len(videos)} videos; use videos()")
+        return videos[0]
+
     def latents(self, timeout: float | None = None) -> Latents:
         """Wait for an encode; (n, channels, height / scale, width / scale) latents as an img2img pipeline holds them.
 
@@ -233,11 +264,13 @@ def report_of(record: JobRecord) -> DecodeReport:
 
 
 def check_kind(job_id: str, report: DecodeReport, wanted: str) -> None:
-    """Raise InvalidOption unless a job has what is wanted: 'pictures', 'latents' or 'a raw tensor'."""
+    """Raise InvalidOption unless a job has what is wanted: 'pictures', 'videos', 'latents' or 'a raw tensor'."""
     if report.latents is not None:
         kind, has, use = "is an encode", "latents", "latents()"
     elif report.tensor is not None:
         kind, has, use = "was submitted with output_type='pt'", "a raw tensor", "tensor()"
+    elif report.videos:
+        kind, has, use = "makes videos", "videos", "videos()"
     else:
         kind, has, use = "is a decode", "pictures", "images()"
     if has != wanted:

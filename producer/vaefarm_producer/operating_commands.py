@@ -180,11 +180,16 @@ def show_record(record: JobRecord) -> None:
     table = Table("field", "value", show_header=False)
     fields: dict[str, Any] = record.model_dump(exclude={"report"}, exclude_none=True)
     if record.report is not None:
-        fields |= record.report.model_dump(exclude={"images", "latents", "tensor"}, exclude_none=True)
+        fields |= record.report.model_dump(exclude={"images", "videos", "latents", "tensor"}, exclude_none=True)
         fields["images"] = ", ".join(
             f"{image.width}x{image.height} {image.image_format}, {image.size_bytes} bytes"
             for image in record.report.images
         )
+        if videos := record.report.videos:
+            fields["videos"] = ", ".join(
+                f"{one.width}x{one.height} {one.video_format}, {one.num_frames} frames, {one.size_bytes} bytes"
+                for one in videos
+            )
         for kind, made in (("latents", record.report.latents), ("tensor", record.report.tensor)):
             if made is not None:
                 fields[kind] = f"{made.dtype} {made.shape}, {made.size_bytes} bytes"

@@ -14,7 +14,7 @@ from vaefarm_shared.errors import InvalidInput, InvalidLatents, InvalidOption
 from vaefarm_shared.job import MAX_METADATA_CHARACTERS, JobSpec, check_job_id, digest_of, new_job_id, request_hash
 
 #: Pixels of the longest side that a format can hold; PNG has no limit that a picture meets.
-MAX_SIDES: Final[dict[str, int]] = {"webp": 16_383, "jpeg": 65_500}
+MAX_SIDES: Final[dict[str, int]] = {"webp": 16_383, "jpeg": 65_500, "mp4": 16_384}
 
 #: Options that are in a job's digest only where they say something else: jobs from before there were such keep theirs.
 UNSAID: Final[dict[str, Any]] = {
@@ -66,7 +66,13 @@ class DecodeOptions(JobOptions, total=False):
     output_type: str
     """'pil' (default): pictures. 'pt': what the decoder gives, float16 (n, channels, height, width), about [-1, 1]."""
     image_format: str
-    """'png' (default, lossless), 'jpeg' or 'webp'."""
+    """'png' (default, lossless), 'jpeg' or 'webp'; of a video the frames' in a zip."""
+    num_frames: int | None
+    """Frames of each video, as the pipeline got it; checked where the latents tell it."""
+    fps: float | None
+    """Frames a second of a video; those of its VAE's pipelines unless given."""
+    video_format: str
+    """'mp4' (default, H.264), 'webp' (animated) or 'zip' (of its frames)."""
     quality: int | None
     """1 to 100, for JPEG and lossy WebP; 90 unless given."""
     lossless: bool
@@ -199,15 +205,22 @@ def _template(
 ) -> Template:
     """The template of jobs of that kind. Raises InvalidLatents, InvalidOption."""
     given = {name: value for name, _, value in options}
-    pictures = checks.check_shape(vae, contract, shape, given.pop("height", None), given.pop("width", None))
+    sizes = (given.pop(name, None) for name in ("height", "width", "num_frames"))
+    pictures = checks.check_shape(vae, contract, shape, *sizes)
     checks.check_bytes(shape, itemsize)
     check_options(given, DecodeOptions)
     if given.get("output_type") == "pt":
         _check_no_file(given)
-    if given.get("lossless") and given.get("image_format") != "webp":
-        raise InvalidOption("lossless is for image_format='webp'; PNG always is, JPEG never")
+    if given.get("fps") is None:
+        given.pop("fps", None)
+    file_format = given.get("image_format", "png")
+    if pictures.num_frames is not None and given.get("video_format", "mp4") != "zip":
+        _check_of_frames(given)
+        file_format = given.get("video_format", "mp4")
+    if given.get("lossless") and file_format != "webp":
+        raise InvalidOption("lossless is for webp; PNG always is, JPEG and MP4 never")
     sides = pictures.crop_height or pictures.height, pictures.crop_width or pictures.width
-    _check_format(str(given.get("image_format", "png")), max(sides), vae, contract)
+    _check_format(str(file_format), max(sides), vae, contract)
     return template_of(
         {
             "vae": vae,
@@ -256,16 +269,27 @@ def check_options(given: dict[str, Any], known: type) -> None:
 
 def _departures(pictures: checks.Pictures, contract: Contract) -> dict[str, Any]:
     """What few jobs say: what others leave out must not be in their digest."""
-    said = {"crop_height": pictures.crop_height, "crop_width": pictures.crop_width}
+    said: dict[str, Any] = {"crop_height": pictures.crop_height, "crop_width": pictures.crop_width}
+    if pictures.num_frames is not None:
+        said |= {"num_frames": pictures.num_frames, "fps": contract.fps}
     if contract.picture_channels != 3:
         said["picture_channels"] = contract.picture_channels
     return {name: value for name, value in said.items() if value is not None}
 
 
 def _check_no_file(given: dict[str, Any]) -> None:
-    said = [name for name in ("image_format", "quality", "lossless") if given.get(name) not in (None, False)]
+    said = [
+        name for name in ("image_format", "video_format", "quality", "lossless") if given.get(name) not in (None, False)
+    ]
     if said:
         raise InvalidOption(f"output_type='pt' gives a tensor, which no {said[0]} is for; leave {said[0]} out")
+
+
+def _check_of_frames(given: dict[str, Any]) -> None:
+    if "image_format" in given:
+        raise InvalidOption(
+            "image_format is that of a video's frames in a zip; say video_format='zip', or leave it out"
+        )
 
 
 def _check_format(image_format: str, side: int, vae: str, contract: Contract) -> None:

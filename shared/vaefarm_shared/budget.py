@@ -32,6 +32,9 @@ LOSSLESS_BYTES: Final[float] = 3.05 / 3
 LOSSY_BYTES: Final[float] = 1.6 / 3
 LOSSY_QUALITY: Final[int] = 95
 
+#: Bytes for each pixel of an MP4, whose encoder is held to them.
+MP4_BYTES: Final[float] = 0.75
+
 #: Bytes of a file that no pixel accounts for.
 FILE_BYTES: Final[int] = 4096
 
@@ -87,10 +90,14 @@ def picture_bytes(spec: JobSpec) -> int:
         return prod(spec.shape) * 4 + FILE_BYTES + metadata
     if spec.output_type == "pt":
         return spec.tensor_bytes + FILE_BYTES + metadata
-    lossy = spec.image_format != "png" and not spec.lossless and (spec.quality or 0) <= LOSSY_QUALITY
+    if spec.num_frames is not None and spec.video_format == "mp4":
+        return ceil(spec.pixels * MP4_BYTES) + spec.count * (FILE_BYTES + metadata)
+    is_webp = spec.num_frames is not None and spec.video_format == "webp"
+    lossy = (is_webp or spec.image_format != "png") and not spec.lossless and (spec.quality or 0) <= LOSSY_QUALITY
     height, width = spec.picture_size
-    values = spec.count * height * width * spec.picture_channels
-    return ceil(values * (LOSSY_BYTES if lossy else LOSSLESS_BYTES)) + spec.count * (FILE_BYTES + metadata)
+    pictures = spec.count * (spec.num_frames or 1)
+    values = pictures * height * width * spec.picture_channels
+    return ceil(values * (LOSSY_BYTES if lossy else LOSSLESS_BYTES)) + pictures * (FILE_BYTES + metadata)
 
 
 def held_bytes(spec: JobSpec, latent_bytes: int, blobs: BlobStore) -> int:

@@ -16,13 +16,16 @@ from pydantic_core import PydanticCustomError
 
 from .endpoints import EndpointEntry, wrong_factors
 from .errors import ConfigurationError, UnknownVae
-from .job import Factor, Layout, Name
+from .job import MAX_FPS, Factor, Layout, Name
 
 #: Pixels of the largest picture taken unless an entry says otherwise: 4096 x 4096.
 MAX_PIXELS: Final[int] = 4096 * 4096
 
 #: Pictures in one job unless an entry says otherwise.
 MAX_COUNT: Final[int] = 64
+
+#: Frames of one video unless an entry says otherwise: ten seconds of 24, and one.
+MAX_FRAMES: Final[int] = 241
 
 #: Fields of an entry that say where its weights lie, and those that mean something for one such place alone.
 PLACES: Final[frozenset[str]] = frozenset({"source", "path"})
@@ -38,7 +41,8 @@ class Contract(BaseModel):
     packed: (n, (height/2s)*(width/2s), 4c), one token for 2 x 2 latents, row by row (Flux.1, Flux.2, Qwen-Image);
     tokens: (n, (height/s)*(width/s), c), one token for each latent (Qwen-Image 2.1);
     patchified: (n, 4c, height/2s, width/2s), the channels of 2 x 2 latents behind one another (Flux.2);
-    frames: (n, c, 1, height/s, width/s), a film of one frame (Qwen-Image's VAE).
+    frames: (n, c, 1, height/s, width/s), a film of one frame (Qwen-Image's VAE);
+    video: (n, c, (frames-1)/t+1, height/s, width/s), with t frames a latent but for the first (Wan, HunyuanVideo).
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -49,8 +53,13 @@ class Contract(BaseModel):
     picture_channels: Literal[3, 4] = 3
     #: Whether pipelines resize and crop the picture to the size that was asked for (Sana, PixArt).
     binned: bool = False
+    #: Pixels of one picture, or of one frame; pictures, or videos, of one job.
     max_pixels: Annotated[int, Field(ge=1)] = MAX_PIXELS
     max_count: Annotated[int, Field(ge=1)] = MAX_COUNT
+    #: Of a VAE that makes videos: frames a latent; frames a second unless a job says so; frames of one video at most.
+    temporal_scale: Annotated[int, Field(ge=1, le=64)] | None = None
+    fps: Annotated[float, Field(gt=0, le=MAX_FPS)] | None = None
+    max_frames: Annotated[int, Field(ge=1)] = MAX_FRAMES
 
 
 class VaeEntry(BaseModel):
@@ -76,6 +85,9 @@ class VaeEntry(BaseModel):
     binned: bool | None = None
     max_pixels: int | None = None
     max_count: int | None = None
+    temporal_scale: int | None = None
+    fps: float | None = None
+    max_frames: int | None = None
     #: The constants of its config.json, for endpoints that are told them; without them they scale by their own.
     scaling_factor: Factor | None = None
     shift_factor: Factor | None = None
@@ -97,13 +109,16 @@ class VaeEntry(BaseModel):
             latent_channels=self.latent_channels,
             spatial_scale=self.spatial_scale,
             picture_channels=self.picture_channels or 3,
+            temporal_scale=self.temporal_scale,
             **self.limits,
         )
 
     @property
     def limits(self) -> dict[str, Any]:
         """Those parts of a contract that config.json does not hold, as far as the entry gives them."""
-        return self.model_dump(include={"layouts", "binned", "max_pixels", "max_count"}, exclude_none=True)
+        return self.model_dump(
+            include={"layouts", "binned", "max_pixels", "max_count", "fps", "max_frames"}, exclude_none=True
+        )
 
     @property
     def origin(self) -> str:

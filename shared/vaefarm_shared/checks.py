@@ -1,7 +1,7 @@
 """Latents against a contract: every reason to refuse them, before anything is queued or memory is taken."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Final
 
@@ -15,7 +15,7 @@ MAX_LATENT_BYTES: Final[int] = 256 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """What a latent tensor holds: `count` pictures of `height` x `width` pixels in one of the layouts."""
+    """What a latent tensor holds: `count` pictures, or videos, of `height` x `width` pixels in one of the layouts."""
 
     layout: Layout
     count: int
@@ -24,6 +24,8 @@ class Pictures:
     #: Pixels to which each picture is resized and cropped afterwards; None where it stays as it is.
     crop_height: int | None = None
     crop_width: int | None = None
+    #: Frames of each video; None of pictures.
+    num_frames: int | None = None
 
 
 #: Each layout's shape after the number of pictures, for messages and for telling layouts apart: rank, channels as a
@@ -34,29 +36,44 @@ _SHAPES: Final[dict[Layout, tuple[int, int, int, str]]] = {
     "tokens": (3, 1, 2, "tokens: (n, (height/{s})*(width/{s}), {c}) with height and width"),
     "patchified": (4, 4, 1, "patchified: (n, {c4}, height/{s2}, width/{s2})"),
     "frames": (5, 1, 1, "frames: (n, {c}, 1, height/{s}, width/{s})"),
+    "video": (5, 1, 1, "video: (n, {c}, {frames}, height/{s}, width/{s})"),
 }
 
 
 def check_shape(
-    vae: str, contract: Contract, shape: tuple[int, ...], height: int | None = None, width: int | None = None
+    vae: str,
+    contract: Contract,
+    shape: tuple[int, ...],
+    height: int | None = None,
+    width: int | None = None,
+    num_frames: int | None = None,
 ) -> Pictures:
     """Tell what latents of `shape` hold for a VAE.
 
     Args:
         height, width: pixels of one picture. Needed for packed latents and tokens; optional, and checked, for others:
             where the contract says `binned`, the picture is resized and cropped to them.
+        num_frames: of each video; optional, and checked, where the shape tells it.
 
     Raises:
         InvalidLatents: rank, channels, size, token count or limits; says what was expected.
     """
-    for name, value in (("height", height), ("width", width)):
+    for name, value, of in (
+        ("height", height, "pixels"),
+        ("width", width, "pixels"),
+        ("num_frames", num_frames, "frames"),
+    ):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise InvalidLatents(f"{name} is {value!r}; expected pixels, a whole number above zero")
+            raise InvalidLatents(f"{name} is {value!r}; expected {of}, a whole number above zero")
+    if num_frames is not None and contract.temporal_scale is None:
+        raise InvalidLatents(f"num_frames is {num_frames}; VAE {vae!r} makes pictures: leave it out")
     if any(size < 1 for size in shape):
         raise InvalidLatents(f"latents have shape {shape}; expected no empty dimension")
     layout = _layout(vae, contract, shape)
     measure: Callable[..., Pictures] = _from_tokens if layout in ("packed", "tokens") else _from_grid
     pictures = measure(vae, contract, layout, shape, height, width)
+    if contract.temporal_scale is not None:
+        pictures = replace(pictures, num_frames=_frames(vae, contract, layout, shape, num_frames))
     _check_limits(vae, contract, shape, pictures)
     return pictures
 
@@ -71,7 +88,9 @@ def check_bytes(shape: tuple[int, ...], itemsize: int) -> None:
 def describe_layout(contract: Contract, layout: Layout) -> str:
     """The shape of latents in a layout, as text."""
     c, s = contract.latent_channels, contract.spatial_scale
-    return _SHAPES[layout][3].format(c=c, c4=4 * c, s=s, s2=2 * s)
+    t = contract.temporal_scale
+    frames = "frames" if t in (None, 1) else f"(frames-1)/{t}+1"
+    return _SHAPES[layout][3].format(c=c, c4=4 * c, s=s, s2=2 * s, frames=frames)
 
 
 def _expected(contract: Contract) -> str:
@@ -103,11 +122,29 @@ def _check_limits(vae: str, contract: Contract, shape: tuple[int, ...], pictures
             f"latents of shape {shape} decode to {pictures.width} x {pictures.height} pixels;"
             f" VAE {vae!r} takes at most {contract.max_pixels} in one picture"
         )
+    if (pictures.num_frames or 0) > contract.max_frames:
+        raise InvalidLatents(
+            f"latents of shape {shape} decode to {pictures.num_frames} frames; VAE {vae!r} takes at most"
+            f" {contract.max_frames} in one video: its catalogue entry's max_frames allows more"
+        )
     if pictures.count > contract.max_count:
         raise InvalidLatents(
             f"latents of shape {shape} hold {pictures.count} pictures; VAE {vae!r} takes at most"
             f" {contract.max_count} in one job: submit them as several"
         )
+
+
+def _frames(vae: str, contract: Contract, layout: Layout, shape: tuple[int, ...], num_frames: int | None) -> int:
+    """Frames of each video: the first latent is one frame, each other `temporal_scale` of them."""
+    scale = contract.temporal_scale or 1
+    found = (shape[2] - 1) * scale + 1
+    if num_frames not in (None, found):
+        fits = f"; it is made of 1 + {scale}n frames" if scale > 1 and (num_frames - 1) % scale else ""
+        raise InvalidLatents(
+            f"latents of shape {shape} decode to {found} frames; the job says num_frames {num_frames}{fits}: leave it"
+            f" out, or make it fit ({describe_layout(contract, layout)})"
+        )
+    return found
 
 
 def _from_grid(

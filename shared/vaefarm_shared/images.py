@@ -100,6 +100,8 @@ def latents_shape(vae: str, contract: Contract, count: int, height: int, width: 
         InvalidPicture: too many or too large images, or a size that is no multiple of what the VAE needs; names the
             nearest. Or the VAE's pictures have an alpha channel.
     """
+    if contract.temporal_scale is not None:
+        raise InvalidPicture(f"VAE {vae!r} makes videos; expected a VAE for pictures: videos are not encoded yet")
     if contract.picture_channels != 3:
         raise InvalidPicture(f"VAE {vae!r} takes pictures in RGBA; expected a VAE for RGB: no other is encoded for yet")
     check_pixels(height, width, contract.max_pixels)

@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError
 from .errors import InvalidJobId, RefusedJob, UnsupportedVersion
 
 #: The highest version of job that this code writes; it reads every one from 1.
-JOB_VERSION: Final[int] = 3
+JOB_VERSION: Final[int] = 4
 
 #: Characters of a job id: RQ's own, so that the id can be part of keys and file names.
 JOB_ID_PATTERN: Final[re.Pattern[str]] = re.compile(r"[A-Za-z0-9_-]{1,100}")
@@ -32,6 +32,9 @@ MAX_METADATA_CHARACTERS: Final[int] = 16 * 1024
 
 #: Bytes of the largest raw tensor that is given back: Redis holds no value of 512 MiB.
 MAX_TENSOR_BYTES: Final[int] = 256 * 1024 * 1024
+
+#: Frames a second that a video may have.
+MAX_FPS: Final[int] = 240
 
 #: Seconds that a picture is kept unless the job says otherwise: a day.
 RESULT_SECONDS: Final[int] = 24 * 3600
@@ -66,7 +69,8 @@ TERMINAL_STATUSES: Final = frozenset({JobStatus.FINISHED, JobStatus.FAILED, JobS
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 ImageFormat = Literal["png", "jpeg", "webp"]
 Priority = Literal["high", "normal", "low"]
-Layout = Literal["spatial", "packed", "tokens", "patchified", "frames"]
+Layout = Literal["spatial", "packed", "tokens", "patchified", "frames", "video"]
+VideoFormat = Literal["mp4", "webp", "zip"]
 
 #: Layouts that a reader of version 1 knows.
 FIRST_LAYOUTS: Final[tuple[Layout, ...]] = ("spatial", "packed")
@@ -82,8 +86,8 @@ class JobSpec(BaseModel):
     """What a producer asks for: everything a worker must know, next to the latent's bytes.
 
     `shape` and `dtype` are the latent tensor's; `count`, `height`, `width` are those of the pictures as they are
-    decoded, in pixels. Of an encode `shape` is that of the latents to come, `dtype` that of the image tensor that was
-    given. Times are Unix seconds, lives are seconds.
+    decoded, in pixels, or of the videos and their frames. Of an encode `shape` is that of the latents to come, `dtype`
+    that of the image tensor that was given. Times are Unix seconds, lives are seconds.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -100,6 +104,12 @@ class JobSpec(BaseModel):
     #: Pixels to which each picture is resized and cropped after its decode; None leaves it as it is.
     crop_height: Annotated[int, Field(ge=1)] | None = None
     crop_width: Annotated[int, Field(ge=1)] | None = None
+    #: Frames of each video; None where the job makes pictures.
+    num_frames: Annotated[int, Field(ge=1)] | None = None
+    #: Frames a second, of a video's file that is played.
+    fps: Annotated[float, Field(gt=0, le=MAX_FPS, allow_inf_nan=False)] | None = None
+    #: What a video's file is: MP4 with H.264, an animated WebP, or a zip of its frames in `image_format`.
+    video_format: VideoFormat = "mp4"
     #: 3 for RGB, 4 for RGBA.
     picture_channels: Literal[3, 4] = 3
     #: Whether the latents are as a pipeline returns them; False when they were denormalised for the decoder already, or
@@ -139,15 +149,16 @@ class JobSpec(BaseModel):
 
     @property
     def pixels(self) -> int:
-        """Pixels over all pictures of the job, as memory goes by them."""
+        """Pixels over all pictures, or all frames of all videos, of the job, as memory goes by them."""
         return self.count * self.picture_pixels
 
     @property
     def picture_pixels(self) -> int:
-        """Pixels of one picture: as it is decoded, or as it is resized to be cropped, whichever are more."""
+        """Pixels of one picture: as it is decoded, or as it is resized to be cropped, whichever are more; of one video,
+        those of all its frames."""
         height, width = self.picture_size
         ratio = max(height / self.height, width / self.width, 1.0)
-        return ceil(self.height * self.width * ratio**2)
+        return ceil(self.height * self.width * ratio**2) * (self.num_frames or 1)
 
     @property
     def picture_size(self) -> tuple[int, int]:
@@ -155,9 +166,11 @@ class JobSpec(BaseModel):
         return self.crop_height or self.height, self.crop_width or self.width
 
     @property
-    def tensor_shape(self) -> tuple[int, int, int, int]:
-        """Shape of the raw tensor that the decode gives: (count, channels, height, width)."""
-        return (self.count, self.picture_channels, *self.picture_size)
+    def tensor_shape(self) -> tuple[int, ...]:
+        """Shape of the raw tensor that the decode gives: (count, channels, height, width), of videos (count, channels,
+        frames, height, width)."""
+        frames = () if self.num_frames is None else (self.num_frames,)
+        return (self.count, self.picture_channels, *frames, *self.picture_size)
 
     @property
     def tensor_bytes(self) -> int:
@@ -179,17 +192,28 @@ class JobSpec(BaseModel):
             return "shift_factor comes without scaling_factor; expected both: 1.0 scales nothing"
         if given and not self.normalised:
             return "scaling_factor and normalised=False contradict each other; expected one of them, or neither"
+        if self.num_frames is None and (self.fps is not None or self.video_format != "mp4"):
+            return "fps and video_format are for videos; this job makes pictures: leave them out"
         if self.output_type == "pil":
-            return None
+            return self._video_contradiction()
         if self.task == "encode":
             return "output_type='pt' is for decodes; an encode gives a tensor always"
-        if self.image_format != "png" or self.quality is not None or self.lossless:
-            return "output_type='pt' makes no picture's file; leave image_format, quality and lossless out"
+        if self.image_format != "png" or self.video_format != "mp4" or self.quality is not None or self.lossless:
+            return "output_type='pt' makes no file of pictures; leave formats, quality and lossless out"
         if self.tensor_bytes > MAX_TENSOR_BYTES:
             return (
                 f"output_type='pt' gives a tensor of shape {self.tensor_shape}, {self.tensor_bytes} bytes; at most"
-                f" {MAX_TENSOR_BYTES} are given back: submit several jobs"
+                f" {MAX_TENSOR_BYTES} are given back: submit several jobs, or take a file of pictures"
             )
+        return None
+
+    def _video_contradiction(self) -> str | None:
+        if self.num_frames is None:
+            return None
+        if self.fps is None and self.video_format != "zip":
+            return f"video_format={self.video_format!r} is played; expected fps, frames a second"
+        if self.video_format == "mp4" and self.picture_channels == 4:
+            return "video_format='mp4' has no alpha channel, which this VAE gives; use 'webp' or 'zip'"
         return None
 
     def to_json(self) -> str:
@@ -200,6 +224,8 @@ class JobSpec(BaseModel):
 
     def _lowest_version(self) -> int:
         """The first version whose readers do what is asked for."""
+        if self.num_frames is not None:
+            return 4
         if self.output_type != "pil" or self.scaling_factor is not None:
             return 3
         if self.task == "encode" and not self.normalised:

@@ -5,7 +5,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from .job import ADMIN, ImageFormat, JobStatus
+from .job import ADMIN, ImageFormat, JobStatus, VideoFormat
 
 #: A dtype, a revision or a switch of a report, as headers tell them.
 PROVENANCE: Final[re.Pattern[str]] = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
@@ -26,6 +26,20 @@ class ImageRecord(BlobRecord):
     image_format: ImageFormat
     width: int
     height: int
+
+
+class VideoRecord(BlobRecord):
+    """One stored video."""
+
+    video_format: VideoFormat
+    #: Of a zip: the format of its frames.
+    image_format: ImageFormat | None = None
+    width: int
+    height: int
+    num_frames: int
+    #: Frames a second, and seconds that it is played for; none of a zip that no rate was given for.
+    fps: float | None = None
+    duration_seconds: float | None = None
 
 
 class TensorRecord(BlobRecord):
@@ -70,6 +84,7 @@ class DecodeReport(BaseModel):
     #: looked at: what they changed is not in it.
     after_decode: tuple[str, ...] = ()
     images: tuple[ImageRecord, ...] = ()
+    videos: tuple[VideoRecord, ...] = ()
     #: What an encode made.
     latents: LatentsRecord | None = None
     #: What a decode with output_type='pt' made.
@@ -77,8 +92,8 @@ class DecodeReport(BaseModel):
 
     @property
     def stored(self) -> tuple[BlobRecord, ...]:
-        """All that the job's result consists of: pictures, latents, or a raw tensor."""
-        return (*self.images, *(one for one in (self.latents, self.tensor) if one is not None))
+        """All that the job's result consists of: pictures, videos, latents, or a raw tensor."""
+        return (*self.images, *self.videos, *(one for one in (self.latents, self.tensor) if one is not None))
 
     def to_json(self) -> str:
         """Write the report without its defaults."""

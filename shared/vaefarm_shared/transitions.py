@@ -215,14 +215,14 @@ def settle(connection: redis.Redis, outcomes: Sequence[Outcome]) -> list[bool]:
 def _settle_arguments(outcome: Outcome, date: str) -> list[Argument]:
     claim, report = outcome.claim, outcome.report
     failed = outcome.status is JobStatus.FAILED
-    images = report.images if report is not None else ()
+    pictures = (*report.images, *report.videos) if report is not None else ()
     stored = report.stored if report is not None else ()
     return [
         *(claim.job_id, claim.token, outcome.status.value, outcome.worker_name, outcome.reason),
         "" if report is None else report.to_json(),
         outcome.extra_seconds,
         date,
-        rq_bridge.encoded_result(len(images)),
+        rq_bridge.encoded_result(len(pictures)),
         rq_bridge.encoded_reason(outcome.reason) if failed else "",
         rq_bridge.encoded_call() if failed else "",
         rq_bridge.date(claim.queued_at) if failed else "",

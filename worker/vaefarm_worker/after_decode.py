@@ -6,10 +6,12 @@ A pipeline's own safety checker and watermark never see what is decoded here. An
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from vaefarm_shared.errors import ConfigurationError, DecodeError, RefusedPicture
 from vaefarm_shared.job import JobSpec
@@ -21,8 +23,8 @@ from .option_lists import split_names
 #: The group of the entry points.
 GROUP: Final[str] = "vaefarm.after_decode"
 
-#: (count, height, width, 3 or 4) uint8 pixels and the job -> pixels of the same shape, the same or changed ones. Raises
-#: RefusedPicture for a job that must get none.
+#: (count, height, width, 3 or 4) uint8 pixels, of a video some of its frames, and the job -> pixels of the same shape,
+#: the same or changed ones. Raises RefusedPicture for a job that must get none.
 AfterDecode = Callable[[Pixels, JobSpec], Pixels]
 
 
@@ -73,8 +75,11 @@ class AfterDecodes:
         """
         if not self.steps:
             return decoded
+        if decoded.clips:
+            # As frames leave the device: a step sees a few at a time.
+            return replace(decoded, clips=tuple(clip.through(partial(self._seen, spec=spec)) for clip in decoded.clips))
         raw = decoded.tensor
-        pixels = decoded.pixels if raw is None else to_pixels(raw.array)
+        pixels = decoded.pixels if raw is None else to_pixels(frames_of(raw.array))
         if pixels is None:
             raise DecodeError(f"the decoder made files, which {', '.join(self.names)} cannot see; expected pixels")
         for step in self.steps:
@@ -86,6 +91,16 @@ class AfterDecodes:
                     " output_type='pil'"
                 )
         return decoded if raw is not None else replace(decoded, pixels=pixels)
+
+    def _seen(self, frames: Pixels, spec: JobSpec) -> Pixels:
+        for step in self.steps:
+            frames = _run(step, frames, spec)
+        return frames
+
+
+def frames_of(raw: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """(n, c, height, width) as it is; of videos (n, c, frames, height, width) -> (n * frames, c, height, width)."""
+    return raw if raw.ndim == 4 else raw.swapaxes(1, 2).reshape(-1, raw.shape[1], *raw.shape[3:])
 
 
 def _run(step: Step, pixels: Pixels, spec: JobSpec) -> Pixels:

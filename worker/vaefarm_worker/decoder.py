@@ -13,6 +13,7 @@ from vaefarm_shared.images import Images
 from vaefarm_shared.job import JobSpec, Task
 from vaefarm_shared.latents import HostTensor, Latents
 
+from .clips import Clip
 from .memory_mode import MemoryMode
 
 Pixels = npt.NDArray[np.uint8]
@@ -69,16 +70,19 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """One item's pictures and how they were made: pixels, files that are encoded already, or a raw tensor."""
+    """One item's pictures and how they were made: pixels, clips, files that are encoded already, or a raw tensor."""
 
-    #: (count, height, width, 3 or 4) uint8; None where `files` or `tensor` holds the pictures.
+    #: (count, height, width, 3 or 4) uint8; None where `clips`, `files` or `tensor` holds the pictures.
     pixels: Pixels | None
     dtype: str
     widened_from: str | None = None
     switches: tuple[str, ...] = ()
+    #: Of a job that makes videos: each of them.
+    clips: tuple[Clip, ...] = ()
     #: Each picture's file in the format that the job wants, where the decoder made files.
     files: tuple[bytes, ...] = ()
-    #: Of a job that wants output_type='pt': (count, 3 or 4, height, width) float16, as the decoder gave it.
+    #: Of a job that wants output_type='pt': (count, 3 or 4, height, width) float16, of videos (count, 3 or 4, frames,
+    #: height, width), as the decoder gave it.
     tensor: HostTensor | None = None
     #: Of what an endpoint decoded: its name, and the revision of its weights where it tells.
     endpoint: str | None = None

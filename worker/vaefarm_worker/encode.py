@@ -32,6 +32,11 @@ def encoded_files(made: Decoded | Encoded, spec: JobSpec) -> list[bytes]:
         return [latents.pack(made.latents, metadata=metadata)]
     if made.tensor is not None:
         return [latents.pack(made.tensor, RAW_NAME, metadata)]
+    if made.clips:
+        # PyAV is loaded for videos alone.
+        from .video_files import encode_clip
+
+        return [encode_clip(clip, spec) for clip in made.clips]
     if made.pixels is None:
         return list(made.files)
     return [encode_image(pixels, spec, metadata, index) for index, pixels in enumerate(made.pixels)]

@@ -19,6 +19,7 @@ from vaefarm_shared.errors import (
     InvalidStore,
     NonFiniteImage,
     OutOfMemory,
+    RefusedJob,
     VaeUnavailable,
 )
 from vaefarm_shared.job import JobSpec, JobStatus
@@ -26,7 +27,7 @@ from vaefarm_shared.latents import HostTensor
 from vaefarm_shared.leases import Claim, How
 from vaefarm_shared.previews import is_preview
 from vaefarm_shared.queues import size_of
-from vaefarm_shared.records import ImageRecord, LatentsRecord, TensorRecord
+from vaefarm_shared.records import ImageRecord, LatentsRecord, TensorRecord, VideoRecord
 from vaefarm_shared.transitions import Outcome
 from vaefarm_shared.workers import holders, read_workers
 
@@ -38,6 +39,9 @@ from .reports import Reporter
 from .station import Station
 
 logger = logging.getLogger(__name__)
+
+#: Bytes of the largest value that Redis is given; it takes none of 512 MiB.
+MAX_REDIS_BYTES: Final[int] = 256 * 1024 * 1024
 
 #: What other workers lack, too, where a job fails for want of it.
 LACKS: Final[dict[type[Exception], str]] = {
@@ -151,7 +155,8 @@ class Endings:
             files = encoded_files(made, spec)
         except OSError as error:
             # The encoder's, not the disk's: another worker would not do better.
-            raise DecodeError(f"its picture cannot be written as {spec.image_format}: {error}") from error
+            kind = spec.image_format if spec.num_frames is None else spec.video_format
+            raise DecodeError(f"its picture cannot be written as {kind}: {error}") from error
         seconds_encode = time.monotonic() - began
         references, to_redis, unwritten = [], [], []
         for index, data in enumerate(files):
@@ -159,6 +164,11 @@ class Endings:
             references.append(self._blobs.reference(name, len(data)))
             if self._blobs.goes_outside(len(data)):
                 unwritten.append((name, data))
+            elif len(data) > MAX_REDIS_BYTES:
+                raise RefusedJob(
+                    f"its result has {len(data)} bytes, and Redis is given at most {MAX_REDIS_BYTES}: have the farm"
+                    " store such outside of it (VAEFARM_STORE=file:///DIR, or s3://BUCKET/PREFIX)"
+                )
             else:
                 to_redis.append((keys.blob(name), data, spec.result_seconds))
         sizes = [len(data) for data in files]
@@ -168,6 +178,9 @@ class Endings:
         elif made.tensor is not None:
             tensor = TensorRecord.model_validate(tensor_fields(made.tensor, references[0], sizes[0]))
             report = self._reporter.report(done, made, seconds_encode, tensor=tensor)
+        elif spec.num_frames is not None:
+            videos = tuple(video_record(spec, *stored) for stored in zip(references, sizes, strict=True))
+            report = self._reporter.report(done, made, seconds_encode, videos=videos)
         else:
             images = tuple(image_record(spec, *stored) for stored in zip(references, sizes, strict=True))
             report = self._reporter.report(done, made, seconds_encode, images)
@@ -227,6 +240,23 @@ def image_record(spec: JobSpec, blob: str, size_bytes: int) -> ImageRecord:
     """The record of one of a job's pictures."""
     height, width = spec.picture_size
     return ImageRecord(blob=blob, image_format=spec.image_format, size_bytes=size_bytes, width=width, height=height)
+
+
+def video_record(spec: JobSpec, blob: str, size_bytes: int) -> VideoRecord:
+    """The record of one of a job's videos."""
+    height, width = spec.picture_size
+    frames = spec.num_frames or 1
+    return VideoRecord(
+        blob=blob,
+        video_format=spec.video_format,
+        image_format=spec.image_format if spec.video_format == "zip" else None,
+        size_bytes=size_bytes,
+        width=width,
+        height=height,
+        num_frames=frames,
+        fps=spec.fps,
+        duration_seconds=None if spec.fps is None else round(frames / spec.fps, 6),
+    )
 
 
 def tensor_fields(tensor: HostTensor, blob: str, size_bytes: int) -> dict[str, Any]:

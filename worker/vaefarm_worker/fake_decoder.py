@@ -13,6 +13,7 @@ from vaefarm_shared.errors import ConfigurationError, OutOfMemory
 from vaefarm_shared.job import JobSpec
 from vaefarm_shared.latents import HostTensor, Latents
 
+from .clips import Clip, Frames
 from .decoder import AlwaysHot, Batch, BatchItem, Decoded, Encoded, ServedVae
 from .fake_files import fake_png
 from .memory_mode import MemoryMode
@@ -144,6 +145,8 @@ class FakeDecoder(AlwaysHot):
         spec = item.spec
         if spec.output_type == "pt":
             return Decoded(None, "fake", switches=switches, tensor=raw_stripes(item))
+        if spec.num_frames is not None:
+            return Decoded(None, "fake", switches=switches, clips=striped_clips(item))
         if self._image_bytes is None or spec.image_format != "png" or (spec.metadata and spec.embed_metadata):
             return Decoded(stripes(item), "fake", switches=switches)
         size = self._image_bytes
@@ -172,7 +175,20 @@ def stripes(item: BatchItem) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return pixels
 
 
+def striped_clips(item: BatchItem) -> tuple[Clip, ...]:
+    """The same as videos: each frame is one row further."""
+    height, width = item.spec.picture_size
+    shape = (item.spec.num_frames or 1, height, width, item.spec.picture_channels)
+
+    def clip(pixels: Frames) -> Clip:
+        return Clip(shape, lambda start, stop: np.stack([np.roll(pixels, place, 1) for place in range(start, stop)]))
+
+    return tuple(clip(pixels) for pixels in stripes(item))
+
+
 def raw_stripes(item: BatchItem) -> HostTensor:
     """(count, 3 or 4, height, width) float16 in [-1, 1]: the same stripes, before they are pixels."""
     raw = stripes(item).transpose(0, 3, 1, 2) / np.float32(127.5) - 1
+    if item.spec.num_frames is not None:
+        raw = np.repeat(raw[:, :, None], item.spec.num_frames, 2)
     return HostTensor(np.ascontiguousarray(raw, np.float16), "float16")

@@ -140,8 +140,9 @@ def _check_pictures(decoder: Decoder, spec: JobSpec) -> None:
         _check_encode(decoder, spec)
         return
     latents.check_dtype(spec.dtype)
-    pictures = checks.check_shape(spec.vae, contract, spec.shape, *spec.picture_size)
-    said = checks.Pictures(spec.layout, spec.count, spec.height, spec.width, spec.crop_height, spec.crop_width)
+    pictures = checks.check_shape(spec.vae, contract, spec.shape, *spec.picture_size, spec.num_frames)
+    sizes = (spec.height, spec.width, spec.crop_height, spec.crop_width, spec.num_frames)
+    said = checks.Pictures(spec.layout, spec.count, *sizes)
     if pictures != said:
         raise RefusedJob(f"the job is refused: its spec says {spec.height} x {spec.width}, its shape {spec.shape}")
     if spec.picture_channels != contract.picture_channels:

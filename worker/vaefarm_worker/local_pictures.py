@@ -6,6 +6,7 @@ from functools import partial
 import torch
 
 from vaefarm_shared.errors import BatchMismatch, OutOfMemory
+from vaefarm_shared.job import JobSpec
 
 from . import strips
 from .decoder import BatchItem, Decoded
@@ -14,7 +15,7 @@ from .families.switches import switched_on
 from .fast import FastDecoder
 from .host_copy import to_device, to_host
 from .memory_mode import MemoryMode
-from .pixels import decoded, finished
+from .pixels import clips_of, decoded, finished
 from .vaes import LoadedVae
 from .widening import WIDEST, dtype_name, run_widest
 
@@ -37,25 +38,46 @@ def decode_items(
     fast = None if spec.reproducible or MemoryMode.among(switches).is_in_strips else loaded.fast
     images = _run(loaded, items, device, loaded.dtype, switches, fast)
     by = switches if fast is None else (*switches, *fast.switches)
-    flags, pictures = to_host(torch.isfinite(images).flatten(1).all(1), finished(images, spec))
+    flags, made = torch.isfinite(images).flatten(1).all(1), finished(images, spec)
     del images
-    finite, pixels = flags.tolist(), pictures.numpy()
-    made, start = [], 0
+    taken = _Taken(made, spec, flags)
+    done, start = [], 0
     for item in items:
         part = slice(start, start + item.spec.count)
         start = part.stop
-        if all(finite[part]):
-            made.append(decoded(pixels[part], item.spec, dtype_name(loaded.dtype), by))
+        if all(taken.finite[part]):
+            done.append(taken.decoded(part, dtype_name(loaded.dtype), by))
         else:
-            made.append(_widened(loaded, item, device, switches))
-    return made
+            done.append(_widened(loaded, item, device, switches))
+    return done
+
+
+class _Taken:
+    """What `finished` made: pixels and raw tensors in this host's memory, videos where they are."""
+
+    def __init__(self, made: torch.Tensor, spec: JobSpec, flags: torch.Tensor) -> None:
+        self._spec = spec
+        self._clips = made.ndim == 5 and spec.output_type == "pil"
+        self._made = made
+        if self._clips:
+            (flags,) = to_host(flags)
+        else:
+            flags, self._made = to_host(flags, made)
+        #: Whether each picture, or video, is.
+        self.finite: list[bool] = flags.tolist()
+
+    def decoded(self, part: slice, dtype: str, switches: tuple[str, ...], widened_from: str | None = None) -> Decoded:
+        """One job's part."""
+        if self._clips:
+            return Decoded(None, dtype, widened_from, switches, clips=clips_of(self._made[part]))
+        return decoded(self._made[part].numpy(), self._spec, dtype, switches, widened_from)
 
 
 def _widened(loaded: LoadedVae, item: BatchItem, device: torch.device, switches: tuple[str, ...]) -> Decoded:
     """Decode a job alone in the widest dtype, by the plain decoder: folded weights stay narrow."""
     images = run_widest(loaded, item.spec, lambda dtype: _run(loaded, [item], device, dtype, switches))
-    (pictures,) = to_host(finished(images, item.spec))
-    return decoded(pictures.numpy(), item.spec, dtype_name(WIDEST), switches, widened_from=dtype_name(loaded.dtype))
+    taken = _Taken(finished(images, item.spec), item.spec, torch.ones(len(images), dtype=torch.bool))
+    return taken.decoded(slice(None), dtype_name(WIDEST), switches, dtype_name(loaded.dtype))
 
 
 def _run(
@@ -66,7 +88,8 @@ def _run(
     switches: tuple[str, ...],
     fast: FastDecoder | None = None,
 ) -> torch.Tensor:
-    """(n, 3 or 4, height, width) in [-1, 1]: the pipeline's own steps, in the VAE's dtype."""
+    """(n, 3 or 4, height, width) in [-1, 1], of videos (n, 3 or 4, frames, height, width): the pipeline's own steps, in
+    the VAE's dtype."""
     spec = items[0].spec
     held = [item.latents.torch() for item in items]
     latents = to_device(held, device, dtype)
@@ -77,6 +100,8 @@ def _run(
     count = sum(item.spec.count for item in items)
     if len(images) != count:
         raise BatchMismatch(f"VAE {spec.vae!r} gave {len(images)} pictures for {count} latents")
+    if images.ndim == 5 and images.shape[2] != spec.num_frames:
+        raise BatchMismatch(f"VAE {spec.vae!r} gave {images.shape[2]} frames where {spec.num_frames} were expected")
     return images
 
 

@@ -8,7 +8,9 @@ import torch
 from vaefarm_shared.job import JobSpec
 from vaefarm_shared.latents import HostTensor
 
+from .clips import Clip
 from .decoder import Decoded
+from .host_copy import to_host
 
 
 def fit(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
@@ -26,13 +28,14 @@ def fit(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def finished(images: torch.Tensor, spec: JobSpec) -> torch.Tensor:
-    """(n, c, h, w) in [-1, 1] -> what `to_pixels` or, for 'pt', `to_raw` makes of them, in the size that is wanted.
+    """(n, c, h, w) in [-1, 1] -> what `to_pixels` or, for 'pt', `to_raw` makes of them, in the size that is wanted; of
+    videos (n, c, frames, h, w) -> (n, frames, h, w, c) uint8, or `to_raw`.
 
     What must be resized is resized picture by picture. It stays on the device.
     """
     height, width = spec.picture_size
-    convert = to_raw if spec.output_type == "pt" else to_pixels
-    if images.shape[2:] == (height, width):
+    convert = to_raw if spec.output_type == "pt" else to_pixels if images.ndim == 4 else to_frames
+    if images.shape[-2:] == (height, width):
         return convert(images)
     return torch.cat([convert(fit(one, height, width)) for one in torch.split(images, 1)])
 
@@ -46,8 +49,27 @@ def decoded(
     return Decoded(made, dtype, widened_from, switches)
 
 
+def clips_of(videos: torch.Tensor) -> tuple[Clip, ...]:
+    """A clip of each of (n, frames, height, width, c) uint8, which stay where they are."""
+
+    def clip(frames: torch.Tensor) -> Clip:
+        count, height, width, channels = frames.shape
+        return Clip((count, height, width, channels), lambda start, stop: to_host(frames[start:stop])[0].numpy())
+
+    return tuple(clip(frames) for frames in videos)
+
+
+def to_frames(videos: torch.Tensor) -> torch.Tensor:
+    """(n, c, frames, height, width) in [-1, 1] -> (n, frames, height, width, c) uint8, on their device: each frame as
+    `to_pixels`, one at a time, since floats take four times the room."""
+    made = videos.new_empty([videos.shape[place] for place in (0, 2, 3, 4, 1)], dtype=torch.uint8)
+    for place in range(videos.shape[2]):
+        made[:, place] = to_pixels(videos[:, :, place])
+    return made
+
+
 def to_raw(images: torch.Tensor) -> torch.Tensor:
-    """(n, c, height, width) -> the same in float16, neither clamped nor denormalised, on their device."""
+    """(n, c, ..., height, width) -> the same in float16, neither clamped nor denormalised, on their device."""
     return images.to(torch.float16).contiguous()
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from vaefarm_shared.records import DecodeReport, ImageRecord, LatentsRecord, TensorRecord
+from vaefarm_shared.records import DecodeReport, ImageRecord, LatentsRecord, TensorRecord, VideoRecord
 
 from .after_decode import AfterDecodes
 from .decoder import Decoded, Decoder, Encoded
@@ -29,6 +29,7 @@ class Reporter:
         made: Decoded | Encoded,
         seconds_encode: float,
         images: tuple[ImageRecord, ...] = (),
+        videos: tuple[VideoRecord, ...] = (),
         latents: LatentsRecord | None = None,
         tensor: TensorRecord | None = None,
     ) -> DecodeReport:
@@ -54,6 +55,7 @@ class Reporter:
             safety_checked=isinstance(made, Decoded) and self.after_decode.check_safety,
             after_decode=self.after_decode.names if isinstance(made, Decoded) else (),
             images=images,
+            videos=videos,
             latents=latents,
             tensor=tensor,
         )

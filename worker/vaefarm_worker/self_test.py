@@ -88,7 +88,8 @@ class SelfTest:
 
 def fixed_item(served: ServedVae) -> BatchItem:
     """A job with one picture of SIDE x SIDE latents that are the same everywhere and for ever."""
-    shape = (1, served.contract.latent_channels, SIDE, SIDE)
+    is_video = served.contract.temporal_scale is not None
+    shape = (1, served.contract.latent_channels, *([1] if is_video else []), SIDE, SIDE)
     # RandomState's streams are frozen; those of NumPy's newer generators may change.
     latents = from_tensor(np.random.RandomState(0).standard_normal(shape).astype(np.float32))
     side = SIDE * served.contract.spatial_scale
@@ -97,7 +98,9 @@ def fixed_item(served: ServedVae) -> BatchItem:
         vae=served.id,
         dtype="float32",
         shape=shape,
-        layout="spatial",
+        layout="video" if is_video else "spatial",
+        num_frames=1 if is_video else None,
+        video_format="zip" if is_video else "mp4",
         count=1,
         height=side,
         width=side,
@@ -108,7 +111,9 @@ def fixed_item(served: ServedVae) -> BatchItem:
 
 
 def pixels_of(decoded: Decoded) -> Pixels:
-    """The pixels of a decoder that makes no files."""
+    """The pixels of a decoder that makes no files; of a video its frames."""
+    if decoded.clips:
+        return next(decoded.clips[0].chunks())
     if decoded.pixels is None:
         raise TypeError("the decoder made files; expected pixels")
     return decoded.pixels

@@ -164,12 +164,14 @@ def check_contract(entry: VaeEntry, config: dict[str, Any], family: Family) -> C
     try:
         family.check_config(config)
         channels, scale, colours = family.channels(config), family.scale(config), picture_channels(config)
+        frames = None if family.temporal_scale is None else family.temporal_scale(config)
     except (ConfigurationError, KeyError) as error:
         raise ConfigurationError(f"VAE {entry.id!r} ({entry.origin}) cannot be served: {error}") from error
     for name, said, found in (
         ("latent_channels", entry.latent_channels, channels),
         ("spatial_scale", entry.spatial_scale, scale),
         ("picture_channels", entry.picture_channels, colours),
+        ("temporal_scale", entry.temporal_scale, frames),
     ):
         if said is not None and said != found:
             raise ConfigurationError(
@@ -177,7 +179,9 @@ def check_contract(entry: VaeEntry, config: dict[str, Any], family: Family) -> C
             )
     check_factors(entry, config)
     limits: dict[str, Any] = {"layouts": family.layouts, **entry.limits}
-    return Contract(latent_channels=channels, spatial_scale=scale, picture_channels=colours, **limits)
+    return Contract(
+        latent_channels=channels, spatial_scale=scale, picture_channels=colours, temporal_scale=frames, **limits
+    )
 
 
 def check_factors(entry: VaeEntry, config: dict[str, Any]) -> None:

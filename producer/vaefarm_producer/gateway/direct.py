@@ -4,7 +4,8 @@ import logging
 from typing import Final
 
 from vaefarm_shared.errors import FarmError
-from vaefarm_shared.records import BlobRecord, ImageRecord
+from vaefarm_shared.job import VideoFormat
+from vaefarm_shared.records import BlobRecord, ImageRecord, VideoRecord
 from vaefarm_shared.s3_blobs import S3Blobs
 from vaefarm_shared.store_url import read_store_url
 
@@ -14,6 +15,10 @@ logger = logging.getLogger(__name__)
 
 #: What the reference of a blob in S3 begins with.
 IN_S3: Final[str] = f"{S3Blobs.scheme}:"
+
+
+#: The type of each form of video.
+VIDEO_TYPES: Final[dict[VideoFormat, str]] = {"mp4": "video/mp4", "webp": "image/webp", "zip": "application/zip"}
 
 
 class DirectLinks:
@@ -50,9 +55,13 @@ class DirectLinks:
 
 def content_type_of(one: BlobRecord) -> str:
     """The type of something stored."""
+    if isinstance(one, VideoRecord):
+        return VIDEO_TYPES[one.video_format]
     return f"image/{one.image_format}" if isinstance(one, ImageRecord) else SAFETENSORS
 
 
 def file_name(job_id: str, index: int, one: BlobRecord) -> str:
     """The name under which a browser saves it."""
+    if isinstance(one, VideoRecord):
+        return f"{job_id}-{index}.{one.video_format}"
     return f"{job_id}-{index}.{one.image_format}" if isinstance(one, ImageRecord) else f"{job_id}.safetensors"

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from vaefarm_shared.job import MAX_SECONDS, ImageFormat, JobStatus, Priority, Task
+from vaefarm_shared.job import MAX_FPS, MAX_SECONDS, ImageFormat, JobStatus, Priority, Task, VideoFormat
 from vaefarm_shared.previews import Put
 from vaefarm_shared.quarantine import Device
 from vaefarm_shared.records import DecodeReport
@@ -37,7 +37,16 @@ class Options(BaseModel):
     scaling_factor: Annotated[float | None, Field(description="In place of the VAE's own scaling.")] = None
     shift_factor: Annotated[float | None, Field(description="In place of the VAE's own shift.")] = None
     image_format: ImageFormat | None = None
-    quality: Annotated[int | None, Field(ge=1, le=100, description="For jpeg and lossy webp; 90 unless given.")] = None
+    num_frames: Annotated[int | None, Field(ge=1, description="Of a video; checked where the latents tell it.")] = None
+    fps: Annotated[
+        float | None, Field(gt=0, le=MAX_FPS, description="Of a video; its VAE's pipelines' unless given.")
+    ] = None
+    video_format: Annotated[
+        VideoFormat | None, Field(description="mp4 (H.264), webp (animated), or a zip of frames in image_format.")
+    ] = None
+    quality: Annotated[
+        int | None, Field(ge=1, le=100, description="For jpeg, lossy webp and mp4; 90 unless given.")
+    ] = None
     lossless: Annotated[bool | None, Field(description="WebP without loss.")] = None
     tiling: Annotated[bool | None, Field(description="Allow tiles where the device is short of memory.")] = None
     reproducible: Annotated[bool | None, Field(description="The pipeline's own picture, bit for bit.")] = None

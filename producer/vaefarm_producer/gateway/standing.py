@@ -129,8 +129,10 @@ def public(report: DecodeReport, path: str) -> DecodeReport:
         return one.model_copy(update={"blob": f"{path}/image/{index}"})
 
     stored = [named(one, index) for index, one in enumerate(report.stored)]
-    changes: dict[str, object] = {"images": tuple(stored[: len(report.images)])}
-    others = iter(stored[len(report.images) :])
+    others = iter(stored)
+    changes: dict[str, object] = {
+        kind: tuple(next(others) for _ in getattr(report, kind)) for kind in ("images", "videos")
+    }
     for name in ("latents", "tensor"):
         if getattr(report, name, None) is not None:
             changes[name] = next(others)

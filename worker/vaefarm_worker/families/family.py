@@ -46,6 +46,8 @@ class Family:
     layouts: tuple[Layout, ...] = ("spatial",)
     #: Whether the VAE decodes films: (n, c, 1, h, w) in, (n, c, 1, height, width) out.
     has_frames: bool = False
+    #: Frames a latent, of a VAE that makes videos: (n, c, t, h, w) in, (n, c, frames, height, width) out.
+    temporal_scale: Callable[[Config], int] | None = None
     #: Elements as above, at least, for the other modes in which it may be decoded.
     sparing_elements: Mapping[MemoryMode, float] = field(default_factory=dict)
 
@@ -58,6 +60,8 @@ class Family:
 
     def decode(self, vae: Any, latents: torch.Tensor, spec: JobSpec, network: Network) -> torch.Tensor:
         """Latents in the job's layout, in the VAE's dtype -> (n, 3 or 4, height, width) in [-1, 1].
+
+        Of videos (n, 3 or 4, frames, height, width).
 
         Args:
             network: `whole`, or what gives the same.
@@ -102,6 +106,9 @@ def _chosen(posterior: Any, specs: Sequence[JobSpec]) -> torch.Tensor:
 def picture_channels(config: Config) -> Literal[3, 4]:
     """3 for RGB, 4 for RGBA. Raises ConfigurationError for another number of channels."""
     found = config.get("out_channels") or config.get("input_channels") or config.get("in_channels") or 3
+    if isinstance(patch := config.get("patch_size"), int):
+        # Wan 2.2's decoder gives blocks of 2 x 2 pixels behind one another.
+        found //= patch**2
     if found == 3:
         return 3
     if found == 4:
@@ -119,7 +126,7 @@ def _kl_widest(config: Config) -> int:
     return int((config.get("decoder_block_out_channels") or config["block_out_channels"])[:2][-1])
 
 
-def _qwen_widest(config: Config) -> int:
+def _base_dim(config: Config) -> int:
     return int(config.get("decoder_base_dim") or config["base_dim"])
 
 
@@ -138,6 +145,9 @@ _KL_ELEMENTS: Final = (2200 / 256, 1000 / 256)
 _KL_STRIPS: Final = {MemoryMode.HALF: 391 / 256, MemoryMode.THIRD: 201 / 256}
 #: The same of one frame of Wan's decoder: 2700 elements for 96 channels, 1730 counted.
 _FRAME_ELEMENTS: Final = (2700 / 96, 1730 / 96)
+#: The same for each frame of a video: four are decoded at a time, the others wait as pixels, in two copies while one is
+#: laid behind the other. Planned for a video of 17 frames, at least for one of 241.
+_VIDEO_ELEMENTS: Final = (4 * 2700 / 17 / 96, (4 * 1730 / 241 + 6) / 96)
 
 FAMILIES: Final[dict[str, Family]] = {
     family.class_name: family
@@ -179,7 +189,7 @@ FAMILIES: Final[dict[str, Family]] = {
         Family(
             "AutoencoderKLQwenImage",
             *(mean_std.check_config, mean_std.denormalise, mean_std.normalise),
-            *(_z_dim, lambda config: int(2 ** len(config["temperal_downsample"])), _qwen_widest),
+            *(_z_dim, lambda config: int(2 ** len(config["temperal_downsample"])), _base_dim),
             _FRAME_ELEMENTS,
             layouts=("packed", "spatial", "frames"),
             has_frames=True,
@@ -187,10 +197,18 @@ FAMILIES: Final[dict[str, Family]] = {
         Family(
             "AutoencoderKLQwenImage21",
             *(mean_std.check_config, mean_std.denormalise_by_product, mean_std.normalise_by_quotient),
-            *(_z_dim, lambda config: int(config["scale_factor_spatial"]), _qwen_widest),
+            *(_z_dim, lambda config: int(config["scale_factor_spatial"]), _base_dim),
             _FRAME_ELEMENTS,
             layouts=("tokens", "spatial", "frames"),
             has_frames=True,
+        ),
+        Family(
+            "AutoencoderKLWan",
+            *(mean_std.check_config, mean_std.denormalise, mean_std.normalise),
+            *(_z_dim, lambda config: int(config["scale_factor_spatial"]), _base_dim),
+            _VIDEO_ELEMENTS,
+            layouts=("video",),
+            temporal_scale=lambda config: int(config["scale_factor_temporal"]),
         ),
     )
 }

@@ -1,4 +1,4 @@
-"""Qwen-Image's VAEs: each channel has a mean and a standard deviation in the config."""
+"""Qwen-Image's VAEs, and Wan's: each channel has a mean and a standard deviation in the config."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,9 +19,9 @@ def check_config(config: Mapping[str, Any]) -> None:
 
 
 def denormalise(latents: torch.Tensor, vae: Any) -> torch.Tensor:
-    """(n, c, h, w) latents as the pipeline returns them -> the decoder's input, same shape and dtype.
+    """(n, c, ...) latents as the pipeline returns them -> the decoder's input, same shape and dtype.
 
-    `latents / (1 / std) + mean`, as QwenImagePipeline does it: `latents * std` would differ in the last bit.
+    `latents / (1 / std) + mean`, as QwenImagePipeline and WanPipeline: `latents * std` would differ in the last bit.
     """
     mean, std = statistics_of(latents, vae)
     return latents / (1.0 / std) + mean

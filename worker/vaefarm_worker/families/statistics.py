@@ -6,9 +6,10 @@ import torch
 
 
 def statistics_of(latents: torch.Tensor, vae: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """latents_mean and latents_std, each (1, c, 1, 1), on the latents' device and in their dtype."""
+    """latents_mean and latents_std, each (1, c, 1, ...) of the latents' rank, on their device and in their dtype."""
+    shape = (1, -1, *(1,) * (latents.ndim - 2))
     mean, std = (
-        torch.tensor(vae.config[name], dtype=torch.float32).view(1, -1, 1, 1).to(latents.device, latents.dtype)
+        torch.tensor(vae.config[name], dtype=torch.float32).view(shape).to(latents.device, latents.dtype)
         for name in ("latents_mean", "latents_std")
     )
     return mean, std

@@ -93,6 +93,8 @@ def refusal(spec: JobSpec, entry: EndpointEntry) -> str | None:
     """Why an endpoint cannot be asked for a job, whatever state it is in; None where it can."""
     if spec.task != "decode":
         return "endpoints are asked for decodes alone; an encode needs a worker with the VAE"
+    if spec.num_frames is not None:
+        return "endpoints are asked for pictures alone; a video needs a worker with the VAE"
     if spec.crop_height is not None or spec.crop_width is not None:
         return "the remote-VAE protocol has no word for a picture that is resized and cropped after its decode"
     if spec.picture_pixels > entry.max_pixels:
