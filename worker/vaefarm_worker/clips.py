@@ -24,13 +24,13 @@ class Clip:
     #: What each chunk goes through on its way out.
     steps: tuple[Callable[[Frames], Frames], ...] = ()
 
-    def chunks(self, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Frames]:
+    def chunks(self, chunk_bytes: int | None = None) -> Iterator[Frames]:
         """The frames in order, (n, height, width, 3 or 4) uint8: one chunk of them at a time.
 
         Who goes on to the next lets go of the one before. Raises whatever a step raises.
         """
         frames, height, width, channels = self.shape
-        each = max(1, chunk_bytes // (height * width * channels))
+        each = max(1, (chunk_bytes or CHUNK_BYTES) // (height * width * channels))
         for start in range(0, frames, each):
             chunk = self.read(start, min(start + each, frames))
             for step in self.steps:

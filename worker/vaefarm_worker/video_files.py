@@ -109,7 +109,7 @@ def _codec_options(spec: JobSpec, fps: float) -> dict[str, str]:
     height, width = spec.picture_size
     rate = int(CAPPED * MP4_BYTES * 8 * height * width * fps)
     # The rate is capped so that the room that was reserved for it is enough, whatever it shows.
-    return {"preset": PRESET, "crf": str(crf_of(spec.quality)), "maxrate": str(rate), "bufsize": str(rate)}
+    return {"preset": PRESET, "crf": str(crf_of(spec.quality)), "maxrate": str(rate), "bufsize": str(rate // 2)}
 
 
 def _pyav() -> Any:
