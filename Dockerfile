@@ -30,7 +30,7 @@ RUN python3 -m pip --python /opt/vaefarm/bin/python install -c /source/constrain
 
 FROM torch-environment AS worker-environment
 COPY --from=source /source /source
-RUN python3 -m pip --python /opt/vaefarm/bin/python install -c /source/constraints.txt dumb-init '/source[worker,otel,s3]'
+RUN python3 -m pip --python /opt/vaefarm/bin/python install -c /source/constraints.txt dumb-init '/source[worker,otel,s3,video]'
 
 # With a redis-server. Laid over the worker's environment, which has the same pins, it makes one of both.
 FROM gateway-environment AS local-environment
