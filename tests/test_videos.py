@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import redis
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 from tests.conftest import Serve
 
 from vaefarm_producer import Farm, InvalidInput, InvalidOption, JobFailed
@@ -69,7 +69,7 @@ def test_several_videos_of_one_job_and_other_formats(farm: Farm, serve: Serve, f
 
     first, second = two.videos(timeout=20)
     with Image.open(io.BytesIO(first.data)) as one, Image.open(io.BytesIO(second.data)) as other:
-        assert one.n_frames == other.n_frames == 13
+        assert [sum(1 for _ in ImageSequence.Iterator(image)) for image in (one, other)] == [13, 13]
         assert not np.array_equal(np.asarray(one.convert("RGB")), np.asarray(other.convert("RGB")))
     with pytest.raises(InvalidOption, match="has 2 videos"):
         two.video()

@@ -9,7 +9,7 @@ from weakref import WeakSet
 import av
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from vaefarm_shared.budget import picture_bytes
 from vaefarm_shared.job import JobSpec
@@ -90,7 +90,8 @@ def test_a_webp_is_animated_at_that_rate_and_without_loss_is_what_was_decoded() 
     with Image.open(
         io.BytesIO(encode_clip(clip_of(frames), spec_of(video_format="webp", lossless=True, fps=8)))
     ) as image:
-        assert (image.n_frames, image.size, image.info["loop"]) == (FRAMES, (WIDTH, HEIGHT), 0)
+        assert (image.size, image.info["loop"]) == ((WIDTH, HEIGHT), 0)
+        assert sum(1 for _ in ImageSequence.Iterator(image)) == FRAMES
         for place, frame in enumerate(frames):
             image.seek(place)
             assert np.array_equal(np.asarray(image.convert("RGB")), frame), place
