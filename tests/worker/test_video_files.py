@@ -42,7 +42,7 @@ def smooth(frames: int = FRAMES, height: int = HEIGHT, width: int = WIDTH, chann
 class Held(np.ndarray[Any, np.dtype[np.uint8]]):
     """Frames that can be watched: an array has no place for weak references."""
 
-    __hash__ = object.__hash__
+    __hash__ = object.__hash__  # type: ignore[assignment]
 
 
 def clip_of(frames: Frames) -> Clip:
