@@ -146,6 +146,8 @@ def test_the_farm_stands_on_the_screen_whatever_its_size(
 
     terminal.shows("worker-0")
     terminal.shows("1 x demo")
+    # The last line of the first picture, which comes in several pieces.
+    terminal.shows("q ends")
     shown = terminal.shown.splitlines()
     assert all(len(line) <= columns for line in shown)
     (demo,), (sdxl,) = ([line for line in shown if line.startswith(f"{vae} ")] for vae in ("demo", "sdxl"))
