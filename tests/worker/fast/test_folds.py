@@ -247,7 +247,7 @@ def test_an_upsampling_of_another_kind_is_left_alone(unknown: Callable[[], nn.Mo
         {"heads": 1, "dim_head": 16, "rescale_output_factor": 2.0},
         {"heads": 1, "dim_head": 16, "processor": AttnProcessor()},
     ],
-    ids=str,
+    ids=lambda options: " ".join(options),
 )
 def test_attention_of_another_kind_is_left_alone(options: dict[str, Any]) -> None:
     parent = nn.ModuleList([Attention(32, norm_num_groups=4, residual_connection=True, **options)])
