@@ -33,6 +33,15 @@ def test_an_option_of_another_type_is_checked_though_it_is_equal() -> None:
         prepared(scaling_factor=True)
 
 
+def test_metadata_that_may_be_embedded_are_the_same_job_as_where_nothing_is_said_of_it() -> None:
+    hashes = [
+        prepared(metadata={"prompt": "a cat"}, **more).spec.request_hash
+        for more in ({}, {"embed_metadata": True}, {"embed_metadata": False})
+    ]
+
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
 def test_metadata_which_are_no_key_are_taken_as_they_are() -> None:
     assert prepared(metadata={"prompt": "a cat"}).spec.metadata == {"prompt": "a cat"}
     assert prepared(metadata={"prompt": "a dog"}).spec.metadata == {"prompt": "a dog"}

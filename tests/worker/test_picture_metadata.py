@@ -109,6 +109,8 @@ def test_text_in_a_uis_form_goes_through_as_it_is() -> None:
     assert Image.open(io.BytesIO(png)).info["invokeai_metadata"] == given["invokeai_metadata"]
     for name in ("jpeg", "webp"):
         assert parameters(file_of(given, image_format=name)) == given["parameters"]
+    # Which none of the formats can hold.
+    assert parameters(file_of({"parameters": "a\x00b"})) == "ab"
 
 
 def test_pictures_of_one_job_tell_their_own_seeds() -> None:
