@@ -1,5 +1,9 @@
 """The text that UIs read back: prompts and values come out as they went in, whichever UI reads."""
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,6 +24,22 @@ FULL = {
     "model": "stabilityai/sdxl, base: 1.0",
 }
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+
+
+@contextmanager
+def at_most(seconds: int) -> Iterator[None]:
+    """Fail where the block has not ended by then: a pattern may try for hours, and lets nobody else run meanwhile."""
+
+    def end(number: int, frame: object) -> None:
+        pytest.fail(f"not within {seconds} seconds")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def text_of(metadata: dict[str, str], index: int = 0, count: int = 1) -> str:
@@ -53,6 +73,17 @@ def test_sdnext_comfyui_and_civitai_read_it_as_well() -> None:
 def test_a_prompt_alone_is_enough_for_a_line_of_pairs() -> None:
     assert a1111(text_of({"prompt": "Steps: 1, Sampler: x, Seed: 2"}))["Prompt"] == "Steps: 1, Sampler: x, Seed: 2"
     assert sdnext(text_of({"prompt": "a cat"}))["Prompt"] == "a cat"
+
+
+@pytest.mark.parametrize("blank", ["\n", " ", "\r\n", "Negative prompt:\n"])
+def test_as_much_blank_as_metadata_may_have_costs_no_time_worth_naming(blank: str) -> None:
+    prompt = f"a cat{blank * (16_000 // len(blank))}on a mat"
+
+    with at_most(5):
+        text = text_of({"prompt": prompt})
+
+    assert text.startswith("a cat")
+    assert "on a mat\nSize: 512x768" in text
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,9 @@ SAID: Final[frozenset[str]] = frozenset(
 #: What may differ from picture to picture of a job: a JSON list then holds one for each.
 OF_EACH: Final[tuple[str, ...]] = ("prompt", "negative_prompt", "seed")
 
+#: How the line of the negative prompt begins.
+NEGATIVE: Final[str] = "Negative prompt:"
+
 #: Control characters that no text of a picture has: readers take NUL for its end.
 CONTROLS: Final[re.Pattern[str]] = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
@@ -70,7 +73,7 @@ def infotext(own: Mapping[str, str], spec: JobSpec, index: int, creator: str) ->
     """
     prompt, negative = _lines(prompt_of(own)), _lines(_first(own, ("negative_prompt", "Negative prompt")))
     line = ", ".join(f"{name}: {_quoted(value)}" for name, value in _pairs(own, spec, index, creator))
-    return "\n".join(part for part in (prompt, negative and f"Negative prompt: {negative}", line) if part)
+    return "\n".join(part for part in (prompt, negative and f"{NEGATIVE} {negative}", line) if part)
 
 
 def _pairs(own: Mapping[str, str], spec: JobSpec, index: int, creator: str) -> Iterator[tuple[str, str]]:
@@ -114,7 +117,15 @@ def _lines(text: str) -> str:
     A line of its own that begins as the negative prompt does would be taken for that: it joins the one before.
     """
     text = CONTROLS.sub("", text.replace("\r\n", "\n").replace("\r", "\n")).strip()
-    return re.sub(r"\s*\n\s*(?=Negative prompt:)", " ", text)
+    # Part by part: a pattern would try the blank lines of a prompt, of which there may be thousands, in all their ways.
+    *parts, last = text.split(NEGATIVE)
+    return "".join(_joined(part) + NEGATIVE for part in parts) + last
+
+
+def _joined(part: str) -> str:
+    """What stands before a negative prompt's beginning; where a line ends there, a space in its place."""
+    bare = part.rstrip()
+    return f"{bare} " if "\n" in part[len(bare) :] else part
 
 
 def _listed(text: str, count: int) -> list[str] | None:
