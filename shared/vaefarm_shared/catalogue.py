@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from .endpoints import EndpointEntry, wrong_factors
 from .errors import ConfigurationError, UnknownVae
-from .job import MAX_FPS, Factor, Layout, Name
+from .job import MAX_FPS, MIN_FPS, Factor, Layout, Name
 
 #: Pixels of the largest picture taken unless an entry says otherwise: 4096 x 4096.
 MAX_PIXELS: Final[int] = 4096 * 4096
@@ -58,7 +58,7 @@ class Contract(BaseModel):
     max_count: Annotated[int, Field(ge=1)] = MAX_COUNT
     #: Of a VAE that makes videos: frames a latent; frames a second unless a job says so; frames of one video at most.
     temporal_scale: Annotated[int, Field(ge=1, le=64)] | None = None
-    fps: Annotated[float, Field(gt=0, le=MAX_FPS)] | None = None
+    fps: Annotated[float, Field(ge=MIN_FPS, le=MAX_FPS)] | None = None
     max_frames: Annotated[int, Field(ge=1)] = MAX_FRAMES
 
 

@@ -33,7 +33,8 @@ MAX_METADATA_CHARACTERS: Final[int] = 16 * 1024
 #: Bytes of the largest raw tensor that is given back: Redis holds no value of 512 MiB.
 MAX_TENSOR_BYTES: Final[int] = 256 * 1024 * 1024
 
-#: Frames a second that a video may have.
+#: Frames a second that a video may have: with fewer an encoder's rate, in bits a second, would be none.
+MIN_FPS: Final[float] = 0.1
 MAX_FPS: Final[int] = 240
 
 #: Seconds that a picture is kept unless the job says otherwise: a day.
@@ -107,7 +108,7 @@ class JobSpec(BaseModel):
     #: Frames of each video; None where the job makes pictures.
     num_frames: Annotated[int, Field(ge=1)] | None = None
     #: Frames a second, of a video's file that is played.
-    fps: Annotated[float, Field(gt=0, le=MAX_FPS, allow_inf_nan=False)] | None = None
+    fps: Annotated[float, Field(ge=MIN_FPS, le=MAX_FPS, allow_inf_nan=False)] | None = None
     #: What a video's file is: MP4 with H.264, an animated WebP, or a zip of its frames in `image_format`.
     video_format: VideoFormat = "mp4"
     #: 3 for RGB, 4 for RGBA.

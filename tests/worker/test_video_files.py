@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageSequence
 
 from vaefarm_shared.budget import picture_bytes
-from vaefarm_shared.job import JobSpec
+from vaefarm_shared.job import MAX_FPS, MIN_FPS, JobSpec
 from vaefarm_worker import clips
 from vaefarm_worker.clips import Clip, Frames
 from vaefarm_worker.video_files import crf_of, encode_clip
@@ -77,11 +77,25 @@ def test_better_quality_is_closer_and_takes_more_bytes() -> None:
     assert (crf_of(1), crf_of(None), crf_of(100)) == (51, 17, 13)
 
 
-def test_noise_takes_no_more_than_the_room_that_was_reserved() -> None:
+@pytest.mark.parametrize("fps", [16, MIN_FPS])
+def test_noise_takes_no_more_than_the_room_that_was_reserved(fps: float) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (49, 256, 256, 3), np.uint8)
-    spec = spec_of(frames=49, height=256, width=256, quality=100)
+    spec = spec_of(frames=49, height=256, width=256, quality=100, fps=fps)
 
     assert len(encode_clip(clip_of(noise), spec)) < picture_bytes(spec)
+
+
+def test_a_large_video_at_the_highest_rate_is_written() -> None:
+    frames = np.zeros((1, 2176, 3840, 3), np.uint8)
+
+    assert encode_clip(clip_of(frames), spec_of(frames=1, height=2176, width=3840, fps=MAX_FPS))
+
+
+def test_what_the_encoder_refuses_is_an_error_of_writing() -> None:
+    frames = np.zeros((1, 63, 64, 3), np.uint8)
+
+    with pytest.raises(OSError, match="libx264"):
+        encode_clip(clip_of(frames), spec_of(frames=1, height=63, width=64))
 
 
 def test_a_webp_is_animated_at_that_rate_and_without_loss_is_what_was_decoded() -> None:

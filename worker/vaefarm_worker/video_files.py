@@ -20,6 +20,9 @@ PRESET: Final[str] = "veryfast"
 #: Share of the most bytes that an MP4 is reckoned to take at which its rate is capped: what a container adds.
 CAPPED: Final[float] = 0.9
 
+#: The highest such rate, in bits a second, that FFmpeg takes.
+MOST_RATE: Final[int] = 2**31 - 1
+
 #: Denominator up to which a rate of frames is a fraction: 23.976 is 24000/1001.
 MOST_TICKS: Final[int] = 1001
 
@@ -61,7 +64,11 @@ def _played(clip: Clip, spec: JobSpec) -> bytes:
     # The index goes to the front, so that a player begins before it has all: for that the file is opened anew by name.
     options = {"movflags": "+faststart"} if spec.video_format == "mp4" else {"loop": "0"}
     with NamedTemporaryFile(suffix=f".{spec.video_format}") as file:
-        _write(av, file.name, spec, clip, rate, options)
+        try:
+            _write(av, file.name, spec, clip, rate, options)
+        except av.error.FFmpegError as error:
+            # Of which some are an OSError besides.
+            raise OSError(str(error)) from error
         return file.read()
 
 
@@ -107,7 +114,7 @@ def _codec_options(spec: JobSpec, fps: float) -> dict[str, str]:
     if spec.video_format == "webp":
         return {"lossless": "1" if spec.lossless else "0", "quality": str(spec.quality or QUALITY)}
     height, width = spec.picture_size
-    rate = int(CAPPED * MP4_BYTES * 8 * height * width * fps)
+    rate = min(int(CAPPED * MP4_BYTES * 8 * height * width * fps), MOST_RATE)
     # The rate is capped so that the room that was reserved for it is enough, whatever it shows.
     return {"preset": PRESET, "crf": str(crf_of(spec.quality)), "maxrate": str(rate), "bufsize": str(rate // 2)}
 

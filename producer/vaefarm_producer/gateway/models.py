@@ -4,7 +4,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from vaefarm_shared.job import MAX_FPS, MAX_SECONDS, ImageFormat, JobStatus, Priority, Task, VideoFormat
+from vaefarm_shared.job import MAX_FPS, MAX_SECONDS, MIN_FPS, ImageFormat, JobStatus, Priority, Task, VideoFormat
 from vaefarm_shared.previews import Put
 from vaefarm_shared.quarantine import Device
 from vaefarm_shared.records import DecodeReport
@@ -39,7 +39,7 @@ class Options(BaseModel):
     image_format: ImageFormat | None = None
     num_frames: Annotated[int | None, Field(ge=1, description="Of a video; checked where the latents tell it.")] = None
     fps: Annotated[
-        float | None, Field(gt=0, le=MAX_FPS, description="Of a video; its VAE's pipelines' unless given.")
+        float | None, Field(ge=MIN_FPS, le=MAX_FPS, description="Of a video; its VAE's pipelines' unless given.")
     ] = None
     video_format: Annotated[
         VideoFormat | None, Field(description="mp4 (H.264), webp (animated), or a zip of frames in image_format.")
