@@ -2,6 +2,8 @@
 
 import signal
 import threading
+from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import redis
 from tests.conftest import Serve, StartWorker, eventually
 
 from vaefarm_producer import Farm, InvalidJobId, InvalidOption, JobConflict, JobStatus, QueueFull, UnknownVae
-from vaefarm_producer.previews import prepare_step
+from vaefarm_producer.previews import prepare_step, prepare_with_preview
 from vaefarm_producer.redis_transport import RedisTransport
 from vaefarm_shared import keys, leases, transitions
 from vaefarm_shared.catalogue import Catalogue
@@ -211,6 +213,8 @@ def test_a_newer_one_of_which_nothing_comes_leaves_what_was_shown(
 
     assert farm.job("a").preview() == first
     assert held(connection) == bytes_held
+    # Whether its job ever comes or not.
+    assert [key for key in connection.scan_iter(match="*a--preview*") if connection.ttl(key) < 0] == []
     assert step(farm, "a", 3) == "queued"
 
 
@@ -224,6 +228,27 @@ def test_the_preview_of_a_job_takes_the_place_of_its_steps(farm: Farm, connectio
     assert step(farm, "a", 2) == "queued"
     farm.job("a").discard()
     assert (left_of(connection, "a"), held(connection)) == ([], (0, 0))
+
+
+@pytest.mark.parametrize("is_held", [False, True])
+def test_a_step_of_the_job_is_none_of_what_its_owner_may_have_besides(
+    is_held: bool, settings: Settings, connection: redis.Redis
+) -> None:
+    with closing(RedisTransport(settings)) as transport:
+        named = {"owner": "somebody"}
+        job = prepare_with_preview(LATENTS, VAE, transport.contract, "a", {"preview": PREVIEW})
+        earlier = prepare_step(LATENTS + 1, PREVIEW, transport.contract(PREVIEW), "a")
+        of_step = replace(earlier, spec=earlier.spec.model_copy(update=named))
+        assert job.preview is not None
+        preview = replace(job.preview, spec=job.preview.spec.model_copy(update=named))
+        job = replace(job, spec=job.spec.model_copy(update=named), preview=preview)
+        assert transport.put_preview_within(of_step, 2) == "queued"
+        if is_held:
+            claim(connection)
+
+        assert transport.submit_within([job], 2) == [JobStatus.QUEUED]
+
+    assert connection.hget(keys.INFLIGHT, "somebody") == b"2"
 
 
 def test_an_ended_job_takes_no_steps(farm: Farm, connection: redis.Redis) -> None:
@@ -404,6 +429,7 @@ def test_job_and_preview_are_taken_together_or_not_at_all(
         ("flux", np.zeros((1, 16, 8, 8), np.float32), {"preview": "taesd"}, "takes other latents"),
         ("sd-v1", LATENTS, {"preview": "sd-v1"}, "is the job's own VAE"),
         ("sd-v1", LATENTS, {"preview": "taesd", "normalised": False}, "normalised=False"),
+        ("wan", np.zeros((1, 16, 2, 8, 8), np.float32), {"preview": "wan2-2-5b"}, "'wan2-2-5b' makes videos"),
     ],
 )
 def test_a_preview_by_a_vae_of_other_latents_is_refused_before_anything_is_queued(

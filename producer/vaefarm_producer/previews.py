@@ -66,6 +66,7 @@ def _packed(one: CheckedJob, preview: str, contract: Contract) -> PreparedJob:
 def check_preview(job_id: str, spec: JobSpec, vae: str, contract: Contract) -> None:
     """Raise InvalidOption where a VAE makes no preview of a job, InvalidJobId where its id is too long for one."""
     id_of_preview(job_id)
+    check_picture(vae, contract)
     if vae == spec.vae:
         raise InvalidOption(f"preview={vae!r} is the job's own VAE; expected a quicker one, such as 'taesdxl'")
     if not spec.normalised:
@@ -82,6 +83,12 @@ def check_preview(job_id: str, spec: JobSpec, vae: str, contract: Contract) -> N
             f"preview={vae!r} takes other latents than VAE {spec.vae!r}: of these it makes pictures of {pictures.width}"
             f" x {pictures.height} pixels, not of {spec.width} x {spec.height}; take one of the same family"
         )
+
+
+def check_picture(vae: str, contract: Contract) -> None:
+    """Raise InvalidOption for a VAE that makes videos."""
+    if contract.temporal_scale is not None:
+        raise InvalidOption(f"VAE {vae!r} makes videos, and a preview is a picture; expected a VAE for pictures")
 
 
 def with_preview(job: PreparedJob, vae: str, contract: Contract) -> PreparedJob:
@@ -118,6 +125,7 @@ def prepare_step(
     Raises InvalidLatents, InvalidJobId, InvalidOption.
     """
     preview = id_of_preview(check_job_id(job_id))
+    check_picture(vae, contract)
     chosen: DecodeOptions = {"result_seconds": STEP_SECONDS, **(options or {})}
     job = prepare(tensor, vae, contract, None, {"image_format": FORMAT_WITH_ALPHA, **chosen})
     picture = {"image_format": format_of(contract, max(job.spec.height, job.spec.width)), "traceparent": None}

@@ -51,6 +51,8 @@ local function give_up_preview(job)
   local shown = redis.call('HMGET', JOB .. job.id, 'report', 'shown')
   if not shown[1] then return drop_preview(job.id, true) end
   if job.execution then rq_end_execution(job) end
+  -- Its job may never come, and RQ's side has no end of its own while it is not finished.
+  rq_forget(job)
   forget_pictures(job.id)
   redis.call('ZREM', PREVIEWS, job.id)
   finish_record(job, 'finished', '', job.result_seconds, number(shown[2], 0))

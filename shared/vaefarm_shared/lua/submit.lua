@@ -41,7 +41,12 @@ if status then
 end
 local inflight = ARGV[15] ~= '' and owner ~= '' and number(redis.call('HGET', INFLIGHT, owner), 0)
 local jobs, bytes = 1, held
-if ARGV[18] then jobs, bytes = 2, held + tonumber(ARGV[23]) end
+if ARGV[18] then
+  -- That of a step, which waits or is in hand, counts already.
+  local step = redis.call('HMGET', JOB .. ARGV[18], 'status', 'owner')
+  local counts = (step[1] == 'queued' or step[1] == 'started') and (step[2] or '') == owner
+  jobs, bytes = counts and 1 or 2, held + tonumber(ARGV[23])
+end
 if inflight and inflight + jobs > tonumber(ARGV[15]) then return refuse('quota', tostring(inflight)) end
 local used = redis.call('HMGET', BUDGET, 'bytes', 'jobs')
 if number(used[1], 0) + bytes > tonumber(ARGV[10]) then return refuse('full', 'bytes', used[1] or '0') end
