@@ -141,6 +141,14 @@ def test_a_service_whose_url_cannot_be_read_ends(command: tuple[str, ...]) -> No
     assert line.startswith("vaefarm: 'redis://:***@host:port' is no Redis URL")
 
 
+@pytest.mark.parametrize("command", [("status",), ("top", "--once")], ids=lambda command: command[0])
+def test_a_look_at_a_url_that_cannot_be_taken_apart_ends(command: tuple[str, ...]) -> None:
+    line = complaint(vaefarm(*command, redis_url=f"redis://:{SECRET}@[host"))
+
+    assert "is no Redis URL: expected redis://HOST:PORT/DB" in line
+    assert SECRET not in line
+
+
 @pytest.mark.parametrize("command", [FAKE, GATEWAY, ("reap",)], ids=lambda command: command[0])
 def test_a_redis_that_stays_away_is_waited_for_and_then_named(command: tuple[str, ...]) -> None:
     done = vaefarm(*command, redis_url=f"redis://:{SECRET}@127.0.0.1:1/0", redis_wait="1.5")

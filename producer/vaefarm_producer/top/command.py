@@ -39,8 +39,10 @@ def top(
 
     While Redis or the gateway is away the last picture stays, and says so.
     """
-    console, place = Console(), place_of(farm_settings(url, None))
+    console = Console()
     with open_farm(url) as farm:
+        # What is no URL was said to be none by now.
+        place = place_of(farm_settings(url, None))
         if once or not console.is_terminal:
             print_picture(farm.overview(), place)
             return
