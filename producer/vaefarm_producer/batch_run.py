@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ from vaefarm_shared.errors import (
     JobFailed,
     JobNotFound,
 )
+from vaefarm_shared.workers import serves
 
 from .batch_plan import Batch, Plan, Planned, make_plan
 from .batch_progress import BatchProgress
@@ -173,7 +175,8 @@ def run_batch(
             print(f"vaefarm: {len(there)} files are done in {batch.out}; they are made anew", file=sys.stderr)
             missing = plan.planned
         present = len(plan.planned) - len(missing)
-        with BatchProgress(len(plan.planned) + len(plan.refused), present, as_json) as progress:
+        total, wonder = len(plan.planned) + len(plan.refused), partial(no_worker, farm, batch.vae)
+        with BatchProgress(total, present, as_json, wonder) as progress:
             run.say({"total": progress.total, "present": present, "refused": len(plan.refused)})
             try:
                 failures = refused(run, plan, progress)
@@ -186,6 +189,16 @@ def run_batch(
                     end(progress, "ended")
                 raise
         summarise(run, progress, batch.out, failures)
+
+
+def no_worker(farm: Farm, vae: str) -> str | None:
+    """That no worker serves a VAE, if none does."""
+    try:
+        if any(vae in serves(one) for one in farm.workers()):
+            return None
+    except FarmError:
+        return None
+    return f"no worker serves {vae}, so the jobs wait for one: vaefarm worker --vaes {vae}"
 
 
 def refused(run: BatchRun, plan: Plan, progress: BatchProgress) -> list[str]:

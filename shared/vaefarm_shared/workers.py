@@ -45,6 +45,13 @@ def description_keys(members: Iterable[bytes | str]) -> list[str]:
     return [keys.worker(name) for name in sorted(as_text(key).rpartition(":")[2] for key in members)]
 
 
+def serves(worker: dict[str, object]) -> set[str]:
+    """The VAEs that a worker serves, without those that it could not load, or whose endpoints are away."""
+    vaes, unavailable, away = (worker.get(name) for name in ("vaes", "unavailable", "away"))
+    served = set(vaes if isinstance(vaes, dict) else ())
+    return served.difference(*(not_now for not_now in (unavailable, away) if isinstance(not_now, dict)))
+
+
 def holders(workers: list[dict[str, Any]], vae: str, size: str) -> set[str]:
     """Names of the workers that serve a VAE and hold pictures of a size class."""
     return {str(one["name"]) for one in workers if size in one.get("sizes", {}).get(vae, ())}

@@ -6,8 +6,10 @@ import pty
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,9 @@ from safetensors.numpy import save_file
 from tests.conftest import Work, eventually, url_variable
 from tests.producer.conftest import Call
 
-from vaefarm_producer import Farm, InvalidOption
+from vaefarm_producer import Farm, InvalidOption, batch_progress
+from vaefarm_producer.batch_progress import BatchProgress
+from vaefarm_producer.batch_run import no_worker
 from vaefarm_producer.manifest import Manifest
 from vaefarm_shared.settings import Settings
 
@@ -301,3 +305,23 @@ def test_a_terminal_shows_a_bar_and_a_pipe_gets_nothing_of_it(
         assert [one.get("status") for one in told] == [None, *["finished"] * 5, None]
     else:
         assert [len(one["files"]) for one in told] == [1] * 5
+
+
+def test_a_batch_that_waits_says_how_far_it_is_and_that_no_worker_serves_its_vae(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(batch_progress, "LINE_SECONDS", 0.01)
+    said = ""
+    with BatchProgress(1000, 7, False, partial(no_worker, farm, "sdxl")):
+        deadline = time.monotonic() + 20
+        while said.count("7 of 1000, 0.0/s") < 2 and time.monotonic() < deadline:
+            said += capsys.readouterr().err
+    assert "vaefarm: no worker serves sdxl, so the jobs wait for one: vaefarm worker --vaes sdxl\n" in said
+    assert said.count("no worker") == 1
+
+
+def test_nothing_is_wondered_where_a_worker_serves_the_vae(farm: Farm, work: Work) -> None:
+    work()
+    eventually("the worker tells of itself", farm.workers)
+
+    assert no_worker(farm, "demo") is None

@@ -18,10 +18,9 @@ from vaefarm_shared.errors import FarmError
 from vaefarm_shared.figures import JOBS, SECONDS, read_counted
 from vaefarm_shared.job import JobStatus
 from vaefarm_shared.queues import parts_of
-from vaefarm_shared.workers import WorkerEndpoint, read_workers, worker_endpoints
+from vaefarm_shared.workers import WorkerEndpoint, read_workers, serves, worker_endpoints
 
 from .backing import Backing
-from .health import serves
 
 #: Jobs in hand that one round trip reads.
 PAGE: Final[int] = 1000

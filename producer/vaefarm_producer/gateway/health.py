@@ -8,6 +8,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
 from vaefarm_shared.errors import FarmError
+from vaefarm_shared.workers import serves
 
 from .believed import Believed
 from .desk import Desk
@@ -56,13 +57,6 @@ async def find_missing(desk: Desk) -> Missing:
     if served if vae is None else vae in served:
         return None
     return "worker", f"no worker that lives serves {'any VAE' if vae is None else f'VAE {vae!r}'}; start one"
-
-
-def serves(worker: dict[str, object]) -> set[str]:
-    """The VAEs that a worker serves, without those that it could not load, or whose endpoints are away."""
-    vaes, unavailable, away = (worker.get(name) for name in ("vaes", "unavailable", "away"))
-    served = set(vaes if isinstance(vaes, dict) else ())
-    return served.difference(*(not_now for not_now in (unavailable, away) if isinstance(not_now, dict)))
 
 
 #: Where an application keeps what it knows of that.

@@ -9,11 +9,10 @@ from vaefarm_shared.catalogue import Contract
 from vaefarm_shared.errors import FarmUnavailable, InvalidOption, UnknownVae
 from vaefarm_shared.job import JobSpec
 from vaefarm_shared.queues import size_class
-from vaefarm_shared.workers import holders
+from vaefarm_shared.workers import holders, serves
 
 from .believed import Believed
 from .desk import Desk, desk_of
-from .health import serves
 
 #: Seconds for which the list of workers is believed.
 BELIEVED_SECONDS: Final[float] = 1.0

@@ -12,10 +12,10 @@ from aiohttp import web
 from vaefarm_shared.errors import UnknownVae
 from vaefarm_shared.pace import Backlog, backlog, read_pace
 from vaefarm_shared.reading import QueueDepth
+from vaefarm_shared.workers import serves
 
 from .access import principal_of
 from .desk import Desk, desk_of
-from .health import serves
 from .jobs import json_answer
 from .models import QueueAnswer, QueuesAnswer, VaeAnswer, VaesAnswer, WorkersAnswer
 
