@@ -218,6 +218,29 @@ def test_a_newer_one_of_which_nothing_comes_leaves_what_was_shown(
     assert step(farm, "a", 3) == "queued"
 
 
+@pytest.mark.parametrize("is_shown", [False, True])
+def test_the_preview_of_a_job_comes_also_where_a_worker_has_one_of_its_steps(
+    is_shown: bool, farm: Farm, serve: Serve, settings: Settings, connection: redis.Redis
+) -> None:
+    if is_shown:
+        step(farm, "a", 0)
+        serve(Recorder(settings, PREVIEW))
+    shown = farm.job("a").preview()
+    step(farm, "a", 1)
+    earlier = claim(connection)
+
+    job = farm.submit(LATENTS + 2, vae=VAE, preview=PREVIEW, job_id="a")
+
+    assert connection.lrange(f"rq:queue:{QUEUE}", 0, -1) == [b"a--preview"]
+    assert job.preview() == shown
+    late = Outcome(earlier, JobStatus.FAILED, "somebody", "it is told")
+    assert transitions.settle(connection, [late]) == [False]
+    serve(Recorder(settings, PREVIEW))
+    assert job.preview() not in (None, shown)
+    job.discard()
+    assert (left_of(connection, "a"), held(connection)) == ([], (0, 0))
+
+
 def test_the_preview_of_a_job_takes_the_place_of_its_steps(farm: Farm, connection: redis.Redis) -> None:
     step(farm, "a", 1)
 

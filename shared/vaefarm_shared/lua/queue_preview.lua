@@ -1,6 +1,7 @@
 --@ previews
 -- Queue a preview; one that waits is replaced where it stands. `p`: id, hash, spec, queue, latent (reference), held, pixels,
--- seconds, data, created, owner ('' for the admin), and the latent's bytes, '' where they lie elsewhere.
+-- seconds, data, created, owner ('' for the admin), the latent's bytes, '' where they lie elsewhere, and `is_last`: whether
+-- it comes with its job, and nobody would send it again: one that a worker has is taken from it.
 -- Returns 'queued', 'same' where it was queued or made before, or 'busy' while a worker has one; and the reference of
 -- the latent that was replaced.
 local function queue_preview(p)
@@ -10,7 +11,11 @@ local function queue_preview(p)
     before = {}
   end
   if before.status and before.request_hash == p.hash then return 'same', '' end
-  if before.status and redis.call('EXISTS', LEASE .. p.id) == 1 then return 'busy', '' end
+  if before.status and redis.call('EXISTS', LEASE .. p.id) == 1 then
+    if not p.is_last then return 'busy', '' end
+    give_up_preview(before)
+    before = read_job(p.id)
+  end
   redis.call('SADD', 'rq:queues', 'rq:queue:' .. p.queue)
   local waits, held = before.status == 'queued', p.held
   local length, place

@@ -63,7 +63,7 @@ if ARGV[18] then
   local in_redis = blob_key(ARGV[22])
   queue_preview({id = ARGV[18], hash = ARGV[19], spec = ARGV[20], queue = ARGV[21], latent = ARGV[22], held = tonumber(ARGV[23]),
     pixels = ARGV[7], seconds = ARGV[8], data = ARGV[12], created = ARGV[13], owner = owner,
-    bytes = in_redis and latent and redis.call('GET', latent) or ''})
+    bytes = in_redis and latent and redis.call('GET', latent) or '', is_last = true})
 end
 local length, place = push(queue, id)
 redis.call('HSET', JOB .. id, 'spec', ARGV[3], 'status', 'queued', 'queue', queue, 'request_hash', hash,
