@@ -4,14 +4,14 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, TypedDict
+from typing import Any, Final, TypedDict, get_args
 
 from pydantic import ValidationError
 
 from vaefarm_shared import checks, latents, tracing
 from vaefarm_shared.catalogue import Contract
 from vaefarm_shared.errors import InvalidInput, InvalidLatents, InvalidOption
-from vaefarm_shared.job import MAX_METADATA_CHARACTERS, JobSpec, check_job_id, digest_of, new_job_id, request_hash
+from vaefarm_shared.job import MAX_METADATA_CHARACTERS, DecodeOption, JobSpec, check_job_id, digest_of, new_job_id, request_hash
 
 #: Pixels of the longest side that a format can hold; PNG has no limit that a picture meets.
 MAX_SIDES: Final[dict[str, int]] = {"webp": 16_383, "jpeg": 65_500, "mp4": 16_384}
@@ -19,8 +19,7 @@ MAX_SIDES: Final[dict[str, int]] = {"webp": 16_383, "jpeg": 65_500, "mp4": 16_38
 #: Options that are in a job's digest only where they say something else: jobs from before there were such keep theirs.
 UNSAID: Final[dict[str, Any]] = {
     "output_type": "pil",
-    "scaling_factor": None,
-    "shift_factor": None,
+    **dict.fromkeys(("scaling_factor", "shift_factor", *get_args(DecodeOption))),
     "embed_metadata": True,
 }
 
@@ -58,7 +57,7 @@ class DecodeOptions(JobOptions, total=False):
     width: int | None
     """As height."""
     normalised: bool
-    """False for latents that were denormalised for the decoder already; pipelines return them normalised."""
+    """False for latents that were denormalised already; unless said, as the VAE's pipelines return them."""
     scaling_factor: float | None
     """Divide the latents by it, in place of what the VAE's own constants do; not zero."""
     shift_factor: float | None
@@ -68,7 +67,15 @@ class DecodeOptions(JobOptions, total=False):
     image_format: str
     """'png' (default, lossless), 'jpeg' or 'webp'; of a video the frames' in a zip."""
     num_frames: int | None
-    """Frames of each video, as the pipeline got it; checked where the latents tell it."""
+    """Frames of each video, as the pipeline got it; needed for LTX-Video's tokens and CogVideoX 1.5, else checked."""
+    decode_timestep: float | None
+    """Of LTX-Video 0.9.1 and later, as the pipeline's; 0 unless given."""
+    decode_noise_scale: float | None
+    """The same; decode_timestep unless given. Where it is above 0 a seed is needed."""
+    decode_chunk_size: int | None
+    """Of Stable Video Diffusion, as the pipeline's: frames decoded at a time; all of a video unless given."""
+    seed: int | None
+    """Of the noise that decode_noise_scale mixes in, drawn by a new generator of the CPU."""
     fps: float | None
     """Frames a second of a video; those of its VAE's pipelines unless given."""
     video_format: str
@@ -209,10 +216,12 @@ def _template(
     pictures = checks.check_shape(vae, contract, shape, *sizes)
     checks.check_bytes(shape, itemsize)
     check_options(given, DecodeOptions)
+    _check_decode_options(given, vae, contract)
     if given.get("output_type") == "pt":
         _check_no_file(given)
-    if given.get("fps") is None:
-        given.pop("fps", None)
+    for name in ("fps", "seed"):
+        if given.get(name) is None:
+            given.pop(name, None)
     file_format = given.get("image_format", "png")
     if pictures.num_frames is not None and given.get("video_format", "mp4") != "zip":
         _check_of_frames(given)
@@ -230,7 +239,7 @@ def _template(
             "count": pictures.count,
             "height": pictures.height,
             "width": pictures.width,
-            **_departures(pictures, contract),
+            **_departures(pictures, contract, given),
             **given,
         }
     )
@@ -267,14 +276,24 @@ def check_options(given: dict[str, Any], known: type) -> None:
         )
 
 
-def _departures(pictures: checks.Pictures, contract: Contract) -> dict[str, Any]:
+def _departures(pictures: checks.Pictures, contract: Contract, given: dict[str, Any]) -> dict[str, Any]:
     """What few jobs say: what others leave out must not be in their digest."""
     said: dict[str, Any] = {"crop_height": pictures.crop_height, "crop_width": pictures.crop_width}
     if pictures.num_frames is not None:
         said |= {"num_frames": pictures.num_frames, "fps": contract.fps}
     if contract.picture_channels != 3:
         said["picture_channels"] = contract.picture_channels
+    if contract.denormalised and given.get("scaling_factor") is None:
+        said["normalised"] = False
     return {name: value for name, value in said.items() if value is not None}
+
+
+def _check_decode_options(given: dict[str, Any], vae: str, contract: Contract) -> None:
+    for name in get_args(DecodeOption):
+        if given.get(name) is not None and name not in contract.decode_options:
+            raise InvalidOption(
+                f"{name}={given[name]!r} means nothing to VAE {vae!r}, whose decode takes none; leave it out"
+            )
 
 
 def _check_no_file(given: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from .endpoints import EndpointEntry, wrong_factors
 from .errors import ConfigurationError, UnknownVae
-from .job import MAX_FPS, MIN_FPS, Factor, Layout, Name
+from .job import MAX_FPS, MIN_FPS, DecodeOption, Factor, Layout, Name
 
 #: Pixels of the largest picture taken unless an entry says otherwise: 4096 x 4096.
 MAX_PIXELS: Final[int] = 4096 * 4096
@@ -42,7 +42,10 @@ class Contract(BaseModel):
     tokens: (n, (height/s)*(width/s), c), one token for each latent (Qwen-Image 2.1);
     patchified: (n, 4c, height/2s, width/2s), the channels of 2 x 2 latents behind one another (Flux.2);
     frames: (n, c, 1, height/s, width/s), a film of one frame (Qwen-Image's VAE);
-    video: (n, c, (frames-1)/t+1, height/s, width/s), with t frames a latent but for the first (Wan, HunyuanVideo).
+    video: (n, c, (frames-1)/t+1, height/s, width/s), with t frames a latent but for the first (Wan, HunyuanVideo);
+    video_tokens: (n, ((frames-1)/t+1)*(height/s)*(width/s), c), one token for each latent of each frame (LTX-Video);
+    frames_first: (n, frames/t rounded up, c, height/s, width/s) (CogVideoX, Stable Video Diffusion);
+    padded: the same with one more latent frame in front where their number is odd (CogVideoX 1.5).
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -60,6 +63,10 @@ class Contract(BaseModel):
     temporal_scale: Annotated[int, Field(ge=1, le=64)] | None = None
     fps: Annotated[float, Field(ge=MIN_FPS, le=MAX_FPS)] | None = None
     max_frames: Annotated[int, Field(ge=1)] = MAX_FRAMES
+    #: What a job may tell its decode besides.
+    decode_options: tuple[DecodeOption, ...] = ()
+    #: Whether pipelines return latents that are the decoder's own input already (LTX-2).
+    denormalised: bool = False
 
 
 class VaeEntry(BaseModel):
@@ -88,6 +95,8 @@ class VaeEntry(BaseModel):
     temporal_scale: int | None = None
     fps: float | None = None
     max_frames: int | None = None
+    decode_options: tuple[DecodeOption, ...] | None = None
+    denormalised: bool | None = None
     #: The constants of its config.json, for endpoints that are told them; without them they scale by their own.
     scaling_factor: Factor | None = None
     shift_factor: Factor | None = None
@@ -110,6 +119,7 @@ class VaeEntry(BaseModel):
             spatial_scale=self.spatial_scale,
             picture_channels=self.picture_channels or 3,
             temporal_scale=self.temporal_scale,
+            decode_options=self.decode_options or (),
             **self.limits,
         )
 
@@ -117,7 +127,8 @@ class VaeEntry(BaseModel):
     def limits(self) -> dict[str, Any]:
         """Those parts of a contract that config.json does not hold, as far as the entry gives them."""
         return self.model_dump(
-            include={"layouts", "binned", "max_pixels", "max_count", "fps", "max_frames"}, exclude_none=True
+            include={"layouts", "binned", "max_pixels", "max_count", "fps", "max_frames", "denormalised"},
+            exclude_none=True,
         )
 
     @property

@@ -7,6 +7,7 @@ from typing import Final
 
 from .catalogue import Contract
 from .errors import InvalidLatents
+from .frames import FRAMES_FIRST, describe_frames, frames_made, latent_frames, padded
 from .job import Layout
 
 #: Bytes of the largest latent tensor taken.
@@ -37,6 +38,12 @@ _SHAPES: Final[dict[Layout, tuple[int, int, int, str]]] = {
     "patchified": (4, 4, 1, "patchified: (n, {c4}, height/{s2}, width/{s2})"),
     "frames": (5, 1, 1, "frames: (n, {c}, 1, height/{s}, width/{s})"),
     "video": (5, 1, 1, "video: (n, {c}, {frames}, height/{s}, width/{s})"),
+    "video_tokens": (
+        *(3, 1, 2),
+        "video_tokens: (n, ({frames})*(height/{s})*(width/{s}), {c}) with num_frames, height and width",
+    ),
+    "frames_first": (5, 1, 2, "frames_first: (n, {frames}, {c}, height/{s}, width/{s})"),
+    "padded": (5, 1, 2, "padded: (n, {frames} made even, {c}, height/{s}, width/{s}) with num_frames"),
 }
 
 
@@ -53,7 +60,7 @@ def check_shape(
     Args:
         height, width: pixels of one picture. Needed for packed latents and tokens; optional, and checked, for others:
             where the contract says `binned`, the picture is resized and cropped to them.
-        num_frames: of each video; optional, and checked, where the shape tells it.
+        num_frames: of each video. Needed for video_tokens and padded latents; optional, and checked, for others.
 
     Raises:
         InvalidLatents: rank, channels, size, token count or limits; says what was expected.
@@ -70,10 +77,13 @@ def check_shape(
     if any(size < 1 for size in shape):
         raise InvalidLatents(f"latents have shape {shape}; expected no empty dimension")
     layout = _layout(vae, contract, shape)
-    measure: Callable[..., Pictures] = _from_tokens if layout in ("packed", "tokens") else _from_grid
+    measure: Callable[..., Pictures] = _MEASURES.get(layout, _from_grid)
     pictures = measure(vae, contract, layout, shape, height, width)
     if contract.temporal_scale is not None:
-        pictures = replace(pictures, num_frames=_frames(vae, contract, layout, shape, num_frames))
+        count = (_frames_of_tokens if layout == "video_tokens" else _frames_of_grid)(
+            vae, contract, pictures, shape, num_frames
+        )
+        pictures = replace(pictures, num_frames=count)
     _check_limits(vae, contract, shape, pictures)
     return pictures
 
@@ -88,8 +98,7 @@ def check_bytes(shape: tuple[int, ...], itemsize: int) -> None:
 def describe_layout(contract: Contract, layout: Layout) -> str:
     """The shape of latents in a layout, as text."""
     c, s = contract.latent_channels, contract.spatial_scale
-    t = contract.temporal_scale
-    frames = "frames" if t in (None, 1) else f"(frames-1)/{t}+1"
+    frames = describe_frames(layout, contract.temporal_scale or 1)
     return _SHAPES[layout][3].format(c=c, c4=4 * c, s=s, s2=2 * s, frames=frames)
 
 
@@ -134,17 +143,63 @@ def _check_limits(vae: str, contract: Contract, shape: tuple[int, ...], pictures
         )
 
 
-def _frames(vae: str, contract: Contract, layout: Layout, shape: tuple[int, ...], num_frames: int | None) -> int:
-    """Frames of each video: the first latent is one frame, each other `temporal_scale` of them."""
-    scale = contract.temporal_scale or 1
-    found = (shape[2] - 1) * scale + 1
-    if num_frames not in (None, found):
-        fits = f"; it is made of 1 + {scale}n frames" if scale > 1 and (num_frames - 1) % scale else ""
+def _frames_of_grid(
+    vae: str, contract: Contract, pictures: Pictures, shape: tuple[int, ...], num_frames: int | None
+) -> int:
+    """Frames of each video whose latents tell them, but for what a pipeline put at their front."""
+    layout, scale = pictures.layout, contract.temporal_scale or 1
+    held = shape[1 if layout in FRAMES_FIRST else 2]
+    if layout == "padded":
+        if num_frames is None:
+            raise InvalidLatents(
+                f"latents of shape {shape} need num_frames: VAE {vae!r} has the pipeline make their number even, and"
+                f" does not tell {frames_made(layout, held - 1, scale)} frames from {frames_made(layout, held, scale)};"
+                " pass what the pipeline got"
+            )
+        wanted = latent_frames(num_frames, scale)
+        if padded(wanted) == held and frames_made(layout, wanted, scale) == num_frames:
+            return num_frames
+    found = frames_made(layout, held, scale)
+    if layout == "padded" or num_frames not in (None, found):
         raise InvalidLatents(
-            f"latents of shape {shape} decode to {found} frames; the job says num_frames {num_frames}{fits}: leave it"
-            f" out, or make it fit ({describe_layout(contract, layout)})"
+            f"latents of shape {shape} decode to {_either(layout, held, scale)} frames; the job says num_frames"
+            f" {num_frames}{_fits(layout, scale, num_frames)}: expected {describe_layout(contract, layout)}"
         )
     return found
+
+
+def _either(layout: Layout, held: int, scale: int) -> str:
+    found = frames_made(layout, held, scale)
+    return f"{frames_made(layout, held - 1, scale)} or {found}" if layout == "padded" else str(found)
+
+
+def _fits(layout: Layout, scale: int, num_frames: int | None) -> str:
+    """What a number of frames that no latents make should have been, for messages."""
+    if num_frames is None or frames_made(layout, latent_frames(num_frames, scale), scale) == num_frames:
+        return ""
+    if layout in FRAMES_FIRST:
+        return f", and a video is made of 1 + {2 * scale}n or {2 * scale}n frames"
+    return f", and a video is made of 1 + {scale}n frames"
+
+
+def _frames_of_tokens(
+    vae: str, contract: Contract, pictures: Pictures, shape: tuple[int, ...], num_frames: int | None
+) -> int:
+    """Frames of each video whose latents are tokens, checked with its size: rows and columns by frames."""
+    scale, side = contract.temporal_scale or 1, contract.spatial_scale
+    if num_frames is None:
+        raise InvalidLatents(
+            f"video tokens of shape {shape} need num_frames, height and width: pass what the pipeline got"
+        )
+    frames, rows, columns = latent_frames(num_frames, scale), pictures.height // side, pictures.width // side
+    fits = _fits(pictures.layout, scale, num_frames)
+    if frames * rows * columns != shape[1] or fits:
+        raise InvalidLatents(
+            f"video tokens of shape {shape} have {shape[1]} tokens; num_frames {num_frames}, height {pictures.height}"
+            f" and width {pictures.width} need {frames} x {rows} x {columns} = {frames * rows * columns}{fits}:"
+            f" VAE {vae!r} expects {describe_layout(contract, pictures.layout)}"
+        )
+    return num_frames
 
 
 def _from_grid(
@@ -174,6 +229,18 @@ def _from_grid(
     return Pictures(layout, pictures.count, pictures.height, pictures.width, *asked)
 
 
+def _from_video_tokens(
+    vae: str, contract: Contract, layout: Layout, shape: tuple[int, ...], height: int | None, width: int | None
+) -> Pictures:
+    side = contract.spatial_scale
+    if height is None or width is None or height < side or width < side:
+        raise InvalidLatents(
+            f"video tokens of shape {shape} need num_frames, height and width, of {side} pixels at least; the job says"
+            f" height {height}, width {width}: pass what the pipeline got"
+        )
+    return Pictures(layout, shape[0], height // side * side, width // side * side)
+
+
 def _from_tokens(
     vae: str, contract: Contract, layout: Layout, shape: tuple[int, ...], height: int | None, width: int | None
 ) -> Pictures:
@@ -193,3 +260,10 @@ def _from_tokens(
             f" {rows} x {columns} = {rows * columns}: pass the height and width that the pipeline got"
         )
     return Pictures(layout, count, height // side * side, width // side * side)
+
+
+_MEASURES: Final[dict[Layout, Callable[..., Pictures]]] = {
+    "packed": _from_tokens,
+    "tokens": _from_tokens,
+    "video_tokens": _from_video_tokens,
+}

@@ -70,8 +70,12 @@ TERMINAL_STATUSES: Final = frozenset({JobStatus.FINISHED, JobStatus.FAILED, JobS
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 ImageFormat = Literal["png", "jpeg", "webp"]
 Priority = Literal["high", "normal", "low"]
-Layout = Literal["spatial", "packed", "tokens", "patchified", "frames", "video"]
+Layout = Literal[
+    "spatial", "packed", "tokens", "patchified", "frames", "video", "video_tokens", "frames_first", "padded"
+]
 VideoFormat = Literal["mp4", "webp", "zip"]
+#: What some VAEs' decodes take besides latents.
+DecodeOption = Literal["decode_timestep", "decode_noise_scale", "decode_chunk_size"]
 
 #: Layouts that a reader of version 1 knows.
 FIRST_LAYOUTS: Final[tuple[Layout, ...]] = ("spatial", "packed")
@@ -123,7 +127,14 @@ class JobSpec(BaseModel):
     task: Task = "decode"
     #: Of an encode: whether the blob is a picture's file rather than a tensor.
     from_file: bool = False
-    #: Of an encode: the seed with which the posterior is sampled; its mode where there is none.
+    #: Of a decoder that is conditioned on a timestep: that, and the share of noise that takes the latents' place, as
+    #: LTXPipeline's arguments of these names. None is 0 for the first, and the first for the second.
+    decode_timestep: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    decode_noise_scale: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    #: Frames that are decoded at a time, where a VAE is told: other frames by a little. None decodes a video's in one.
+    decode_chunk_size: Annotated[int, Field(ge=1)] | None = None
+    #: Of an encode: the seed with which the posterior is sampled; its mode where there is none. Of a decode: its
+    #: noise.
     seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
     request_hash: str
     #: 'pil' gives pictures, 'pt' what the decoder gives, as one float16 tensor: neither clamped nor denormalised.
@@ -167,6 +178,11 @@ class JobSpec(BaseModel):
         return self.crop_height or self.height, self.crop_width or self.width
 
     @property
+    def noise_scale(self) -> float:
+        """The share of noise in the decoder's input: that of `decode_noise_scale`, else of `decode_timestep`."""
+        return (self.decode_timestep or 0.0) if self.decode_noise_scale is None else self.decode_noise_scale
+
+    @property
     def tensor_shape(self) -> tuple[int, ...]:
         """Shape of the raw tensor that the decode gives: (count, channels, height, width), of videos (count, channels,
         frames, height, width)."""
@@ -195,6 +211,11 @@ class JobSpec(BaseModel):
             return "scaling_factor and normalised=False contradict each other; expected one of them, or neither"
         if self.num_frames is None and (self.fps is not None or self.video_format != "mp4"):
             return "fps and video_format are for videos; this job makes pictures: leave them out"
+        if self.task == "decode" and (self.noise_scale > 0) != (self.seed is not None):
+            return (
+                "seed is of the noise that decode_noise_scale, or else decode_timestep, mixes in; expected a seed where"
+                " that is above 0, and none where it is 0"
+            )
         if self.output_type == "pil":
             return self._video_contradiction()
         if self.task == "encode":

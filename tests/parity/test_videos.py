@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from tests.conftest import Serve
-from tests.parity import videos
+from tests.parity import hunyuan, videos
 from tests.parity.videos import VideoCase
 
 from vaefarm_producer import Farm, Job
@@ -25,6 +25,8 @@ BUILDERS: Final[dict[str, Callable[[], VideoCase]]] = {
     "wan": videos.wan,
     "wan-two": videos.wan_of_two_videos,
     "wan-2.2": videos.wan_2_2,
+    "hunyuan-video": hunyuan.hunyuan_video,
+    "hunyuan-video-short": hunyuan.short_hunyuan_video,
 }
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vaefarm_worker.families.family import FAMILIES
+from vaefarm_worker.families.known import FAMILIES
 from vaefarm_worker.memory import EASING, LEARNING_PIXELS, MAX_ELEMENTS, SHARE, MemoryEstimate, PixelCost
 from vaefarm_worker.memory_mode import MemoryMode
 

@@ -92,7 +92,7 @@ def _run(
     the VAE's dtype."""
     spec = items[0].spec
     held = [item.latents.torch() for item in items]
-    latents = to_device(held, device, dtype)
+    latents = to_device(held, device, held[0].dtype if loaded.family.casts_late else dtype)
     mode = MemoryMode.among(switches)
     of_diffusers = [name for name in switches if not (mode.is_in_strips and name == mode)]
     with torch.inference_mode(), switched_on(loaded.module, of_diffusers):

@@ -17,7 +17,8 @@ from vaefarm_shared.errors import ConfigurationError
 
 from .decoder import ServedVae
 from .families import switches
-from .families.family import Family, family_of, picture_channels
+from .families.family import Family, picture_channels
+from .families.known import family_of
 from .fast import FastDecoder, fast_decoder
 from .fast.compiled import Size
 from .memory import PixelCost
@@ -172,13 +173,16 @@ def check_contract(entry: VaeEntry, config: dict[str, Any], family: Family) -> C
         ("spatial_scale", entry.spatial_scale, scale),
         ("picture_channels", entry.picture_channels, colours),
         ("temporal_scale", entry.temporal_scale, frames),
+        ("decode_options", entry.decode_options, family.decode_options(config)),
     ):
         if said is not None and said != found:
             raise ConfigurationError(
                 f"VAE {entry.id!r} ({entry.origin}) has {name} {found}; the catalogue says {said}: it is not served"
             )
     check_factors(entry, config)
-    limits: dict[str, Any] = {"layouts": family.layouts, **entry.limits}
+    options = family.decode_options(config)
+    limits: dict[str, Any] = {"layouts": family.layouts, "denormalised": family.denormalised, **entry.limits}
+    limits["decode_options"] = options
     return Contract(
         latent_channels=channels, spatial_scale=scale, picture_channels=colours, temporal_scale=frames, **limits
     )

@@ -37,7 +37,7 @@ class Options(BaseModel):
     scaling_factor: Annotated[float | None, Field(description="In place of the VAE's own scaling.")] = None
     shift_factor: Annotated[float | None, Field(description="In place of the VAE's own shift.")] = None
     image_format: ImageFormat | None = None
-    num_frames: Annotated[int | None, Field(ge=1, description="Of a video; checked where the latents tell it.")] = None
+    num_frames: Annotated[int | None, Field(ge=1, description="Of a video; needed for tokens, else checked.")] = None
     fps: Annotated[
         float | None, Field(ge=MIN_FPS, le=MAX_FPS, description="Of a video; its VAE's pipelines' unless given.")
     ] = None
@@ -50,7 +50,14 @@ class Options(BaseModel):
     lossless: Annotated[bool | None, Field(description="WebP without loss.")] = None
     tiling: Annotated[bool | None, Field(description="Allow tiles where the device is short of memory.")] = None
     reproducible: Annotated[bool | None, Field(description="The pipeline's own picture, bit for bit.")] = None
-    seed: Annotated[int | None, Field(ge=0, lt=2**64, description="Of an encode: sample the posterior.")] = None
+    decode_timestep: Annotated[float | None, Field(ge=0, le=1, description="Of LTX-Video; the pipeline's.")] = None
+    decode_noise_scale: Annotated[float | None, Field(ge=0, le=1, description="The same; with a seed.")] = None
+    decode_chunk_size: Annotated[
+        int | None, Field(ge=1, description="Of Stable Video Diffusion: frames decoded at a time.")
+    ] = None
+    seed: Annotated[
+        int | None, Field(ge=0, lt=2**64, description="Of an encode: sample the posterior; of a decode: its noise.")
+    ] = None
     producer: Annotated[str | None, Field(description="The lane; lanes take turns.")] = None
     priority: Priority | None = None
     deadline_seconds: Annotated[

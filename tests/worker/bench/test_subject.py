@@ -14,7 +14,7 @@ from vaefarm_worker.bench.live_bytes import LiveBytes, peak_bytes
 from vaefarm_worker.bench.measurement import Measurement, Trial
 from vaefarm_worker.bench.modes import MODES, Mode
 from vaefarm_worker.bench.subject import Subject, load
-from vaefarm_worker.families.family import family_of
+from vaefarm_worker.families.known import family_of
 
 CPU = torch.device("cpu")
 

@@ -10,7 +10,8 @@ from vaefarm_shared.catalogue import Catalogue, VaeEntry
 from vaefarm_shared.errors import ConfigurationError, InvalidOption
 
 from ..families import switches
-from ..families.family import Family, family_of
+from ..families.family import Family
+from ..families.known import family_of
 from ..fast import FastDecoder, fast_decoder, wanted_on
 from ..sources import look_up
 from ..vaes import describe_vae, drop_encoder, read_vae

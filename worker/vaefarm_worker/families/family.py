@@ -1,28 +1,35 @@
-"""The families: for each class of diffusers its scheme, its geometry and what a decode takes of memory."""
+"""A family: the scheme of one class of diffusers, its geometry and what a decode takes of memory."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
 from vaefarm_shared.errors import ConfigurationError
-from vaefarm_shared.job import JobSpec, Layout
+from vaefarm_shared.job import DecodeOption, JobSpec, Layout
 
 from ..memory import PixelCost
 from ..memory_mode import MemoryMode
-from . import batch_norm, mean_std, packing, scale_shift
+from . import packing, scale_shift
 
 Config = Mapping[str, Any]
 
 #: What makes (n, 3 or 4, height, width) of a VAE and of what its `decode` takes.
 Network = Callable[[Any, torch.Tensor], torch.Tensor]
 
+#: The same for a VAE whose `decode` takes more than that, which the job says.
+Told = Callable[[Any, torch.Tensor, JobSpec], torch.Tensor]
+
 
 def whole(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     """The VAE's own decode."""
     return vae.decode(latents, return_dict=False)[0]  # type: ignore[no-any-return]
+
+
+def _none(_config: Config) -> tuple[DecodeOption, ...]:
+    return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +55,13 @@ class Family:
     has_frames: bool = False
     #: Frames a latent, of a VAE that makes videos: (n, c, t, h, w) in, (n, c, frames, height, width) out.
     temporal_scale: Callable[[Config], int] | None = None
+    #: What a job may tell its decode, and the decode that is told.
+    decode_options: Callable[[Config], tuple[DecodeOption, ...]] = _none
+    told: Told | None = None
+    #: Whether its pipelines denormalise latents in these' own dtype, and cast what comes of it.
+    casts_late: bool = False
+    #: Whether its pipelines return latents that are the decoder's input already.
+    denormalised: bool = False
     #: Elements as above, at least, for the other modes in which it may be decoded.
     sparing_elements: Mapping[MemoryMode, float] = field(default_factory=dict)
 
@@ -61,20 +75,27 @@ class Family:
     def decode(self, vae: Any, latents: torch.Tensor, spec: JobSpec, network: Network) -> torch.Tensor:
         """Latents in the job's layout, in the VAE's dtype -> (n, 3 or 4, height, width) in [-1, 1].
 
-        Of videos (n, 3 or 4, frames, height, width).
+        Of videos (n, 3 or 4, frames, height, width). Where the family casts late, latents may have another dtype.
+
+        VAEs for videos keep what they decoded last on their modules (Wan: the features of the frames before) and their
+        switches too: one decode at a time for each module, as the one thread has it that calls this.
 
         Args:
-            network: `whole`, or what gives the same.
+            network: `whole`, or what gives the same; of a family whose decode is told more, that takes its place.
         """
         scale = self.scale(vae.config)
-        grid = packing.to_spatial(latents, spec.layout, spec.height, spec.width, scale)
+        if self.temporal_scale is None:
+            grid = packing.to_spatial(latents, spec.layout, spec.height, spec.width, scale)
+        else:
+            grid = packing.to_video(latents, spec, scale, self.temporal_scale(vae.config))
         if spec.scaling_factor is not None:
             grid = scale_shift.divide(grid, spec.scaling_factor, spec.shift_factor)
         elif spec.normalised:
             grid = self.denormalise(grid, vae)
         if self.has_frames:
             return network(vae, grid.unsqueeze(2))[:, :, 0]
-        return network(vae, grid)
+        grid = grid.to(vae.dtype) if self.casts_late else grid
+        return network(vae, grid) if self.told is None else self.told(vae, grid, spec)
 
     def encode(self, vae: Any, images: torch.Tensor, specs: Sequence[JobSpec]) -> torch.Tensor:
         """(n, 3, height, width) in [-1, 1], in the VAE's dtype -> (n, c, h, w) as an img2img pipeline holds them.
@@ -114,109 +135,3 @@ def picture_channels(config: Config) -> Literal[3, 4]:
     if found == 4:
         return 4
     raise ConfigurationError(f"its pictures have {found} channels; expected 3 (RGB) or 4 (RGBA)")
-
-
-def _by_blocks(config: Config) -> int:
-    """Each block but the last doubles the size."""
-    return int(2 ** (len(config.get("decoder_block_out_channels") or config["block_out_channels"]) - 1))
-
-
-def _kl_widest(config: Config) -> int:
-    """The last block of an AutoencoderKL's decoder gets the channels of the one before it."""
-    return int((config.get("decoder_block_out_channels") or config["block_out_channels"])[:2][-1])
-
-
-def _base_dim(config: Config) -> int:
-    return int(config.get("decoder_base_dim") or config["base_dim"])
-
-
-def _latent_channels(config: Config) -> int:
-    return int(config["latent_channels"])
-
-
-def _z_dim(config: Config) -> int:
-    return int(config["z_dim"])
-
-
-#: What whole processes were seen to take, with the allocator's slack and cuDNN's workspace (2200 elements for 256
-#: channels), and the activations alive at a time.
-_KL_ELEMENTS: Final = (2200 / 256, 1000 / 256)
-#: What strips were counted to take of the largest pictures.
-_KL_STRIPS: Final = {MemoryMode.HALF: 391 / 256, MemoryMode.THIRD: 201 / 256}
-#: The same of one frame of Wan's decoder: 2700 elements for 96 channels, 1730 counted.
-_FRAME_ELEMENTS: Final = (2700 / 96, 1730 / 96)
-#: The same for each frame of a video: four are decoded at a time, the others wait as pixels, in two copies while one is
-#: laid behind the other. Planned for a video of 17 frames, at least for one of 241.
-_VIDEO_ELEMENTS: Final = (4 * 2700 / 17 / 96, (4 * 1730 / 241 + 6) / 96)
-
-FAMILIES: Final[dict[str, Family]] = {
-    family.class_name: family
-    for family in (
-        Family(
-            "AutoencoderKL",
-            *(scale_shift.check_config, scale_shift.denormalise, scale_shift.normalise),
-            *(_latent_channels, _by_blocks, _kl_widest),
-            _KL_ELEMENTS,
-            sparing_elements=_KL_STRIPS,
-        ),
-        Family(
-            "AutoencoderTiny",
-            *(scale_shift.check_config, scale_shift.denormalise, scale_shift.normalise),
-            *(_latent_channels, _by_blocks, lambda config: int(config["decoder_block_out_channels"][-1])),
-            (400 / 64, 256 / 64),
-            sparing_elements={MemoryMode.HALF: 25 / 64},
-        ),
-        Family(
-            "AutoencoderDC",
-            *(scale_shift.check_config, scale_shift.denormalise, scale_shift.normalise),
-            *(_latent_channels, _by_blocks, lambda config: int(config["decoder_block_out_channels"][0])),
-            _KL_ELEMENTS,
-        ),
-        Family(
-            "AutoencoderKLHunyuanImage",
-            *(scale_shift.check_config, scale_shift.denormalise, scale_shift.normalise),
-            *(_latent_channels, lambda config: int(config["spatial_compression_ratio"]), _kl_widest),
-            _KL_ELEMENTS,
-        ),
-        Family(
-            "AutoencoderKLFlux2",
-            *(batch_norm.check_config, batch_norm.denormalise, batch_norm.normalise),
-            *(_latent_channels, _by_blocks, _kl_widest),
-            _KL_ELEMENTS,
-            layouts=("packed", "patchified", "spatial"),
-            sparing_elements=_KL_STRIPS,
-        ),
-        Family(
-            "AutoencoderKLQwenImage",
-            *(mean_std.check_config, mean_std.denormalise, mean_std.normalise),
-            *(_z_dim, lambda config: int(2 ** len(config["temperal_downsample"])), _base_dim),
-            _FRAME_ELEMENTS,
-            layouts=("packed", "spatial", "frames"),
-            has_frames=True,
-        ),
-        Family(
-            "AutoencoderKLQwenImage21",
-            *(mean_std.check_config, mean_std.denormalise_by_product, mean_std.normalise_by_quotient),
-            *(_z_dim, lambda config: int(config["scale_factor_spatial"]), _base_dim),
-            _FRAME_ELEMENTS,
-            layouts=("tokens", "spatial", "frames"),
-            has_frames=True,
-        ),
-        Family(
-            "AutoencoderKLWan",
-            *(mean_std.check_config, mean_std.denormalise, mean_std.normalise),
-            *(_z_dim, lambda config: int(config["scale_factor_spatial"]), _base_dim),
-            _VIDEO_ELEMENTS,
-            layouts=("video",),
-            temporal_scale=lambda config: int(config["scale_factor_temporal"]),
-        ),
-    )
-}
-
-
-def family_of(class_name: str) -> Family:
-    """The family of a class of diffusers. Raises ConfigurationError, naming the class and those that are known."""
-    try:
-        return FAMILIES[class_name]
-    except KeyError:
-        raise ConfigurationError(f"is a {class_name}; this release decodes {', '.join(FAMILIES)}") from None

@@ -1,13 +1,14 @@
-"""Layouts: latents as pipelines hand them out, and as a VAE takes them, (n, c, h, w).
+"""Layouts: latents as pipelines hand them out, and as a VAE takes them, (n, c, h, w), of videos (n, c, t, h, w).
 
-The arithmetic of FluxPipeline._unpack_latents, QwenImage21Pipeline._unpack_latents and
+The arithmetic of FluxPipeline._unpack_latents, QwenImage21Pipeline._unpack_latents, LTXPipeline._unpack_latents and
 Flux2Pipeline._unpatchify_latents, written out because importing a pipeline imports transformers, seconds of a worker's
 start; a test holds each to its original.
 """
 
 import torch
 
-from vaefarm_shared.job import Layout
+from vaefarm_shared.frames import FRAMES_FIRST, latent_frames
+from vaefarm_shared.job import JobSpec, Layout
 
 
 def to_spatial(latents: torch.Tensor, layout: Layout, height: int, width: int, spatial_scale: int) -> torch.Tensor:
@@ -21,6 +22,22 @@ def to_spatial(latents: torch.Tensor, layout: Layout, height: int, width: int, s
     if layout == "patchified":
         return unpatchify(latents)
     return latents.squeeze(2) if layout == "frames" else latents
+
+
+def to_video(latents: torch.Tensor, spec: JobSpec, spatial_scale: int, temporal_scale: int) -> torch.Tensor:
+    """Latents in any layout of videos -> (n, c, t, h, w), with the strides of the pipelines' own: where they are not
+    contiguous, a convolution adds in another order."""
+    if spec.layout == "video_tokens":
+        rows, columns = spec.height // spatial_scale, spec.width // spatial_scale
+        count, tokens, channels = latents.shape
+        frames = tokens // (rows * columns)
+        return latents.reshape(count, frames, rows, columns, channels).permute(0, 4, 1, 2, 3)
+    if spec.layout not in FRAMES_FIRST:
+        return latents
+    if spec.layout == "padded" and spec.num_frames is not None:
+        # CogVideoXPipeline drops what it put in front.
+        latents = latents[:, latents.shape[1] - latent_frames(spec.num_frames, temporal_scale) :]
+    return latents.permute(0, 2, 1, 3, 4)
 
 
 def tokens_to_grid(tokens: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
