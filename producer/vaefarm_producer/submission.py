@@ -19,7 +19,7 @@ MAX_SIDES: Final[dict[str, int]] = {"webp": 16_383, "jpeg": 65_500, "mp4": 16_38
 #: Options that are in a job's digest only where they say something else: jobs from before there were such keep theirs.
 UNSAID: Final[dict[str, Any]] = {
     "output_type": "pil",
-    **dict.fromkeys(("scaling_factor", "shift_factor", *get_args(DecodeOption))),
+    **dict.fromkeys(("scaling_factor", "shift_factor", "decode_timestep", "decode_noise_scale", "decode_chunk_size")),
     "embed_metadata": True,
 }
 
@@ -75,7 +75,7 @@ class DecodeOptions(JobOptions, total=False):
     decode_chunk_size: int | None
     """Of Stable Video Diffusion, as the pipeline's: frames decoded at a time; all of a video unless given."""
     seed: int | None
-    """Of the noise that decode_noise_scale mixes in, drawn by a new generator of the CPU."""
+    """Of the noise that decode_noise_scale mixes in, or LTX-Video 0.9.1's decoder; drawn by a new generator."""
     fps: float | None
     """Frames a second of a video; those of its VAE's pipelines unless given."""
     video_format: str

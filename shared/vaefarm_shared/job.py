@@ -75,7 +75,7 @@ Layout = Literal[
 ]
 VideoFormat = Literal["mp4", "webp", "zip"]
 #: What some VAEs' decodes take besides latents.
-DecodeOption = Literal["decode_timestep", "decode_noise_scale", "decode_chunk_size"]
+DecodeOption = Literal["decode_timestep", "decode_noise_scale", "decode_chunk_size", "seed"]
 
 #: Layouts that a reader of version 1 knows.
 FIRST_LAYOUTS: Final[tuple[Layout, ...]] = ("spatial", "packed")
@@ -211,10 +211,10 @@ class JobSpec(BaseModel):
             return "scaling_factor and normalised=False contradict each other; expected one of them, or neither"
         if self.num_frames is None and (self.fps is not None or self.video_format != "mp4"):
             return "fps and video_format are for videos; this job makes pictures: leave them out"
-        if self.task == "decode" and (self.noise_scale > 0) != (self.seed is not None):
+        if self.noise_scale > 0 and self.seed is None:
             return (
-                "seed is of the noise that decode_noise_scale, or else decode_timestep, mixes in; expected a seed where"
-                " that is above 0, and none where it is 0"
+                "decode_noise_scale, or else decode_timestep, mixes noise in; expected a seed for it, or"
+                " decode_noise_scale=0"
             )
         if self.output_type == "pil":
             return self._video_contradiction()

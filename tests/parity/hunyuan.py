@@ -1,14 +1,18 @@
-"""HunyuanVideo."""
+"""HunyuanVideo 1.0 and 1.5."""
 
 from typing import Any
 
 import torch
 from diffusers import (
     AutoencoderKLHunyuanVideo,
+    AutoencoderKLHunyuanVideo15,
     FlowMatchEulerDiscreteScheduler,
+    HunyuanVideo15Pipeline,
+    HunyuanVideo15Transformer3DModel,
     HunyuanVideoPipeline,
     HunyuanVideoTransformer3DModel,
 )
+from diffusers.guiders import ClassifierFreeGuidance
 from tests.parity.case import embeddings, random, vivid
 from tests.parity.videos import VideoCase
 
@@ -54,3 +58,42 @@ def _hunyuan_video(name: str, num_frames: int, **more: Any) -> VideoCase:
         **{"num_frames": num_frames, "height": 48, "width": 32, "num_inference_steps": 2},
     }
     return VideoCase(name, "hunyuan-video", pipeline, arguments | more)
+
+
+def hunyuan_video_1_5() -> VideoCase:
+    """HunyuanVideo 1.5: 16 pixels a latent, 32 channels of latents."""
+    vae: Any = random(5, AutoencoderKLHunyuanVideo15, block_out_channels=(32,) * 5, layers_per_block=1)
+    transformer = random(
+        6,
+        HunyuanVideo15Transformer3DModel,
+        in_channels=65,
+        out_channels=32,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=1,
+        num_refiner_layers=1,
+        mlp_ratio=2.0,
+        text_embed_dim=16,
+        text_embed_2_dim=32,
+        image_embed_dim=12,
+        rope_axes_dim=(2, 2, 4),
+        target_size=16,
+        task_type="t2v",
+    )
+    pipeline = HunyuanVideo15Pipeline(
+        text_encoder=None,
+        tokenizer=None,
+        transformer=transformer,
+        vae=vivid(vae, vae.decoder.conv_out.conv, 1, 32, 2, 4, 4),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
+        text_encoder_2=None,
+        tokenizer_2=None,
+        guider=ClassifierFreeGuidance(guidance_scale=1.0),
+    )
+    arguments = {
+        **{"prompt_embeds": embeddings(1, 4, 16), "prompt_embeds_mask": torch.ones(1, 4)},
+        **{"prompt_embeds_2": embeddings(1, 3, 32), "prompt_embeds_mask_2": torch.ones(1, 3)},
+        **{"num_frames": 9, "height": 64, "width": 48, "num_inference_steps": 2},
+    }
+    # Its pipeline asks its VAE how many channels latents have.
+    return VideoCase("hunyuan-video-1.5", "hunyuan-video-1-5", pipeline, arguments, needs_vae=True)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from tests.conftest import Serve
-from tests.parity import hunyuan, videos
+from tests.parity import cogvideox, hunyuan, ltx, mochi, svd, videos
 from tests.parity.videos import VideoCase
 
 from vaefarm_producer import Farm, Job
@@ -27,6 +27,19 @@ BUILDERS: Final[dict[str, Callable[[], VideoCase]]] = {
     "wan-2.2": videos.wan_2_2,
     "hunyuan-video": hunyuan.hunyuan_video,
     "hunyuan-video-short": hunyuan.short_hunyuan_video,
+    "hunyuan-video-1.5": hunyuan.hunyuan_video_1_5,
+    "cogvideox": cogvideox.cogvideox,
+    "cogvideox-even": cogvideox.cogvideox_of_pairs,
+    "cogvideox-1.5": cogvideox.cogvideox_1_5,
+    "mochi": mochi.mochi,
+    "ltx": ltx.ltx,
+    "ltx-two": ltx.ltx_of_two_videos,
+    "ltx-unpacked": ltx.ltx_condition,
+    "ltx-timestep": ltx.ltx_with_timestep,
+    "ltx-noise": ltx.ltx_with_noise,
+    "ltx-2": ltx.ltx_2,
+    "svd": svd.svd,
+    "svd-chunks": svd.svd_in_chunks,
 }
 
 
@@ -90,7 +103,7 @@ def test_latents_that_lie_otherwise_in_memory_make_the_same_videos(
     one: VideoCase, farm: Farm, settings: Settings, serve: Serve
 ) -> None:
     latents = one.latents()
-    strided = latents.permute(0, 2, 3, 4, 1).contiguous().permute(0, 4, 1, 2, 3)
+    strided = latents.transpose(1, -1).contiguous().transpose(1, -1)
     assert not strided.is_contiguous()
     assert torch.equal(strided, latents)
     options = {"vae": one.vae_id, "reproducible": True, "video_format": "zip", **one.options}

@@ -31,8 +31,8 @@ class BatchKey:
     layout: str
     normalised: bool
     factors: tuple[float | None, float | None]
-    #: Timestep and frames at a time of a decode that is told them.
-    decode_options: tuple[float | None, int | None]
+    #: Timestep, frames at a time and seed of a decode that is told them.
+    decode_options: tuple[float | int | None, ...]
     task: str
     output_type: str
     #: Set for a job that shares the device with no other.
@@ -43,7 +43,7 @@ class BatchKey:
 def batch_key(spec: JobSpec, alone: bool = False, side: Side = Side.DEVICE) -> BatchKey:
     """The key of a job. One that must be reproducible, has noise mixed in, or may have ended a worker, has a key of its
     own."""
-    single = spec.id if alone or spec.reproducible or (spec.task == "decode" and spec.noise_scale) else ""
+    single = spec.id if alone or spec.reproducible or spec.noise_scale else ""
     sizes = (spec.height, spec.width, *spec.picture_size)
     return BatchKey(
         spec.vae,
@@ -54,7 +54,7 @@ def batch_key(spec: JobSpec, alone: bool = False, side: Side = Side.DEVICE) -> B
         spec.layout,
         spec.normalised,
         (spec.scaling_factor, spec.shift_factor),
-        (spec.decode_timestep, spec.decode_chunk_size),
+        (spec.decode_timestep, spec.decode_chunk_size, spec.seed if spec.task == "decode" else None),
         spec.task,
         spec.output_type,
         single,

@@ -127,8 +127,8 @@ def _chosen(posterior: Any, specs: Sequence[JobSpec]) -> torch.Tensor:
 def picture_channels(config: Config) -> Literal[3, 4]:
     """3 for RGB, 4 for RGBA. Raises ConfigurationError for another number of channels."""
     found = config.get("out_channels") or config.get("input_channels") or config.get("in_channels") or 3
-    if isinstance(patch := config.get("patch_size"), int):
-        # Wan 2.2's decoder gives blocks of 2 x 2 pixels behind one another.
+    if isinstance(patch := config.get("patch_size"), int) and found % patch**2 == 0:
+        # Wan 2.2's decoder gives blocks of 2 x 2 pixels behind one another. LTX-Video's says what comes of its own.
         found //= patch**2
     if found == 3:
         return 3

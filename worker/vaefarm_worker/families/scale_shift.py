@@ -36,6 +36,12 @@ def denormalise(latents: torch.Tensor, vae: Any) -> torch.Tensor:
     return divide(latents, config["scaling_factor"], config.get("shift_factor"))
 
 
+def denormalise_by_product(latents: torch.Tensor, vae: Any) -> torch.Tensor:
+    """As `denormalise`, by `1 / scaling_factor * latents`, as CogVideoXPipeline and StableVideoDiffusionPipeline."""
+    scaled: torch.Tensor = 1 / vae.config.scaling_factor * latents
+    return scaled
+
+
 def normalise(latents: torch.Tensor, vae: Any) -> torch.Tensor:
     """(n, c, h, w) of the encoder -> latents as an img2img pipeline holds them, same shape and dtype.
 

@@ -1,9 +1,12 @@
 """The families of VAEs that make videos."""
 
 from collections.abc import Callable
+from math import prod
 from typing import Final
 
-from . import mean_std, scale_shift
+from vaefarm_shared.job import DecodeOption
+
+from . import buffers, mean_std, scale_shift, told
 from .family import Config, Family
 
 #: Elements for each pixel of a frame of Wan's decoder: 2700 for 96 channels as whole processes were seen to take, 1730
@@ -20,6 +23,29 @@ def _number(name: str) -> Callable[[Config], int]:
 def _last_block(config: Config) -> int:
     """The last block of the decoder gets the channels of the one before it."""
     return int(config["block_out_channels"][:2][-1])
+
+
+def _by_blocks(config: Config) -> int:
+    """Each block but the last doubles the size."""
+    return int(2 ** (len(config["block_out_channels"]) - 1))
+
+
+def _ltx_scale(ratio: str, patch: str) -> Callable[[Config], int]:
+    """What reads a ratio of the config, which follows from patches and blocks where it is not given."""
+
+    def scale(config: Config) -> int:
+        doubles = config["spatio_temporal_scaling"]
+        if isinstance(doubles, bool):
+            doubles = [doubles] * (len(config["layers_per_block"]) - 1)
+        return int(config.get(ratio) or config[patch] * 2 ** sum(doubles))
+
+    return scale
+
+
+def _ltx_options(config: Config) -> tuple[DecodeOption, ...]:
+    if config["timestep_conditioning"]:
+        return "decode_timestep", "decode_noise_scale", "seed"
+    return ("seed",) if any(config["decoder_inject_noise"]) else ()
 
 
 VIDEO_FAMILIES: Final[tuple[Family, ...]] = (
@@ -39,5 +65,64 @@ VIDEO_FAMILIES: Final[tuple[Family, ...]] = (
         _WAN_ELEMENTS,
         layouts=("video",),
         temporal_scale=_number("temporal_compression_ratio"),
+    ),
+    Family(
+        "AutoencoderKLHunyuanVideo15",
+        *(scale_shift.check_config, scale_shift.denormalise, scale_shift.normalise),
+        *(_number("latent_channels"), _number("spatial_compression_ratio"), _last_block),
+        _WAN_ELEMENTS,
+        layouts=("video",),
+        temporal_scale=_number("temporal_compression_ratio"),
+    ),
+    Family(
+        "AutoencoderKLCogVideoX",
+        *(scale_shift.check_config, scale_shift.denormalise_by_product, scale_shift.normalise),
+        *(_number("latent_channels"), _by_blocks, _last_block),
+        _WAN_ELEMENTS,
+        layouts=("frames_first",),
+        temporal_scale=_number("temporal_compression_ratio"),
+    ),
+    Family(
+        "AutoencoderKLMochi",
+        *(scale_shift.check_config, scale_shift.denormalise, scale_shift.normalise),
+        *(_number("latent_channels"), lambda config: prod(config["spatial_expansions"])),
+        lambda config: int(config["decoder_block_out_channels"][0]),
+        _WAN_ELEMENTS,
+        layouts=("video",),
+        temporal_scale=lambda config: prod(config["temporal_expansions"]),
+    ),
+    Family(
+        "AutoencoderKLLTXVideo",
+        *(buffers.check_config, buffers.denormalise, buffers.normalise),
+        *(_number("latent_channels"), _ltx_scale("spatial_compression_ratio", "patch_size")),
+        lambda config: int(config["decoder_block_out_channels"][0]),
+        _WAN_ELEMENTS,
+        layouts=("video_tokens", "video"),
+        temporal_scale=_ltx_scale("temporal_compression_ratio", "patch_size_t"),
+        decode_options=_ltx_options,
+        told=told.with_timestep,
+        casts_late=True,
+    ),
+    Family(
+        "AutoencoderKLLTX2Video",
+        *(buffers.check_denormalised, buffers.denormalise, buffers.normalise),
+        *(_number("latent_channels"), _ltx_scale("spatial_compression_ratio", "patch_size")),
+        lambda config: int(config["decoder_block_out_channels"][0]),
+        _WAN_ELEMENTS,
+        layouts=("video",),
+        temporal_scale=_ltx_scale("temporal_compression_ratio", "patch_size_t"),
+        told=told.with_timestep,
+        casts_late=True,
+        denormalised=True,
+    ),
+    Family(
+        "AutoencoderKLTemporalDecoder",
+        *(scale_shift.check_config, scale_shift.denormalise_by_product, scale_shift.normalise),
+        *(_number("latent_channels"), _by_blocks, _last_block),
+        _WAN_ELEMENTS,
+        layouts=("frames_first",),
+        temporal_scale=lambda _config: 1,
+        decode_options=lambda _config: ("decode_chunk_size",),
+        told=told.in_chunks,
     ),
 )
