@@ -18,8 +18,8 @@ from tests.parity.videos import VideoCase
 
 
 def hunyuan_video() -> VideoCase:
-    """HunyuanVideo 1.0: seven latent frames, of which its VAE decodes five at a time and blends what overlaps."""
-    return _hunyuan_video("hunyuan-video", 25)
+    """HunyuanVideo 1.0: six latent frames, of which its VAE decodes five at a time and blends what overlaps."""
+    return _hunyuan_video("hunyuan-video", 21)
 
 
 def short_hunyuan_video() -> VideoCase:

@@ -1,5 +1,6 @@
 """LTX-Video, whose pipelines return tokens, and LTX-2, whose pipeline returns what its decoder takes."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -35,8 +36,8 @@ def ltx_of_two_videos() -> VideoCase:
 
 
 def ltx_condition() -> VideoCase:
-    """LTX-Video's other pipeline, which returns its latents as a grid of frames."""
-    return _ltx("ltx-unpacked", LTXConditionPipeline, "ltx-video", options={})
+    """LTX-Video's other pipeline, which returns its latents as a grid of frames, and fails without its VAE."""
+    return replace(_ltx("ltx-unpacked", LTXConditionPipeline, "ltx-video", options={}), needs_vae=True)
 
 
 def ltx_with_timestep() -> VideoCase:

@@ -113,6 +113,7 @@ def test_latents_that_lie_otherwise_in_memory_make_the_same_videos(
     assert np.array_equal(frames_of(jobs[0]), frames_of(jobs[1]))
 
 
+@pytest.mark.slow
 def test_a_video_that_need_not_be_reproducible_is_the_pipelines_within_a_level(
     one: VideoCase, farm: Farm, settings: Settings, serve: Serve
 ) -> None:

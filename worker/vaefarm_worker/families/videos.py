@@ -15,6 +15,25 @@ from .family import Config, Family
 _WAN_ELEMENTS: Final = (4 * 2700 / 17 / 96, (4 * 1730 / 241 + 6) / 96)
 
 
+def _counted(most: float, least: float, widest: int) -> tuple[float, float]:
+    """Elements of a decoder of which `most` were counted for a pixel of a frame of a short video, `least` of a long one,
+    in real sizes on torch's meta device; planned with the slack that Wan's took beside what was counted."""
+    return most * 2700 / 1730 / widest, least / widest
+
+
+#: HunyuanVideo: 17 frames at a time, of 17 and of 241.
+_HUNYUAN_ELEMENTS: Final = _counted(1169, 17 * 1169 / 241 + 6, 256)
+#: HunyuanVideo 1.5 and Mochi: all frames at a time. CogVideoX: nine, of 17 and of 241.
+_HUNYUAN_15_ELEMENTS: Final = _counted(898, 898, 128)
+_MOCHI_ELEMENTS: Final = _counted(846, 689, 128)
+_COGVIDEOX_ELEMENTS: Final = _counted(1346, 96, 256)
+#: LTX-Video and LTX-2: all frames at a time, in blocks of 4 x 4 pixels until the end.
+_LTX_ELEMENTS: Final = _counted(51, 50, 8)
+_LTX_2_ELEMENTS: Final = _counted(46, 43, 8)
+#: Stable Video Diffusion: all frames at a time, or as few as one of 25.
+_SVD_ELEMENTS: Final = _counted(1280, 1280 / 25 + 6, 256)
+
+
 def _number(name: str) -> Callable[[Config], int]:
     """What reads a number of the config."""
     return lambda config: int(config[name])
@@ -28,6 +47,13 @@ def _last_block(config: Config) -> int:
 def _by_blocks(config: Config) -> int:
     """Each block but the last doubles the size."""
     return int(2 ** (len(config["block_out_channels"]) - 1))
+
+
+def _ltx_widest(config: Config) -> int:
+    """Channels of the last block, by the pixels of one of its places."""
+    return max(
+        1, int(config["decoder_block_out_channels"][0] // config["upsample_factor"][0] // config["patch_size"] ** 2)
+    )
 
 
 def _ltx_scale(ratio: str, patch: str) -> Callable[[Config], int]:
@@ -62,15 +88,16 @@ VIDEO_FAMILIES: Final[tuple[Family, ...]] = (
         "AutoencoderKLHunyuanVideo",
         *(scale_shift.check_config, scale_shift.denormalise, scale_shift.normalise),
         *(_number("latent_channels"), _number("spatial_compression_ratio"), _last_block),
-        _WAN_ELEMENTS,
+        _HUNYUAN_ELEMENTS,
         layouts=("video",),
         temporal_scale=_number("temporal_compression_ratio"),
     ),
     Family(
         "AutoencoderKLHunyuanVideo15",
         *(scale_shift.check_config, scale_shift.denormalise, scale_shift.normalise),
-        *(_number("latent_channels"), _number("spatial_compression_ratio"), _last_block),
-        _WAN_ELEMENTS,
+        *(_number("latent_channels"), _number("spatial_compression_ratio")),
+        lambda config: int(config["block_out_channels"][0]),
+        _HUNYUAN_15_ELEMENTS,
         layouts=("video",),
         temporal_scale=_number("temporal_compression_ratio"),
     ),
@@ -78,7 +105,7 @@ VIDEO_FAMILIES: Final[tuple[Family, ...]] = (
         "AutoencoderKLCogVideoX",
         *(scale_shift.check_config, scale_shift.denormalise_by_product, scale_shift.normalise),
         *(_number("latent_channels"), _by_blocks, _last_block),
-        _WAN_ELEMENTS,
+        _COGVIDEOX_ELEMENTS,
         layouts=("frames_first",),
         temporal_scale=_number("temporal_compression_ratio"),
     ),
@@ -87,7 +114,7 @@ VIDEO_FAMILIES: Final[tuple[Family, ...]] = (
         *(scale_shift.check_config, scale_shift.denormalise, scale_shift.normalise),
         *(_number("latent_channels"), lambda config: prod(config["spatial_expansions"])),
         lambda config: int(config["decoder_block_out_channels"][0]),
-        _WAN_ELEMENTS,
+        _MOCHI_ELEMENTS,
         layouts=("video",),
         temporal_scale=lambda config: prod(config["temporal_expansions"]),
     ),
@@ -95,8 +122,8 @@ VIDEO_FAMILIES: Final[tuple[Family, ...]] = (
         "AutoencoderKLLTXVideo",
         *(buffers.check_config, buffers.denormalise, buffers.normalise),
         *(_number("latent_channels"), _ltx_scale("spatial_compression_ratio", "patch_size")),
-        lambda config: int(config["decoder_block_out_channels"][0]),
-        _WAN_ELEMENTS,
+        _ltx_widest,
+        _LTX_ELEMENTS,
         layouts=("video_tokens", "video"),
         temporal_scale=_ltx_scale("temporal_compression_ratio", "patch_size_t"),
         decode_options=_ltx_options,
@@ -107,8 +134,8 @@ VIDEO_FAMILIES: Final[tuple[Family, ...]] = (
         "AutoencoderKLLTX2Video",
         *(buffers.check_denormalised, buffers.denormalise, buffers.normalise),
         *(_number("latent_channels"), _ltx_scale("spatial_compression_ratio", "patch_size")),
-        lambda config: int(config["decoder_block_out_channels"][0]),
-        _WAN_ELEMENTS,
+        _ltx_widest,
+        _LTX_2_ELEMENTS,
         layouts=("video",),
         temporal_scale=_ltx_scale("temporal_compression_ratio", "patch_size_t"),
         told=told.with_timestep,
@@ -119,7 +146,7 @@ VIDEO_FAMILIES: Final[tuple[Family, ...]] = (
         "AutoencoderKLTemporalDecoder",
         *(scale_shift.check_config, scale_shift.denormalise_by_product, scale_shift.normalise),
         *(_number("latent_channels"), _by_blocks, _last_block),
-        _WAN_ELEMENTS,
+        _SVD_ELEMENTS,
         layouts=("frames_first",),
         temporal_scale=lambda _config: 1,
         decode_options=lambda _config: ("decode_chunk_size",),
