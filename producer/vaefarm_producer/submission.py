@@ -11,7 +11,15 @@ from pydantic import ValidationError
 from vaefarm_shared import checks, latents, tracing
 from vaefarm_shared.catalogue import Contract
 from vaefarm_shared.errors import InvalidInput, InvalidLatents, InvalidOption
-from vaefarm_shared.job import MAX_METADATA_CHARACTERS, DecodeOption, JobSpec, check_job_id, digest_of, new_job_id, request_hash
+from vaefarm_shared.job import (
+    MAX_METADATA_CHARACTERS,
+    DecodeOption,
+    JobSpec,
+    check_job_id,
+    digest_of,
+    new_job_id,
+    request_hash,
+)
 
 #: Pixels of the longest side that a format can hold; PNG has no limit that a picture meets.
 MAX_SIDES: Final[dict[str, int]] = {"webp": 16_383, "jpeg": 65_500, "mp4": 16_384}

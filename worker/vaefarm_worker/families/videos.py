@@ -16,7 +16,7 @@ _WAN_ELEMENTS: Final = (4 * 2700 / 17 / 96, (4 * 1730 / 241 + 6) / 96)
 
 
 def _counted(most: float, least: float, widest: int) -> tuple[float, float]:
-    """Elements of a decoder of which `most` were counted for a pixel of a frame of a short video, `least` of a long one,
+    """Elements of a decoder: `most` were counted for a pixel of a frame of a short video, `least` of a long one,
     in real sizes on torch's meta device; planned with the slack that Wan's took beside what was counted."""
     return most * 2700 / 1730 / widest, least / widest
 
