@@ -31,7 +31,10 @@ def ltx() -> VideoCase:
 
 def ltx_of_two_videos() -> VideoCase:
     """Two videos of one call."""
-    prompts = {"prompt_embeds": embeddings(2, 4, 16), "prompt_attention_mask": torch.ones(2, 4, dtype=torch.bool)}
+    prompts: dict[str, Any] = {
+        "prompt_embeds": embeddings(2, 4, 16),
+        "prompt_attention_mask": torch.ones(2, 4, dtype=torch.bool),
+    }
     return _ltx("ltx-two", LTXPipeline, "ltx-video", **prompts)
 
 
@@ -186,7 +189,7 @@ def ltx_2() -> VideoCase:
         ),
     )
     prompt = {"prompt_embeds": embeddings(1, 4, 64), "prompt_attention_mask": torch.ones(1, 4, dtype=torch.int64)}
-    plain = {"guidance_scale": 1.0, "stg_scale": 0.0, "modality_scale": 1.0, "guidance_rescale": 0.0}
+    plain: dict[str, Any] = {"guidance_scale": 1.0, "stg_scale": 0.0, "modality_scale": 1.0, "guidance_rescale": 0.0}
     plain |= {f"audio_{name}": value for name, value in plain.items()}
     plain |= {"spatio_temporal_guidance_blocks": None, "use_cross_timestep": False, "num_inference_steps": 2}
     return VideoCase("ltx-2", "ltx-2", pipeline, prompt | SIZE | plain, needs_vae=True)

@@ -20,7 +20,8 @@ def contract_of(vae: str) -> Contract:
 
 def spec_of(vae: str, shape: tuple[int, ...], **options: Any) -> JobSpec:
     """What a submit of latents of that shape writes down."""
-    return prepare(np.zeros(shape, np.float16), vae, contract_of(vae), None, SubmitOptions(**options)).spec
+    given: SubmitOptions = {**options}  # type: ignore[typeddict-item]
+    return prepare(np.zeros(shape, np.float16), vae, contract_of(vae), None, given).spec
 
 
 @pytest.mark.parametrize(

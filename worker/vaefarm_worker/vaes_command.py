@@ -21,7 +21,14 @@ from .pulling import pull
 from .sources import Presence, folder, look_up
 
 #: Layouts whose latents do not tell height from width.
-FLAT_LAYOUTS: Final[frozenset[str]] = frozenset({"packed", "tokens"})
+FLAT_LAYOUTS: Final[frozenset[str]] = frozenset({"packed", "tokens", "video_tokens"})
+
+#: Layouts whose latents do not tell how many frames they make.
+TIMELESS_LAYOUTS: Final[frozenset[str]] = frozenset({"video_tokens", "padded"})
+
+#: What `vaefarm vaes ID` shows of a contract; of one for videos the rest as well.
+SHOWN: Final[tuple[str, ...]] = ("picture_channels", "binned", "max_pixels", "max_count")
+SHOWN_OF_VIDEOS: Final[tuple[str, ...]] = ("fps", "max_frames", "decode_options", "denormalised")
 
 #: What is said of the latents of an entry whose contract only its worker knows.
 UNKNOWN: Final[str] = "as its config.json says"
@@ -121,13 +128,14 @@ def shapes(entry: VaeEntry) -> Iterator[tuple[str, str]]:
 
 
 def submits(entry: VaeEntry) -> Iterator[tuple[str, str]]:
-    """Each layout of an entry's contract, and the call that queues latents in it, for a picture of 1024 x 1024."""
+    """Each layout of an entry's contract, and the call that queues latents in it: 1024 x 1024 pixels, 81 frames."""
     contract = entry.contract
     sized = ", height=1024, width=1024"
     for layout in ("spatial",) if contract is None else contract.layouts:
         # A picture from a bin of sizes is cropped to these; tokens do not tell height from width without them.
         needs_size = layout in FLAT_LAYOUTS or (contract is not None and contract.binned)
-        yield layout, f'farm.submit(latents, vae="{entry.id}"{sized if needs_size else ""})'
+        timed = ", num_frames=81" if layout in TIMELESS_LAYOUTS else ""
+        yield layout, f'farm.submit(latents, vae="{entry.id}"{timed}{sized if needs_size else ""})'
 
 
 def class_name(presence: Presence) -> str | None:
@@ -178,6 +186,7 @@ def show_all(entries: list[VaeEntry]) -> None:
     console.print(table)
     print(
         'A job names its VAE: farm.submit(latents, vae="sdxl"); packed latents and tokens need height= and width= too.'
+        " Of videos, video_tokens and padded latents need num_frames=."
     )
     print("`vaefarm vaes ID` shows one in full, `vaefarm vaes --pull ID` fetches it.")
 
@@ -193,7 +202,8 @@ def show_one(entry: VaeEntry) -> None:
     presence = look_up(entry)
     shown = describe(entry, presence)
     contract = shown.pop("contract") or {}
-    shown |= {name: contract[name] for name in ("picture_channels", "binned", "max_pixels", "max_count") if contract}
+    names = (*SHOWN, *(SHOWN_OF_VIDEOS if contract.get("temporal_scale") else ()))
+    shown |= {name: contract[name] for name in names if contract}
     shown |= {"latents": lines(shown.pop("shapes")) or UNKNOWN, "submit": lines(shown["submit"])}
     table = Table("field", "value", show_header=False)
     for name, value in shown.items():

@@ -11,11 +11,19 @@ MAX_TILE_PIXELS: Final[int] = 512
 
 
 def bound_tiles(vae: Any, spatial_scale: int) -> None:
-    """Make a VAE's tiles no larger than MAX_TILE_PIXELS; changes no decode that is not tiled."""
+    """Make a VAE's tiles no larger than MAX_TILE_PIXELS, and their steps whole; changes no decode that is not tiled."""
     if getattr(vae, "tile_sample_min_size", 0) > MAX_TILE_PIXELS:
         # diffusers keeps both, and never computes one from the other again.
         vae.tile_sample_min_size = MAX_TILE_PIXELS
         vae.tile_latent_min_size = MAX_TILE_PIXELS // spatial_scale
+    for side, factor in (("height", "tile_overlap_factor_height"), ("width", "tile_overlap_factor_width")):
+        if hasattr(vae, factor):
+            # CogVideoX rounds a tile's step in latents and in pixels each for itself: where they differ, pixels are
+            # dropped or come twice. The overlaps are a sixth and a fifth.
+            step = round(1 / getattr(vae, factor))
+            latents = max(1, getattr(vae, f"tile_latent_min_{side}") // step) * step
+            setattr(vae, f"tile_latent_min_{side}", latents)
+            setattr(vae, f"tile_sample_min_{side}", latents * spatial_scale)
 
 
 @contextmanager

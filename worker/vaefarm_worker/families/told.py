@@ -21,9 +21,9 @@ def with_timestep(vae: Any, grid: torch.Tensor, spec: JobSpec) -> torch.Tensor:
         if spec.noise_scale > 0:
             grid = _with_noise(grid, spec)
     # diffusers slices latents with their timesteps wrongly: `split` gives two lists, over which it goes as one.
-    sizes = 1 if vae.use_slicing else len(grid)
-    parts = grid.split(sizes)
-    times = [None] * len(parts) if timesteps is None else timesteps.split(sizes)
+    size = 1 if vae.use_slicing else len(grid)
+    parts = torch.split(grid, size)
+    times = [None] * len(parts) if timesteps is None else torch.split(timesteps, size)
     devices = [grid.device] if grid.device.type == "cuda" else []
     made = []
     for part, time in zip(parts, times, strict=True):
@@ -50,6 +50,6 @@ def in_chunks(vae: Any, grid: torch.Tensor, spec: JobSpec) -> torch.Tensor:
     count, _, frames, _, _ = grid.shape
     held = grid.permute(0, 2, 1, 3, 4).flatten(0, 1)
     size = spec.decode_chunk_size or frames
-    parts = [vae.decode(part, num_frames=len(part), return_dict=False)[0] for part in held.split(size)]
+    parts = [vae.decode(part, num_frames=len(part), return_dict=False)[0] for part in torch.split(held, size)]
     made = torch.cat(parts)
     return made.reshape(count, frames, *made.shape[1:]).permute(0, 2, 1, 3, 4)
