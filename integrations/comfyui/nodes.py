@@ -56,7 +56,7 @@ async def submit_decode(samples: dict[str, Any], vae: str, url: str, output: str
         farm = FARMS.at(url)
         contract = farm.contract(vae)
         latents = tensors.latents_of(samples, contract)
-        options = tensors.decode_options(vae, contract, latents)
+        options = tensors.decode_arguments(vae, contract, latents)
         options["output_type"] = "pt" if output == "tensor" else "pil"
         return farm.submit(latents, vae=vae, **options)
 

@@ -41,7 +41,7 @@ def latents_of(samples: Mapping[str, Any], contract: Contract) -> torch.Tensor:
     return latents if "frames" in contract.layouts else latents[:, :, 0]
 
 
-def decode_options(vae: str, contract: Contract, latents: torch.Tensor) -> SubmitOptions:
+def decode_arguments(vae: str, contract: Contract, latents: torch.Tensor) -> SubmitOptions:
     """What a submit says of the scale of ComfyUI's latents."""
     if vae in TINY:
         scaling_factor, shift_factor = factors(vae)

@@ -12,7 +12,8 @@ from vaefarm_shared.errors import InvalidInput, InvalidJobId, InvalidLatents, In
 from vaefarm_shared.job import ImageFormat, JobSpec, check_job_id
 from vaefarm_shared.previews import MAX_JOB_ID, STEP_SECONDS, preview_id
 
-from .submission import MAX_SIDES, CheckedJob, DecodeOptions, PreparedJob, SubmitOptions, check_many, prepare
+from .option_checks import MAX_SIDES
+from .submission import CheckedJob, DecodeOptions, PreparedJob, SubmitOptions, check_many, prepare
 
 #: What a preview's picture is: a small file, quickly made, unless the VAE gives alpha.
 FORMAT: Final[ImageFormat] = "jpeg"

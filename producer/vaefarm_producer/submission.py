@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, TypedDict, get_args
+from typing import Any, Final, TypedDict
 
 from pydantic import ValidationError
 
@@ -13,7 +13,6 @@ from vaefarm_shared.catalogue import Contract
 from vaefarm_shared.errors import InvalidInput, InvalidLatents, InvalidOption
 from vaefarm_shared.job import (
     MAX_METADATA_CHARACTERS,
-    DecodeOption,
     JobSpec,
     check_job_id,
     digest_of,
@@ -21,8 +20,7 @@ from vaefarm_shared.job import (
     request_hash,
 )
 
-#: Pixels of the longest side that a format can hold; PNG has no limit that a picture meets.
-MAX_SIDES: Final[dict[str, int]] = {"webp": 16_383, "jpeg": 65_500, "mp4": 16_384}
+from . import option_checks
 
 #: Options that are in a job's digest only where they say something else: jobs from before there were such keep theirs.
 UNSAID: Final[dict[str, Any]] = {
@@ -224,20 +222,20 @@ def _template(
     pictures = checks.check_shape(vae, contract, shape, *sizes)
     checks.check_bytes(shape, itemsize)
     check_options(given, DecodeOptions)
-    _check_decode_options(given, vae, contract)
+    option_checks.check_decode_arguments(given, vae, contract)
     if given.get("output_type") == "pt":
-        _check_no_file(given)
+        option_checks.check_no_file(given)
     for name in ("fps", "seed"):
         if given.get(name) is None:
             given.pop(name, None)
     file_format = given.get("image_format", "png")
     if pictures.num_frames is not None and given.get("video_format", "mp4") != "zip":
-        _check_of_frames(given)
+        option_checks.check_of_frames(given)
         file_format = given.get("video_format", "mp4")
     if given.get("lossless") and file_format != "webp":
         raise InvalidOption("lossless is for webp; PNG always is, JPEG and MP4 never")
     sides = pictures.crop_height or pictures.height, pictures.crop_width or pictures.width
-    _check_format(str(file_format), max(sides), vae, contract)
+    option_checks.check_format(str(file_format), max(sides), vae, contract)
     return template_of(
         {
             "vae": vae,
@@ -294,37 +292,6 @@ def _departures(pictures: checks.Pictures, contract: Contract, given: dict[str, 
     if contract.denormalised and given.get("scaling_factor") is None:
         said["normalised"] = False
     return {name: value for name, value in said.items() if value is not None}
-
-
-def _check_decode_options(given: dict[str, Any], vae: str, contract: Contract) -> None:
-    for name in get_args(DecodeOption):
-        if given.get(name) is not None and name not in contract.decode_options:
-            raise InvalidOption(
-                f"{name}={given[name]!r} means nothing to VAE {vae!r}, whose decode takes none; leave it out"
-            )
-
-
-def _check_no_file(given: dict[str, Any]) -> None:
-    said = [
-        name for name in ("image_format", "video_format", "quality", "lossless") if given.get(name) not in (None, False)
-    ]
-    if said:
-        raise InvalidOption(f"output_type='pt' gives a tensor, which no {said[0]} is for; leave {said[0]} out")
-
-
-def _check_of_frames(given: dict[str, Any]) -> None:
-    if "image_format" in given:
-        raise InvalidOption(
-            "image_format is that of a video's frames in a zip; say video_format='zip', or leave it out"
-        )
-
-
-def _check_format(image_format: str, side: int, vae: str, contract: Contract) -> None:
-    if image_format == "jpeg" and contract.picture_channels == 4:
-        raise InvalidOption(f"image_format='jpeg' has no alpha channel, which VAE {vae!r} gives; use 'png' or 'webp'")
-    most = MAX_SIDES.get(image_format)
-    if most is not None and side > most:
-        raise InvalidOption(f"image_format={image_format!r} holds at most {most} pixels a side, not {side}; use 'png'")
 
 
 def _invalid_option(error: ValidationError) -> InvalidOption:

@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 from .endpoints import EndpointEntry, wrong_factors
 from .errors import ConfigurationError, UnknownVae
 from .job import MAX_FPS, MIN_FPS, DecodeOption, Factor, Layout, Name
+from .job import MAX_FPS, DecodeArgument, Factor, Layout, Name
 
 #: Pixels of the largest picture taken unless an entry says otherwise: 4096 x 4096.
 MAX_PIXELS: Final[int] = 4096 * 4096
@@ -64,7 +65,7 @@ class Contract(BaseModel):
     fps: Annotated[float, Field(ge=MIN_FPS, le=MAX_FPS)] | None = None
     max_frames: Annotated[int, Field(ge=1)] = MAX_FRAMES
     #: What a job may tell its decode besides.
-    decode_options: tuple[DecodeOption, ...] = ()
+    decode_arguments: tuple[DecodeArgument, ...] = ()
     #: Whether pipelines return latents that are the decoder's own input already (LTX-2).
     denormalised: bool = False
 
@@ -95,7 +96,7 @@ class VaeEntry(BaseModel):
     temporal_scale: int | None = None
     fps: float | None = None
     max_frames: int | None = None
-    decode_options: tuple[DecodeOption, ...] | None = None
+    decode_arguments: tuple[DecodeArgument, ...] | None = None
     denormalised: bool | None = None
     #: The constants of its config.json, for endpoints that are told them; without them they scale by their own.
     scaling_factor: Factor | None = None
@@ -119,7 +120,7 @@ class VaeEntry(BaseModel):
             spatial_scale=self.spatial_scale,
             picture_channels=self.picture_channels or 3,
             temporal_scale=self.temporal_scale,
-            decode_options=self.decode_options or (),
+            decode_arguments=self.decode_arguments or (),
             **self.limits,
         )
 

@@ -163,7 +163,8 @@ def _frames_of_grid(
     if layout == "padded" or num_frames not in (None, found):
         raise InvalidLatents(
             f"latents of shape {shape} decode to {_either(layout, held, scale)} frames; the job says num_frames"
-            f" {num_frames}{_fits(layout, scale, num_frames)}: expected {describe_layout(contract, layout)}"
+            f" {num_frames}{_fits(layout, scale, num_frames)}: {'' if layout == 'padded' else 'leave it out, or '}make it"
+            f" fit ({describe_layout(contract, layout)})"
         )
     return found
 
@@ -178,8 +179,8 @@ def _fits(layout: Layout, scale: int, num_frames: int | None) -> str:
     if num_frames is None or frames_made(layout, latent_frames(num_frames, scale), scale) == num_frames:
         return ""
     if layout in FRAMES_FIRST:
-        return f", and a video is made of 1 + {2 * scale}n or {2 * scale}n frames"
-    return f", and a video is made of 1 + {scale}n frames"
+        return f"; it is made of 1 + {2 * scale}n or {2 * scale}n frames"
+    return f"; it is made of 1 + {scale}n frames"
 
 
 def _frames_of_tokens(

@@ -75,7 +75,7 @@ Layout = Literal[
 ]
 VideoFormat = Literal["mp4", "webp", "zip"]
 #: What some VAEs' decodes take besides latents.
-DecodeOption = Literal["decode_timestep", "decode_noise_scale", "decode_chunk_size", "seed"]
+DecodeArgument = Literal["decode_timestep", "decode_noise_scale", "decode_chunk_size", "seed"]
 
 #: Layouts that a reader of version 1 knows.
 FIRST_LAYOUTS: Final[tuple[Layout, ...]] = ("spatial", "packed")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vaefarm_producer.submission import SubmitOptions, prepare
+from vaefarm_producer.submission import DecodeOptions, prepare
 from vaefarm_shared.catalogue import Catalogue, Contract
 from vaefarm_shared.checks import check_shape
 from vaefarm_shared.errors import InvalidInput, InvalidLatents
@@ -55,7 +55,7 @@ def test_what_its_pipelines_return_is_taken(vae: str, layout: Layout) -> None:
     contract = contract_of(vae)
     shape = shape_of(contract, layout)
 
-    options: SubmitOptions = {"height": SIDE, "width": SIDE, "num_frames": frames_of(contract)}
+    options: DecodeOptions = {"height": SIDE, "width": SIDE, "num_frames": frames_of(contract)}
     job = prepare(np.zeros(shape, np.float16), vae, contract, None, options)
 
     assert (job.spec.layout, job.spec.count, job.spec.picture_size) == (layout, 1, (SIDE, SIDE))

@@ -34,9 +34,9 @@ def test_a_spec_says_its_version_even_though_it_is_the_default() -> None:
 
 
 def test_a_job_of_another_version_is_refused_by_both_versions_names() -> None:
-    newer = json.dumps(json.loads(SPEC.to_json()) | {"version": 4})
+    newer = json.dumps(json.loads(SPEC.to_json()) | {"version": 5})
 
-    with pytest.raises(UnsupportedVersion, match=r"version 4.*reads versions up to 3"):
+    with pytest.raises(UnsupportedVersion, match=r"version 5.*reads versions up to 4"):
         JobSpec.from_json(newer)
 
 
@@ -70,8 +70,8 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     ({"scaling_factor": "0.5"}, "scaling_factor: Input should be a valid number"),
     ({"scaling_factor": True}, "scaling_factor: Input should be a valid number"),
     ({"output_type": "np"}, "output_type: Input should be 'pil' or 'pt'"),
-    ({"output_type": "pt", "image_format": "jpeg"}, "makes no picture's file"),
-    ({"output_type": "pt", "quality": 90}, "makes no picture's file"),
+    ({"output_type": "pt", "image_format": "jpeg"}, "makes no file of pictures"),
+    ({"output_type": "pt", "quality": 90}, "makes no file of pictures"),
     ({"output_type": "pt", "task": "encode"}, "output_type='pt' is for decodes"),
     ({"output_type": "pt", "count": 43, "height": 1024, "width": 1024}, "270532608 bytes; at most 268435456"),
 ]

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vaefarm_producer.submission import SubmitOptions, prepare
+from vaefarm_producer.submission import DecodeOptions, prepare
 from vaefarm_shared.catalogue import Catalogue, Contract
 from vaefarm_shared.checks import check_shape
 from vaefarm_shared.errors import InvalidInput, InvalidLatents, InvalidOption
@@ -20,7 +20,7 @@ def contract_of(vae: str) -> Contract:
 
 def spec_of(vae: str, shape: tuple[int, ...], **options: Any) -> JobSpec:
     """What a submit of latents of that shape writes down."""
-    given: SubmitOptions = {**options}  # type: ignore[typeddict-item]
+    given: DecodeOptions = {**options}  # type: ignore[typeddict-item]
     return prepare(np.zeros(shape, np.float16), vae, contract_of(vae), None, given).spec
 
 
@@ -67,20 +67,35 @@ def test_the_latent_frame_that_makes_their_number_even_is_told_by_num_frames(
     ("vae", "shape", "size", "named"),
     [
         # Frames that fit no multiple.
-        ("wan", (1, 16, 21, 60, 104), (None, None, 80), r"81 frames.*num_frames 80, and .* 1 \+ 4n frames.*-1\)/4\+1"),
+        (
+            "wan",
+            (1, 16, 21, 60, 104),
+            (None, None, 80),
+            r"81 frames.*num_frames 80; it is made of 1 \+ 4n frames.*-1\)/4\+1",
+        ),
         ("hunyuan-video", (1, 16, 15, 40, 64), (None, None, 60), r"decode to 57 frames.* 1 \+ 4n frames"),
         ("mochi", (1, 12, 4, 60, 106), (None, None, 20), r"decode to 19 frames.* 1 \+ 6n frames"),
         ("ltx-video", (1, 20 * 16 * 24, 128), (512, 768, 160), r"20 x 16 x 24.* 1 \+ 8n frames: VAE 'ltx-video' exp"),
         ("cogvideox-2b", (1, 12, 16, 60, 90), (None, None, 47), r"decode to 48 frames.* 1 \+ 8n or 8n frames"),
         ("cogvideox-1-5", (1, 22, 16, 60, 90), (None, None, 85), "decode to 81 or 88 frames.*num_frames 85.*1 . 8n or"),
         # Frames of another video.
-        ("wan", (1, 16, 21, 60, 104), (None, None, 77), "decode to 81 frames; the job says num_frames 77: expected"),
-        ("svd", (1, 25, 4, 72, 128), (None, None, 14), r"decode to 25 frames.*expected frames_first: \(n, frames, 4"),
+        (
+            "wan",
+            (1, 16, 21, 60, 104),
+            (None, None, 77),
+            "decode to 81 frames; the job says num_frames 77: leave it out, or make it fit",
+        ),
+        (
+            "svd",
+            (1, 25, 4, 72, 128),
+            (None, None, 14),
+            r"decode to 25 frames.*make it fit .frames_first: \(n, frames, 4",
+        ),
         (
             "cogvideox-1-5",
             (1, 22, 16, 60, 90),
             (None, None, 161),
-            "decode to 81 or 88 frames.*num_frames 161: expected",
+            "decode to 81 or 88 frames.*num_frames 161: make it fit",
         ),
         ("ltx-video", (1, 21 * 16 * 24, 128), (512, 768, 121), r"8064 tokens.*need 16 x 16 x 24 = 6144: VAE"),
         ("ltx-video", (1, 21 * 16 * 24, 128), (768, 768, 161), r"8064 tokens.*need 21 x 24 x 24 = 12096"),

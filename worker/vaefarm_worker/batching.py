@@ -32,7 +32,7 @@ class BatchKey:
     normalised: bool
     factors: tuple[float | None, float | None]
     #: Timestep, frames at a time and seed of a decode that is told them.
-    decode_options: tuple[float | int | None, ...]
+    decode_arguments: tuple[float | int | None, ...]
     task: str
     output_type: str
     #: Set for a job that shares the device with no other.

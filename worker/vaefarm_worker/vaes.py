@@ -173,16 +173,16 @@ def check_contract(entry: VaeEntry, config: dict[str, Any], family: Family) -> C
         ("spatial_scale", entry.spatial_scale, scale),
         ("picture_channels", entry.picture_channels, colours),
         ("temporal_scale", entry.temporal_scale, frames),
-        ("decode_options", entry.decode_options, family.decode_options(config)),
+        ("decode_arguments", entry.decode_arguments, family.decode_arguments(config)),
     ):
         if said is not None and said != found:
             raise ConfigurationError(
                 f"VAE {entry.id!r} ({entry.origin}) has {name} {found}; the catalogue says {said}: it is not served"
             )
     check_factors(entry, config)
-    options = family.decode_options(config)
+    options = family.decode_arguments(config)
     limits: dict[str, Any] = {"layouts": family.layouts, "denormalised": family.denormalised, **entry.limits}
-    limits["decode_options"] = options
+    limits["decode_arguments"] = options
     return Contract(
         latent_channels=channels, spatial_scale=scale, picture_channels=colours, temporal_scale=frames, **limits
     )

@@ -28,7 +28,7 @@ TIMELESS_LAYOUTS: Final[frozenset[str]] = frozenset({"video_tokens", "padded"})
 
 #: What `vaefarm vaes ID` shows of a contract; of one for videos the rest as well.
 SHOWN: Final[tuple[str, ...]] = ("picture_channels", "binned", "max_pixels", "max_count")
-SHOWN_OF_VIDEOS: Final[tuple[str, ...]] = ("fps", "max_frames", "decode_options", "denormalised")
+SHOWN_OF_VIDEOS: Final[tuple[str, ...]] = ("fps", "max_frames", "decode_arguments", "denormalised")
 
 #: What is said of the latents of an entry whose contract only its worker knows.
 UNKNOWN: Final[str] = "as its config.json says"

@@ -8,7 +8,7 @@ import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
 from vaefarm_shared.errors import ConfigurationError
-from vaefarm_shared.job import DecodeOption, JobSpec, Layout
+from vaefarm_shared.job import DecodeArgument, JobSpec, Layout
 
 from ..memory import PixelCost
 from ..memory_mode import MemoryMode
@@ -28,7 +28,7 @@ def whole(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     return vae.decode(latents, return_dict=False)[0]  # type: ignore[no-any-return]
 
 
-def _none(_config: Config) -> tuple[DecodeOption, ...]:
+def _none(_config: Config) -> tuple[DecodeArgument, ...]:
     return ()
 
 
@@ -56,7 +56,7 @@ class Family:
     #: Frames a latent, of a VAE that makes videos: (n, c, t, h, w) in, (n, c, frames, height, width) out.
     temporal_scale: Callable[[Config], int] | None = None
     #: What a job may tell its decode, and the decode that is told.
-    decode_options: Callable[[Config], tuple[DecodeOption, ...]] = _none
+    decode_arguments: Callable[[Config], tuple[DecodeArgument, ...]] = _none
     told: Told | None = None
     #: Whether its pipelines denormalise latents in these' own dtype, and cast what comes of it.
     casts_late: bool = False

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from math import prod
 from typing import Final
 
-from vaefarm_shared.job import DecodeOption
+from vaefarm_shared.job import DecodeArgument
 
 from . import buffers, mean_std, scale_shift, told
 from .family import Config, Family
@@ -68,7 +68,7 @@ def _ltx_scale(ratio: str, patch: str) -> Callable[[Config], int]:
     return scale
 
 
-def _ltx_options(config: Config) -> tuple[DecodeOption, ...]:
+def _ltx_options(config: Config) -> tuple[DecodeArgument, ...]:
     if config["timestep_conditioning"]:
         return "decode_timestep", "decode_noise_scale", "seed"
     return ("seed",) if any(config["decoder_inject_noise"]) else ()
@@ -126,7 +126,7 @@ VIDEO_FAMILIES: Final[tuple[Family, ...]] = (
         _LTX_ELEMENTS,
         layouts=("video_tokens", "video"),
         temporal_scale=_ltx_scale("temporal_compression_ratio", "patch_size_t"),
-        decode_options=_ltx_options,
+        decode_arguments=_ltx_options,
         told=told.with_timestep,
         casts_late=True,
     ),
@@ -149,7 +149,7 @@ VIDEO_FAMILIES: Final[tuple[Family, ...]] = (
         _SVD_ELEMENTS,
         layouts=("frames_first",),
         temporal_scale=lambda _config: 1,
-        decode_options=lambda _config: ("decode_chunk_size",),
+        decode_arguments=lambda _config: ("decode_chunk_size",),
         told=told.in_chunks,
     ),
 )
