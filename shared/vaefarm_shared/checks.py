@@ -161,10 +161,10 @@ def _frames_of_grid(
             return num_frames
     found = frames_made(layout, held, scale)
     if layout == "padded" or num_frames not in (None, found):
+        omit = "" if layout == "padded" else "leave it out, or "
         raise InvalidLatents(
             f"latents of shape {shape} decode to {_either(layout, held, scale)} frames; the job says num_frames"
-            f" {num_frames}{_fits(layout, scale, num_frames)}: {'' if layout == 'padded' else 'leave it out, or '}make it"
-            f" fit ({describe_layout(contract, layout)})"
+            f" {num_frames}{_fits(layout, scale, num_frames)}: {omit}make it fit ({describe_layout(contract, layout)})"
         )
     return found
 

@@ -43,6 +43,9 @@ class VideoCase(Case):
         if constant != "buffers":
             made = super().without(constant)
             assert isinstance(made, VideoCase)
+            if constant == "scaling_factor" and hasattr(made.pipeline, "vae_scaling_factor_image"):
+                # CogVideoX's reads it when it is made.
+                made.pipeline.vae_scaling_factor_image = made.vae.config.scaling_factor
             return made
         pipeline = deepcopy(self.pipeline)
         pipeline.vae.latents_mean.zero_()
