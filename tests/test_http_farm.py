@@ -301,6 +301,21 @@ def test_a_gateway_makes_the_same_spec_of_what_it_is_told(options: DecodeOptions
     assert made.model_dump(exclude={"request_hash"}) == spec.model_dump(exclude={"request_hash"})
 
 
+def test_a_gateway_makes_the_same_spec_of_what_it_is_told_of_a_video() -> None:
+    contract = Catalogue.load()["ltx-video-0-9-1"].contract
+    assert contract is not None
+    tokens = np.zeros((1, 2 * 3 * 2, 128), np.float32)
+    options: DecodeOptions = {"num_frames": 9, "height": 96, "width": 64, "fps": 25, "video_format": "zip"}
+    options |= {"decode_timestep": 0.05, "decode_noise_scale": 0.025, "seed": 2**63}
+    spec = prepare(tokens, "ltx-video-0-9-1", contract, "a", options).spec
+
+    told = TensorOptions.model_validate({name: value for name, value in options_of(spec).items() if name != "id"})
+    again: DecodeOptions = told.model_dump(exclude_none=True, exclude={"vae", "task"})  # type: ignore[assignment]
+
+    made = prepare(tokens, "ltx-video-0-9-1", contract, "a", again).spec
+    assert made.model_dump(exclude={"request_hash"}) == spec.model_dump(exclude={"request_hash"})
+
+
 def test_what_is_told_of_an_encode_is_what_encodes_take() -> None:
     contract = Catalogue.load()["demo"].contract
     assert contract is not None
