@@ -26,7 +26,7 @@ def to_spatial(latents: torch.Tensor, layout: Layout, height: int, width: int, s
 
 def to_video(latents: torch.Tensor, spec: JobSpec, spatial_scale: int, temporal_scale: int) -> torch.Tensor:
     """Latents in any layout of videos -> (n, c, t, h, w), with the strides of the pipelines' own: where they are not
-    contiguous, a convolution adds in another order."""
+    contiguous, a convolution may add in another order."""
     if spec.layout == "video_tokens":
         rows, columns = spec.height // spatial_scale, spec.width // spatial_scale
         count, tokens, channels = latents.shape

@@ -13,7 +13,7 @@ def with_timestep(vae: Any, grid: torch.Tensor, spec: JobSpec) -> torch.Tensor:
     A conditioned decoder takes the job's timestep, and latents of which the job's noise took a share. Version 0.9.1's
     draws noise of its own from torch's one generator, which is seeded for the while: with the job's seed, else with 0.
     """
-    # As the pipeline's, which come of tokens: a convolution adds in another order where channels lie otherwise.
+    # As the pipeline's, which come of tokens: a convolution may add in another order where channels lie otherwise.
     grid = grid.permute(0, 2, 3, 4, 1).contiguous().permute(0, 4, 1, 2, 3)
     timesteps = None
     if vae.config.timestep_conditioning:
