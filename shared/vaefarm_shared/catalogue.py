@@ -16,8 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from .endpoints import EndpointEntry, wrong_factors
 from .errors import ConfigurationError, UnknownVae
-from .job import MAX_FPS, MIN_FPS, DecodeOption, Factor, Layout, Name
-from .job import MAX_FPS, DecodeArgument, Factor, Layout, Name
+from .job import MAX_FPS, MIN_FPS, DecodeArgument, Factor, Layout, Name
 
 #: Pixels of the largest picture taken unless an entry says otherwise: 4096 x 4096.
 MAX_PIXELS: Final[int] = 4096 * 4096
