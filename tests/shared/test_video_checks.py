@@ -131,8 +131,8 @@ def test_what_makes_no_video_is_refused_with_what_was_expected(
 @pytest.mark.parametrize(
     ("vae", "options", "named"),
     [
-        ("wan", {"fps": 0}, "fps=0: .*greater than 0"),
-        ("wan", {"fps": -1}, "fps=-1: .*greater than 0"),
+        ("wan", {"fps": 0}, "fps=0: .*greater than or equal to 0.1"),
+        ("wan", {"fps": -1}, "fps=-1: .*greater than or equal to 0.1"),
         ("wan", {"fps": float("inf")}, "fps=inf"),
         ("wan", {"fps": 241}, "fps=241: .*less than or equal to 240"),
         ("sdxl", {"fps": 24}, "fps and video_format are for videos"),
