@@ -1,6 +1,7 @@
 """A real gateway on a port of its own, and a real HTTP client."""
 
 import asyncio
+import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
@@ -63,12 +64,18 @@ async def gateway(start_gateway: StartGateway) -> Gateway:
 
 @pytest.fixture(scope="session")
 def hf_farm(tmp_path_factory: pytest.TempPathFactory, catalogue: Path) -> Iterator[HfFarm]:
-    """A farm that decodes for `demo` and `flux`; nobody changes it."""
+    """A farm that decodes for `demo` and `flux`, and the videos of `wan`; nobody changes it."""
+    from tests.parity.videos import tiny_wan_vae
+
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
             if name.startswith("VAEFARM_"):
                 patch.delenv(name)
-        with running_farm(tmp_path_factory.mktemp("hf"), catalogue) as farm:
+        folder = tmp_path_factory.mktemp("hf")
+        tiny_wan_vae().save_pretrained(folder / "wan")
+        with_videos = folder / "catalogue.toml"
+        with_videos.write_text(f"{catalogue.read_text()}[vaes.wan]\npath = {json.dumps(str(folder / 'wan'))}\n")
+        with running_farm(folder, with_videos, "demo,flux,wan") as farm:
             yield farm
 
 

@@ -93,9 +93,56 @@ def test_a_reply_that_there_is_not_is_refused_with_those_that_there_are(accept, 
     ("accept", "said"),
     [("text/plain", {"output_type": "mp4"}), ("image/jpeg", {"output_type": "mp4"}), ("video/mp4", {})],
 )
-def test_films_are_refused_as_not_served_yet(accept, said) -> None:
-    with pytest.raises(InvalidOption, match="video, which is not served yet"):
+def test_a_video_is_refused_where_the_vae_makes_pictures(accept, said) -> None:
+    with pytest.raises(InvalidOption, match="asks for a video, and this makes none"):
         wanted(accept, parameters(said), "decode")
+
+
+@pytest.mark.parametrize(
+    ("accept", "said", "content", "form"),
+    [
+        # today's client: it says image_format with everything
+        ("text/plain", {"output_type": "mp4", "image_format": "jpg"}, "video", "text"),
+        ("tensor/binary", {"output_type": "pil", "image_format": "jpg"}, "unit", "bytes"),
+        ("tensor/binary", {"output_type": "pil", **BOTH}, "unit", "bytes"),
+        ("tensor/binary", {"output_type": "pt"}, "raw", "bytes"),
+        ("tensor/binary", {"output_type": "pt", **BOTH}, "pixels", "bytes"),
+        # no header, or anything: the parameters tell
+        ("", {}, "video", "bytes"),
+        ("*/*", {"output_type": "mp4"}, "video", "bytes"),
+        ("*/*", {"output_type": "pil"}, "unit", "bytes"),
+        ("", {"output_type": "pt"}, "raw", "bytes"),
+        ("", BOTH, "pixels", "bytes"),
+        # Accept wins
+        ("video/mp4", {"output_type": "pt"}, "video", "bytes"),
+        ("video/*", {}, "video", "bytes"),
+        ("image/jpeg, video/mp4;q=0.1", {"image_format": "jpg"}, "video", "bytes"),
+        ("tensor/base64", {"output_type": "pt"}, "raw", "base64"),
+        ("application/json", {"output_type": "pt", **BOTH}, "pixels", "json"),
+    ],
+)
+def test_of_a_video_the_file_or_its_frames_are_given(accept, said, content, form) -> None:
+    assert wanted(accept, parameters(said), "decode", of_video=True) == Wanted(content, form, of_video=True)
+
+
+@pytest.mark.parametrize(
+    ("accept", "said"),
+    [
+        ("image/jpeg", {"output_type": "pil", "image_format": "jpg"}),
+        ("image/*", {}),
+        ("image/webp", {"output_type": "mp4"}),
+        ("application/json", {"output_type": "mp4"}),
+    ],
+)
+def test_a_video_is_no_picture_and_not_in_json(accept, said) -> None:
+    with pytest.raises(InvalidOption, match="names no reply that there is of a video; expected output_type=mp4"):
+        wanted(accept, parameters(said), "decode", of_video=True)
+
+
+def test_uint8_frames_are_those_of_the_zip_and_a_file_is_as_the_vae_says() -> None:
+    assert Wanted("pixels", of_video=True).options == {"video_format": "zip", "image_format": "png"}
+    assert Wanted("video", of_video=True).options == {}
+    assert Wanted("unit", of_video=True).options == {"output_type": "pt"}
 
 
 def test_types_come_as_they_are_liked_and_in_their_order_where_alike() -> None:

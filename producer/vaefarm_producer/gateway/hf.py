@@ -113,7 +113,7 @@ async def _queue(request: web.Request, task: Task | None) -> tuple[str, Wanted, 
     async with request.app[ROOM].hold() as share:
         asked = await read_request(request, share)
         task = task or task_of(asked, contract)
-        reply = wanted(request.headers.get("Accept", ""), asked.said, task)
+        reply = wanted(request.headers.get("Accept", ""), asked.said, task, contract.temporal_scale is not None)
         scaled = scaling(asked.said, "model" if asked.is_json or desk.settings.hf_scales else "none")
         more = _circumstances(request, scaled) | ({"reproducible": True} if asked.said.reproducible else {})
         job = await desk.call(prepare_asked, desk, vae, task, asked, reply, scaled, more, new_job_id())

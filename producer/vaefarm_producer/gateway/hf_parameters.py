@@ -8,12 +8,16 @@ from multidict import MultiMapping
 from pydantic import BaseModel, ConfigDict, Field
 
 from vaefarm_shared.errors import InvalidOption
+from vaefarm_shared.job import MAX_FPS
 
 from .models import Dtype
 from .problems import validated
 
 #: What clients write for "nothing".
 NOTHING: Final = frozenset({"", "None", "null"})
+
+#: What is said of decodes alone.
+OF_DECODES: Final = frozenset({"output_type", "image_format", "partial_postprocess", "num_frames", "fps"})
 
 #: Where the scaling of a job comes from: the VAE's own constants, factors of the request, or there is none.
 Scaling = Literal["model", "explicit", "none"]
@@ -28,7 +32,7 @@ class HfParameters(BaseModel):
     dtype: Annotated[Dtype | None, Field(description="Of the tensor.")] = None
     output_type: Annotated[
         Literal["pil", "pt", "mp4"] | None,
-        Field(description="A picture, a tensor, or a film, which is not served yet."),
+        Field(description="A picture, a tensor, or a video's file."),
     ] = None
     image_format: Annotated[
         Literal["jpg", "jpeg", "png", "webp"] | None, Field(description="Of a picture, unless Accept names one.")
@@ -44,6 +48,12 @@ class HfParameters(BaseModel):
     do_scaling: Annotated[bool | None, Field(description="Whether to scale by the VAE's own constants.")] = None
     height: Annotated[int | None, Field(ge=1, le=65536, description="Pixels; for packed latents alone.")] = None
     width: Annotated[int | None, Field(ge=1, le=65536, description="Pixels; for packed latents alone.")] = None
+    num_frames: Annotated[
+        int | None, Field(ge=1, description="Of a video; needed where its latents do not tell it.")
+    ] = None
+    fps: Annotated[
+        float | None, Field(gt=0, le=MAX_FPS, description="Of a video's file; its VAE's pipelines' unless given.")
+    ] = None
     reproducible: Annotated[
         bool, Field(description="The pipeline's own picture, bit for bit; the reply then says x-reproducible: True.")
     ] = False
@@ -51,7 +61,7 @@ class HfParameters(BaseModel):
     @property
     def names_decode(self) -> bool:
         """Whether something was said that is said of decodes alone."""
-        return not self.model_fields_set.isdisjoint({"output_type", "image_format", "partial_postprocess"})
+        return not self.model_fields_set.isdisjoint(OF_DECODES)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,16 +16,16 @@ from vaefarm_shared import latents
 from vaefarm_shared.catalogue import Contract
 from vaefarm_shared.errors import BodyTooLarge, InvalidLatents, InvalidOption
 from vaefarm_shared.images import Images
-from vaefarm_shared.job import Task
+from vaefarm_shared.job import MAX_TENSOR_BYTES, JobSpec, Task
 from vaefarm_shared.latents import Latents
 from vaefarm_shared.pictures import MAX_PICTURE_BYTES
 
 from ..encoding import EncodeOptions, prepare_encode
-from ..submission import PreparedJob, SubmitOptions, prepare
+from ..submission import PreparedJob, SubmitOptions, prepare, spec_of
 from .bodies import Share, read_body
 from .desk import Desk, desk_of
 from .hf_parameters import HfParameters, Scaled, from_query, parameters
-from .hf_wanted import Wanted, no_film
+from .hf_wanted import Wanted
 from .submitting import content_type, raw_tensor, read_array, read_json, tensor_bytes
 
 #: Content types of bodies that are JSON with base64 in it.
@@ -126,21 +126,40 @@ def prepare_asked(
     options = {**scaled.options, **reply.options, **more}
     if task == "encode":
         return prepare_encode(_images(asked), vae, contract, job_id, cast("EncodeOptions", options))
-    sizes = {} if said.height is None and said.width is None else {"height": said.height, "width": said.width}
-    held = _latents(asked, contract)
-    if reply.content == "picture" and held.shape[0] != 1:
+    given = {name: getattr(said, name) for name in ("height", "width", "num_frames", "fps")}
+    sizes = cast("SubmitOptions", {name: value for name, value in given.items() if value is not None})
+    shape, dtype = raw_tensor(said.shape, said.dtype)
+    if reply.of_video:
+        _check_video(reply, spec_of(shape, dtype, vae, contract, sizes))
+    elif reply.content == "picture" and shape[0] != 1:
         raise InvalidLatents(
-            f"latents of shape {held.shape} hold {held.shape[0]} pictures, and one reply holds one; send them one by"
-            " one, or ask for a tensor: output_type=pt and Accept: tensor/binary"
+            f"latents of shape {shape} hold {shape[0]} pictures, and one reply holds one; send them one by one, or ask"
+            " for a tensor: output_type=pt and Accept: tensor/binary"
         )
-    return prepare(held, vae, contract, job_id, cast("SubmitOptions", {**options, **sizes}))
+    return prepare(_latents(asked), vae, contract, job_id, cast("SubmitOptions", {**options, **sizes}))
 
 
-def _latents(asked: Asked, contract: Contract) -> Latents:
+def _check_video(reply: Wanted, spec: JobSpec) -> None:
+    """Raise InvalidLatents for videos of which there is no such reply: several in one, or a tensor too large."""
+    if reply.content != "raw" and spec.count != 1:
+        raise InvalidLatents(
+            f"latents of shape {spec.shape} hold {spec.count} videos, and one reply holds one; send them one by one, or"
+            " ask for the raw tensor: output_type=pt"
+        )
+    size = spec.tensor_bytes // 2 if reply.content == "pixels" else spec.tensor_bytes
+    if reply.content == "video" or size <= MAX_TENSOR_BYTES:
+        return
+    fits = reply.content != "pixels" and size // 2 <= MAX_TENSOR_BYTES
+    half = ", or for half as many with output_type=pt and partial_postprocess=True" if fits else ""
+    raise InvalidLatents(
+        f"the reply would be a tensor of {size} bytes, {spec.num_frames} frames of {spec.width} x {spec.height}; at"
+        f" most {MAX_TENSOR_BYTES} are given: ask for the file with output_type=mp4{half}"
+    )
+
+
+def _latents(asked: Asked) -> Latents:
     shape, dtype = raw_tensor(asked.said.shape, asked.said.dtype)
     latents.check_dtype(dtype)
-    if len(shape) == 5 and ("frames" not in contract.layouts or shape[2] != 1):
-        raise no_film(f"shape {list(shape)}")
     held = Latents(read_array(asked.data, shape, dtype), dtype)
     if not held.is_finite():
         # The stock client sends other bytes than the tensor's where that lies on a GPU.

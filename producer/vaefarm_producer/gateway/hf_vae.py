@@ -78,12 +78,17 @@ async def contract_of(desk: Desk, vae: str) -> Contract:
 
 
 async def need_worker(request: web.Request, vae: str, spec: JobSpec | None = None) -> None:
-    """Raise NoWorker unless one that lives serves a VAE and, if a job is given, pictures of its size."""
+    """Raise NoWorker unless one that lives serves a VAE and, if a job is given, pictures or videos of its size."""
     workers = await request.app[WORKERS].get()
     if not any(vae in one["sizes"] for one in workers):
         raise NoWorker(f"no worker serves VAE {vae!r} now; start one, or try again")
     if spec is not None and not holders(workers, vae, size_class(spec.picture_pixels)):
+        frames, smaller = (
+            ("", "smaller pictures")
+            if spec.num_frames is None
+            else (f"{spec.num_frames} frames of ", "fewer or smaller frames")
+        )
         raise NoWorker(
-            f"no worker that serves VAE {vae!r} now has room for {spec.width} x {spec.height} pixels; start one with"
-            " more memory, or send smaller pictures"
+            f"no worker that serves VAE {vae!r} now has room for {frames}{spec.width} x {spec.height} pixels; start one"
+            f" with more memory, or send {smaller}"
         )

@@ -8,11 +8,11 @@ from vaefarm_shared.job import ImageFormat, Task
 
 from .hf_parameters import HfParameters
 
-#: A picture's file; the decoder's raw tensor; the same in [0, 1]; uint8 pixels; the latents of an encode.
-Content = Literal["picture", "raw", "unit", "pixels", "latents"]
+#: A picture's file; a video's; the decoder's raw tensor; the same in [0, 1]; uint8 pixels; the latents of an encode.
+Content = Literal["picture", "video", "raw", "unit", "pixels", "latents"]
 
-#: The bytes themselves; base64 of them in JSON that tells shape and dtype.
-Form = Literal["bytes", "base64", "json"]
+#: The bytes themselves; the same called text, as videos are; base64 of them in JSON that tells shape and dtype.
+Form = Literal["bytes", "text", "base64", "json"]
 
 BINARY: Final[str] = "tensor/binary"
 BASE64: Final[str] = "tensor/base64"
@@ -32,11 +32,12 @@ FORMATS: Final[dict[str | None, ImageFormat]] = {"jpg": "jpeg", "jpeg": "jpeg", 
 #: Pillow's own, as the protocol's servers left it: a JPEG of 75 with 4:2:0.
 QUALITIES: Final[dict[ImageFormat, int]] = {"jpeg": 75, "webp": 80}
 
-#: Films are accepted as such, or as `text/plain`, which the client sends for them.
-FILM: Final[str] = "video/mp4"
+#: Videos are accepted as such, or as text, which the client says for them and the protocol's servers answered.
+VIDEO: Final[str] = "video/mp4"
+TEXT: Final[str] = "text/plain"
 
 #: Whatever fits the parameters.
-ANYTHING: Final = frozenset({"*/*", "text/plain", "application/octet-stream"})
+ANYTHING: Final = frozenset({"*/*", TEXT, "application/octet-stream"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,8 @@ class Wanted:
     content: Content
     form: Form = "bytes"
     image_format: ImageFormat = "jpeg"
+    #: Whether the VAE makes videos: then a tensor is of one's frames.
+    of_video: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
@@ -55,37 +58,44 @@ class Wanted:
                 return {"image_format": self.image_format, "quality": QUALITIES[self.image_format]}
             case "picture" | "pixels":
                 # Pixels are those of a picture, so that both are the same, and lie in a picture's few bytes.
-                return {"image_format": "png"}
-            case "latents":
+                return {"image_format": "png"} | ({"video_format": "zip"} if self.of_video else {})
+            case "video" | "latents":
                 return {}
         return {"output_type": "pt"}
 
 
-def wanted(accept: str, said: HfParameters, task: Task) -> Wanted:
+def wanted(accept: str, said: HfParameters, task: Task, of_video: bool = False) -> Wanted:
     """The reply that is wanted.
 
     Args:
         accept: The header; '' where there is none.
+        of_video: Whether the VAE makes videos.
 
     Raises:
-        InvalidOption: there is no such reply, as for films.
+        InvalidOption: there is no such reply, as a picture of a video.
     """
     kinds = accepted(accept)
-    if said.output_type == "mp4":
-        raise no_film("output_type=mp4")
+    if said.output_type == "mp4" and not of_video:
+        raise no_video("output_type=mp4")
     for kind in kinds:
-        found = _reply(kind, said, task)
+        found = _video_reply(kind, said) if of_video and task == "decode" else _reply(kind, said, task)
         if found is not None:
             return found
-    if FILM in kinds:
-        raise no_film(f"Accept: {FILM}")
+    if of_video and task == "decode":
+        raise InvalidOption(
+            f"Accept {accept[:100]!r} names no reply that there is of a video; expected output_type=mp4 with {VIDEO} or"
+            f" {TEXT}, or pil or pt with {BINARY}: diffusers' remote_decode asks so for output_type='mp4' and"
+            " return_type='mp4', or where it is given a processor"
+        )
+    if VIDEO in kinds:
+        raise no_video(f"Accept: {VIDEO}")
     expected = [BINARY, BASE64, JSON] if task == "encode" else [*sorted(PICTURE_TYPES), BINARY, BASE64, JSON]
     raise InvalidOption(f"Accept {accept[:100]!r} names no reply that there is; expected some of {', '.join(expected)}")
 
 
-def no_film(said: str) -> InvalidOption:
-    """The refusal of whatever only a video VAE could do: this is where films will be answered."""
-    return InvalidOption(f"{said} asks for video, which is not served yet; expected pictures: output_type=pil or pt")
+def no_video(said: str) -> InvalidOption:
+    """The refusal of what only a VAE of videos could do."""
+    return InvalidOption(f"{said} asks for a video, and this makes none; expected output_type=pil or pt")
 
 
 def accepted(accept: str) -> list[str]:
@@ -131,6 +141,20 @@ def _reply(kind: str, said: HfParameters, task: Task) -> Wanted | None:
         picture = Wanted("picture", "bytes", FORMATS.get(said.image_format, "jpeg"))
         return picture if is_picture else Wanted(_tensor(said))
     return None
+
+
+def _video_reply(kind: str, said: HfParameters) -> Wanted | None:
+    """The reply of a type where the VAE makes videos; None where there is no such, as of pictures."""
+    if kind in (VIDEO, "video/*"):
+        return Wanted("video", of_video=True)
+    forms: dict[str, Form] = {BINARY: "bytes", "tensor/*": "bytes", BASE64: "base64", JSON: "json"}
+    is_file = said.output_type == "mp4" or (said.output_type is None and not said.partial_postprocess)
+    if is_file and kind in ANYTHING:
+        return Wanted("video", "text" if kind == TEXT else "bytes", of_video=True)
+    form = "bytes" if kind in ANYTHING else forms.get(kind)
+    if form is None or (is_file and form == "json"):
+        return None
+    return Wanted(_tensor(said), form, of_video=True)
 
 
 def _tensor(said: HfParameters) -> Content:
