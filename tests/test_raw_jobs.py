@@ -208,7 +208,7 @@ def test_a_job_written_to_redis_with_contradictions_fails_by_name(
     connection.hset(keys.job(job.id), "spec", json.dumps(spec))
     serve()
 
-    with pytest.raises(JobFailed, match="spec is not valid: output_type='pt' makes no picture's file"):
+    with pytest.raises(JobFailed, match="spec is not valid: output_type='pt' makes no file of pictures"):
         job.tensor(PATIENCE)
 
 

@@ -156,7 +156,7 @@ def changed(folder: Path, tmp_path: Path, **changes: object) -> VaeEntry:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"_class_name": "AutoencoderKLCosmos"}, "'x'.*is a AutoencoderKLWan; this release decodes AutoencoderKL"),
+        ({"_class_name": "AutoencoderKLAllegro"}, "'x'.*is a AutoencoderKLAllegro; this release decodes AutoencoderKL"),
         ({"latent_channels": 16}, "'x'.*latent_channels 16; the catalogue says 4"),
         ({"block_out_channels": [16, 16, 32]}, "'x'.*spatial_scale 4; the catalogue says 8"),
         ({"latents_mean": [0.0]}, "'x'.*latents_mean"),
