@@ -64,18 +64,20 @@ async def gateway(start_gateway: StartGateway) -> Gateway:
 
 @pytest.fixture(scope="session")
 def hf_farm(tmp_path_factory: pytest.TempPathFactory, catalogue: Path) -> Iterator[HfFarm]:
-    """A farm that decodes for `demo` and `flux`, and the videos of `wan`; nobody changes it."""
-    from tests.parity.videos import tiny_wan_vae
+    """A farm that decodes for `demo` and `flux`, and the videos of VIDEO_VAES; nobody changes it."""
+    from tests.gateway.video_vaes import VIDEO_VAES
 
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
             if name.startswith("VAEFARM_"):
                 patch.delenv(name)
         folder = tmp_path_factory.mktemp("hf")
-        tiny_wan_vae().save_pretrained(folder / "wan")
-        with_videos = folder / "catalogue.toml"
-        with_videos.write_text(f"{catalogue.read_text()}[vaes.wan]\npath = {json.dumps(str(folder / 'wan'))}\n")
-        with running_farm(folder, with_videos, "demo,flux,wan") as farm:
+        with_videos, text = folder / "catalogue.toml", catalogue.read_text()
+        for vae, make in VIDEO_VAES.items():
+            make().save_pretrained(folder / vae)
+            text += f"[vaes.{vae}]\npath = {json.dumps(str(folder / vae))}\n"
+        with_videos.write_text(text)
+        with running_farm(folder, with_videos, ",".join(("demo", "flux", *VIDEO_VAES))) as farm:
             yield farm
 
 

@@ -16,6 +16,7 @@ import torch
 from diffusers.utils.remote_utils import remote_decode
 from diffusers.video_processor import VideoProcessor
 from tests.gateway.hf_farm import HfFarm
+from tests.gateway.video_vaes import tiny_hunyuan_vae
 from tests.parity.videos import tiny_wan_vae
 
 from vaefarm_worker.clips import Clip
@@ -139,6 +140,34 @@ def test_latents_are_scaled_as_the_client_says(
 
     assert torch.equal(given, own.decode(denormalised).half())
     assert not torch.equal(given, own.raw.half())
+
+
+def test_hunyuan_video_is_decoded_by_the_factor_that_its_endpoint_wants(hf_farm: HfFarm) -> None:
+    vae, factor = tiny_hunyuan_vae(), 0.476986
+    given = remote_decode(
+        f"{hf_farm.vae('hunyuan-video')}?reproducible=True",
+        LATENTS,
+        scaling_factor=factor,
+        output_type="pt",
+        return_type="pt",
+    )
+    assert torch.equal(given, Own(vae).decode(LATENTS / factor).half())
+
+
+def test_tokens_of_ltx_video_come_with_sizes_and_with_frames_in_the_address(hf_farm: HfFarm) -> None:
+    tokens = torch.randn(1, 2 * 3 * 2, 128, generator=torch.Generator().manual_seed(1))
+    url, options = hf_farm.vae("ltx-video"), {"output_type": "pt", "return_type": "pt", "height": 96, "width": 64}
+    with pytest.warns(FutureWarning, match="do_scaling"):
+        given = remote_decode(f"{url}?num_frames=9&reproducible=True", tokens, **options)
+    sizes: dict[str, Any] = {"num_frames": 9, "height": 96, "width": 64, "reproducible": True}
+    job = hf_farm.farm.submit(tokens, vae="ltx-video", output_type="pt", **sizes)
+
+    assert given.shape == (1, 3, 9, 96, 64)
+    assert torch.equal(given, job.tensor(PATIENCE).torch())
+    with pytest.raises(RuntimeError, match="num_frames"):
+        remote_decode(url, tokens, do_scaling=False, **options)
+    with pytest.raises(RuntimeError, match="decode_timestep=0.05 means nothing to VAE 'ltx-video'"):
+        remote_decode(f"{url}?num_frames=9&decode_timestep=0.05", tokens, do_scaling=False, **options)
 
 
 def test_latents_come_in_bfloat16_as_pipelines_return_them(hf_farm: HfFarm, own: Own) -> None:

@@ -8,7 +8,7 @@ from multidict import MultiMapping
 from pydantic import BaseModel, ConfigDict, Field
 
 from vaefarm_shared.errors import InvalidOption
-from vaefarm_shared.job import MAX_FPS
+from vaefarm_shared.job import MAX_FPS, MIN_FPS
 
 from .models import Dtype
 from .problems import validated
@@ -16,8 +16,11 @@ from .problems import validated
 #: What clients write for "nothing".
 NOTHING: Final = frozenset({"", "None", "null"})
 
+#: vaefarm's own words for a decode, which are options of its job.
+OPTIONS: Final = ("num_frames", "fps", "decode_timestep", "decode_noise_scale", "decode_chunk_size", "seed")
+
 #: What is said of decodes alone.
-OF_DECODES: Final = frozenset({"output_type", "image_format", "partial_postprocess", "num_frames", "fps"})
+OF_DECODES: Final = frozenset({"output_type", "image_format", "partial_postprocess", *OPTIONS})
 
 #: Where the scaling of a job comes from: the VAE's own constants, factors of the request, or there is none.
 Scaling = Literal["model", "explicit", "none"]
@@ -52,8 +55,14 @@ class HfParameters(BaseModel):
         int | None, Field(ge=1, description="Of a video; needed where its latents do not tell it.")
     ] = None
     fps: Annotated[
-        float | None, Field(gt=0, le=MAX_FPS, description="Of a video's file; its VAE's pipelines' unless given.")
+        float | None, Field(ge=MIN_FPS, le=MAX_FPS, description="Of a video's file; its VAE's pipelines' unless given.")
     ] = None
+    decode_timestep: Annotated[float | None, Field(ge=0, le=1, description="Of LTX-Video; the pipeline's.")] = None
+    decode_noise_scale: Annotated[float | None, Field(ge=0, le=1, description="The same; with a seed.")] = None
+    decode_chunk_size: Annotated[
+        int | None, Field(ge=1, description="Of Stable Video Diffusion: frames decoded at a time.")
+    ] = None
+    seed: Annotated[int | None, Field(ge=0, lt=2**64, description="Of a decode's noise.")] = None
     reproducible: Annotated[
         bool, Field(description="The pipeline's own picture, bit for bit; the reply then says x-reproducible: True.")
     ] = False

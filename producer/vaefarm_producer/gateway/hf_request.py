@@ -24,7 +24,7 @@ from ..encoding import EncodeOptions, prepare_encode
 from ..submission import PreparedJob, SubmitOptions, prepare, spec_of
 from .bodies import Share, read_body
 from .desk import Desk, desk_of
-from .hf_parameters import HfParameters, Scaled, from_query, parameters
+from .hf_parameters import OPTIONS, HfParameters, Scaled, from_query, parameters
 from .hf_wanted import Wanted
 from .submitting import content_type, raw_tensor, read_array, read_json, tensor_bytes
 
@@ -126,17 +126,17 @@ def prepare_asked(
     options = {**scaled.options, **reply.options, **more}
     if task == "encode":
         return prepare_encode(_images(asked), vae, contract, job_id, cast("EncodeOptions", options))
-    given = {name: getattr(said, name) for name in ("height", "width", "num_frames", "fps")}
-    sizes = cast("SubmitOptions", {name: value for name, value in given.items() if value is not None})
+    given = {name: getattr(said, name) for name in ("height", "width", *OPTIONS)}
+    words = cast("SubmitOptions", {name: value for name, value in given.items() if value is not None})
     shape, dtype = raw_tensor(said.shape, said.dtype)
     if reply.of_video:
-        _check_video(reply, spec_of(shape, dtype, vae, contract, sizes))
+        _check_video(reply, spec_of(shape, dtype, vae, contract, words))
     elif reply.content == "picture" and shape[0] != 1:
         raise InvalidLatents(
             f"latents of shape {shape} hold {shape[0]} pictures, and one reply holds one; send them one by one, or ask"
             " for a tensor: output_type=pt and Accept: tensor/binary"
         )
-    return prepare(_latents(asked), vae, contract, job_id, cast("SubmitOptions", {**options, **sizes}))
+    return prepare(_latents(asked), vae, contract, job_id, cast("SubmitOptions", {**options, **words}))
 
 
 def _check_video(reply: Wanted, spec: JobSpec) -> None:
