@@ -6,6 +6,8 @@ VENV ?= .venv
 # Where CPU wheels of torch come from; nothing where there is a GPU, so that pip takes the CUDA build.
 TORCH_INDEX ?= $(if $(shell command -v nvidia-smi 2>/dev/null),,https://download.pytorch.org/whl/cpu)
 OUT ?= vaefarm-demo
+# Test files run side by side: most of them wait for processes of theirs.
+PROCESSES ?= 2
 
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 BIN := $(VENV)/bin
@@ -16,8 +18,8 @@ help: ## Show this.
 demo: $(VENV)/.worker ## Decode photographs on a farm of three processes; pictures in OUT=vaefarm-demo.
 	$(BIN)/vaefarm demo --out $(OUT)
 
-test: $(VENV)/.dev ## Run every test.
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.dev ## Run every test, PROCESSES=2 files at a time.
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/.dev ## Run the slow tests alone.
 	$(BIN)/python -m pytest -m slow $(ARGS)
