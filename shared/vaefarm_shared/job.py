@@ -47,9 +47,6 @@ FAILURE_SECONDS: Final[int] = 7 * 24 * 3600
 #: every job in the same round trip.
 MAX_SECONDS: Final[int] = 10**9
 
-#: Seconds that a tombstone outlives its job: a week.
-TOMBSTONE_SECONDS: Final[int] = 7 * 24 * 3600
-
 
 class JobStatus(StrEnum):
     """Where a job stands in its life."""
