@@ -512,6 +512,7 @@ def test_every_key_of_an_ended_job_has_a_life(farm: Farm, connection: redis.Redi
         "vaefarm:budget",
         "vaefarm:ended",
         "vaefarm:events",
+        "vaefarm:failures",
         "vaefarm:kept",
         "vaefarm:pace",
         "rq:finished:vaefarm.demo.normal.s.default",

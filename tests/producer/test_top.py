@@ -44,7 +44,9 @@ class Terminal:
         self.resize(columns, lines)
         self.modes = termios.tcgetattr(there)
         self._there = there
-        environment = os.environ | {"TERM": "xterm-256color"} | env
+        # These would hold against the terminal's own size.
+        inherited = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+        environment = inherited | {"TERM": "xterm-256color"} | env
         environment.pop("NO_COLOR", None) if "NO_COLOR" not in env else None
         self.process = subprocess.Popen(
             command, stdin=there, stdout=there, stderr=there, env=environment, start_new_session=True,
