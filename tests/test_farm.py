@@ -507,7 +507,8 @@ def test_every_key_of_an_ended_job_has_a_life(farm: Farm, connection: redis.Redi
     # pace has a field for each VAE and size, what ended is counted by VAE and status.
     eternal = {key.decode() for key in connection.scan_iter("*") if connection.ttl(key) == -1}
 
-    assert eternal == {
+    # The gateway's own, where one has begun since Redis was emptied.
+    assert eternal - {"vaefarm:secret"} == {
         "rq:queues",
         "vaefarm:budget",
         "vaefarm:ended",
