@@ -47,6 +47,9 @@ async def test_while_redis_is_away_it_is_503_at_once_and_then_all_goes_on(
     stream = await gateway.client.get("/v1/jobs/mine/events")
     assert await stream.content.readline()
     await soon("the poll waits beside the stream", both_wait)
+    # Asked behind the poll's own first look, which Redis must have answered.
+    async with gateway.client.get("/v1/jobs/mine") as answer:
+        assert answer.status == 200
     await asyncio.to_thread(own_server.stop)
 
     for call in (

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from tests.conftest import RedisServer, redis_servers
+from tests.conftest import RedisServer, eventually, redis_servers
 from tests.gateway.hf_farm import own_address, running_gateway
 from tests.pipelines.conftest import at_work
 from tests.worker.test_local_encoder import save_flux2, save_qwen
@@ -74,6 +74,8 @@ def served(
         catalogue = Catalogue.load(settings.catalogue)
         decoder = LocalDecoder([catalogue[vae] for vae in SERVED], "cpu")
         stack.enter_context(at_work(Worker(settings, decoder, "beside", shared_lifelines(settings))))
+        with Farm(settings=settings) as farm:
+            eventually("the worker tells that it serves", farm.workers)
         key, host = new_key(), own_address()
         add_key(folder / "keys.toml", new_entry("someone", key, admin=False, rate=None, max_in_flight=None))
         address = stack.enter_context(running_gateway(settings, host, keys=folder / "keys.toml"))
