@@ -6,7 +6,7 @@ VENV ?= .venv
 # Where CPU wheels of torch come from; nothing where there is a GPU, so that pip takes the CUDA build.
 TORCH_INDEX ?= $(if $(shell command -v nvidia-smi 2>/dev/null),,https://download.pytorch.org/whl/cpu)
 OUT ?= vaefarm-demo
-# Test files run side by side: most of them wait for processes of theirs.
+# Test files run side by side, each with one thread of torch's: threads of several that wait for one another take ten times as long.
 PROCESSES ?= 2
 
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
@@ -19,7 +19,7 @@ demo: $(VENV)/.worker ## Decode photographs on a farm of three processes; pictur
 	$(BIN)/vaefarm demo --out $(OUT)
 
 test: $(VENV)/.dev ## Run every test, PROCESSES=2 files at a time.
-	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/.dev ## Run the slow tests alone.
 	$(BIN)/python -m pytest -m slow $(ARGS)
