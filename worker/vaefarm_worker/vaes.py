@@ -166,6 +166,7 @@ def check_contract(entry: VaeEntry, config: dict[str, Any], family: Family) -> C
         family.check_config(config)
         channels, scale, colours = family.channels(config), family.scale(config), picture_channels(config)
         frames = None if family.temporal_scale is None else family.temporal_scale(config)
+        told = family.decode_arguments(config)
     except (ConfigurationError, KeyError) as error:
         raise ConfigurationError(f"VAE {entry.id!r} ({entry.origin}) cannot be served: {error}") from error
     for name, said, found in (
@@ -173,18 +174,21 @@ def check_contract(entry: VaeEntry, config: dict[str, Any], family: Family) -> C
         ("spatial_scale", entry.spatial_scale, scale),
         ("picture_channels", entry.picture_channels, colours),
         ("temporal_scale", entry.temporal_scale, frames),
-        ("decode_arguments", entry.decode_arguments, family.decode_arguments(config)),
+        ("decode_arguments", entry.decode_arguments, told),
     ):
         if said is not None and said != found:
             raise ConfigurationError(
                 f"VAE {entry.id!r} ({entry.origin}) has {name} {found}; the catalogue says {said}: it is not served"
             )
     check_factors(entry, config)
-    options = family.decode_arguments(config)
     limits: dict[str, Any] = {"layouts": family.layouts, "denormalised": family.denormalised, **entry.limits}
-    limits["decode_arguments"] = options
     return Contract(
-        latent_channels=channels, spatial_scale=scale, picture_channels=colours, temporal_scale=frames, **limits
+        latent_channels=channels,
+        spatial_scale=scale,
+        picture_channels=colours,
+        temporal_scale=frames,
+        decode_arguments=told,
+        **limits,
     )
 
 

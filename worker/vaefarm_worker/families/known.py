@@ -6,31 +6,9 @@ from vaefarm_shared.errors import ConfigurationError
 
 from ..memory_mode import MemoryMode
 from . import batch_norm, mean_std, scale_shift
-from .family import Config, Family
+from .family import Family
+from .geometry import base_dim, by_blocks, last_block, number
 from .videos import VIDEO_FAMILIES
-
-
-def _by_blocks(config: Config) -> int:
-    """Each block but the last doubles the size."""
-    return int(2 ** (len(config.get("decoder_block_out_channels") or config["block_out_channels"]) - 1))
-
-
-def _kl_widest(config: Config) -> int:
-    """The last block of an AutoencoderKL's decoder gets the channels of the one before it."""
-    return int((config.get("decoder_block_out_channels") or config["block_out_channels"])[:2][-1])
-
-
-def _base_dim(config: Config) -> int:
-    return int(config.get("decoder_base_dim") or config["base_dim"])
-
-
-def _latent_channels(config: Config) -> int:
-    return int(config["latent_channels"])
-
-
-def _z_dim(config: Config) -> int:
-    return int(config["z_dim"])
-
 
 #: What whole processes were seen to take, with the allocator's slack and cuDNN's workspace (2200 elements for 256
 #: channels), and the activations alive at a time.
@@ -46,33 +24,33 @@ FAMILIES: Final[dict[str, Family]] = {
         Family(
             "AutoencoderKL",
             *(scale_shift.check_config, scale_shift.denormalise, scale_shift.normalise),
-            *(_latent_channels, _by_blocks, _kl_widest),
+            *(number("latent_channels"), by_blocks, last_block),
             _KL_ELEMENTS,
             sparing_elements=_KL_STRIPS,
         ),
         Family(
             "AutoencoderTiny",
             *(scale_shift.check_config, scale_shift.denormalise, scale_shift.normalise),
-            *(_latent_channels, _by_blocks, lambda config: int(config["decoder_block_out_channels"][-1])),
+            *(number("latent_channels"), by_blocks, lambda config: int(config["decoder_block_out_channels"][-1])),
             (400 / 64, 256 / 64),
             sparing_elements={MemoryMode.HALF: 25 / 64},
         ),
         Family(
             "AutoencoderDC",
             *(scale_shift.check_config, scale_shift.denormalise, scale_shift.normalise),
-            *(_latent_channels, _by_blocks, lambda config: int(config["decoder_block_out_channels"][0])),
+            *(number("latent_channels"), by_blocks, lambda config: int(config["decoder_block_out_channels"][0])),
             _KL_ELEMENTS,
         ),
         Family(
             "AutoencoderKLHunyuanImage",
             *(scale_shift.check_config, scale_shift.denormalise, scale_shift.normalise),
-            *(_latent_channels, lambda config: int(config["spatial_compression_ratio"]), _kl_widest),
+            *(number("latent_channels"), number("spatial_compression_ratio"), last_block),
             _KL_ELEMENTS,
         ),
         Family(
             "AutoencoderKLFlux2",
             *(batch_norm.check_config, batch_norm.denormalise, batch_norm.normalise),
-            *(_latent_channels, _by_blocks, _kl_widest),
+            *(number("latent_channels"), by_blocks, last_block),
             _KL_ELEMENTS,
             layouts=("packed", "patchified", "spatial"),
             sparing_elements=_KL_STRIPS,
@@ -80,7 +58,7 @@ FAMILIES: Final[dict[str, Family]] = {
         Family(
             "AutoencoderKLQwenImage",
             *(mean_std.check_config, mean_std.denormalise, mean_std.normalise),
-            *(_z_dim, lambda config: int(2 ** len(config["temperal_downsample"])), _base_dim),
+            *(number("z_dim"), lambda config: int(2 ** len(config["temperal_downsample"])), base_dim),
             _FRAME_ELEMENTS,
             layouts=("packed", "spatial", "frames"),
             has_frames=True,
@@ -88,7 +66,7 @@ FAMILIES: Final[dict[str, Family]] = {
         Family(
             "AutoencoderKLQwenImage21",
             *(mean_std.check_config, mean_std.denormalise_by_product, mean_std.normalise_by_quotient),
-            *(_z_dim, lambda config: int(config["scale_factor_spatial"]), _base_dim),
+            *(number("z_dim"), number("scale_factor_spatial"), base_dim),
             _FRAME_ELEMENTS,
             layouts=("tokens", "spatial", "frames"),
             has_frames=True,

@@ -8,6 +8,7 @@ from vaefarm_shared.job import DecodeArgument
 
 from . import buffers, mean_std, scale_shift, told
 from .family import Config, Family
+from .geometry import base_dim, by_blocks, last_block, number
 
 #: Elements for each pixel of a frame of Wan's decoder: 2700 for 96 channels as whole processes were seen to take, 1730
 #: counted. Four frames are decoded at a time, the others wait as pixels, in two copies while one is laid behind the
@@ -32,21 +33,6 @@ _LTX_ELEMENTS: Final = _counted(51, 50, 8)
 _LTX_2_ELEMENTS: Final = _counted(46, 43, 8)
 #: Stable Video Diffusion: all frames at a time, or as few as one of 25.
 _SVD_ELEMENTS: Final = _counted(1280, 1280 / 25 + 6, 256)
-
-
-def _number(name: str) -> Callable[[Config], int]:
-    """What reads a number of the config."""
-    return lambda config: int(config[name])
-
-
-def _last_block(config: Config) -> int:
-    """The last block of the decoder gets the channels of the one before it."""
-    return int(config["block_out_channels"][:2][-1])
-
-
-def _by_blocks(config: Config) -> int:
-    """Each block but the last doubles the size."""
-    return int(2 ** (len(config["block_out_channels"]) - 1))
 
 
 def _ltx_widest(config: Config) -> int:
@@ -78,41 +64,41 @@ VIDEO_FAMILIES: Final[tuple[Family, ...]] = (
     Family(
         "AutoencoderKLWan",
         *(mean_std.check_config, mean_std.denormalise, mean_std.normalise),
-        *(_number("z_dim"), _number("scale_factor_spatial")),
-        lambda config: int(config.get("decoder_base_dim") or config["base_dim"]),
+        *(number("z_dim"), number("scale_factor_spatial")),
+        base_dim,
         _WAN_ELEMENTS,
         layouts=("video",),
-        temporal_scale=_number("scale_factor_temporal"),
+        temporal_scale=number("scale_factor_temporal"),
     ),
     Family(
         "AutoencoderKLHunyuanVideo",
         *(scale_shift.check_config, scale_shift.denormalise, scale_shift.normalise),
-        *(_number("latent_channels"), _number("spatial_compression_ratio"), _last_block),
+        *(number("latent_channels"), number("spatial_compression_ratio"), last_block),
         _HUNYUAN_ELEMENTS,
         layouts=("video",),
-        temporal_scale=_number("temporal_compression_ratio"),
+        temporal_scale=number("temporal_compression_ratio"),
     ),
     Family(
         "AutoencoderKLHunyuanVideo15",
         *(scale_shift.check_config, scale_shift.denormalise, scale_shift.normalise),
-        *(_number("latent_channels"), _number("spatial_compression_ratio")),
+        *(number("latent_channels"), number("spatial_compression_ratio")),
         lambda config: int(config["block_out_channels"][0]),
         _HUNYUAN_15_ELEMENTS,
         layouts=("video",),
-        temporal_scale=_number("temporal_compression_ratio"),
+        temporal_scale=number("temporal_compression_ratio"),
     ),
     Family(
         "AutoencoderKLCogVideoX",
         *(scale_shift.check_config, scale_shift.denormalise_by_product, scale_shift.normalise),
-        *(_number("latent_channels"), _by_blocks, _last_block),
+        *(number("latent_channels"), by_blocks, last_block),
         _COGVIDEOX_ELEMENTS,
         layouts=("frames_first",),
-        temporal_scale=_number("temporal_compression_ratio"),
+        temporal_scale=number("temporal_compression_ratio"),
     ),
     Family(
         "AutoencoderKLMochi",
         *(scale_shift.check_config, scale_shift.denormalise, scale_shift.normalise),
-        *(_number("latent_channels"), lambda config: prod(config["spatial_expansions"])),
+        *(number("latent_channels"), lambda config: prod(config["spatial_expansions"])),
         lambda config: int(config["decoder_block_out_channels"][0]),
         _MOCHI_ELEMENTS,
         layouts=("video",),
@@ -121,7 +107,7 @@ VIDEO_FAMILIES: Final[tuple[Family, ...]] = (
     Family(
         "AutoencoderKLLTXVideo",
         *(buffers.check_config, buffers.denormalise, buffers.normalise),
-        *(_number("latent_channels"), _ltx_scale("spatial_compression_ratio", "patch_size")),
+        *(number("latent_channels"), _ltx_scale("spatial_compression_ratio", "patch_size")),
         _ltx_widest,
         _LTX_ELEMENTS,
         layouts=("video_tokens", "video"),
@@ -133,7 +119,7 @@ VIDEO_FAMILIES: Final[tuple[Family, ...]] = (
     Family(
         "AutoencoderKLLTX2Video",
         *(buffers.check_denormalised, buffers.denormalise, buffers.normalise),
-        *(_number("latent_channels"), _ltx_scale("spatial_compression_ratio", "patch_size")),
+        *(number("latent_channels"), _ltx_scale("spatial_compression_ratio", "patch_size")),
         _ltx_widest,
         _LTX_2_ELEMENTS,
         layouts=("video",),
@@ -145,7 +131,7 @@ VIDEO_FAMILIES: Final[tuple[Family, ...]] = (
     Family(
         "AutoencoderKLTemporalDecoder",
         *(scale_shift.check_config, scale_shift.denormalise_by_product, scale_shift.normalise),
-        *(_number("latent_channels"), _by_blocks, _last_block),
+        *(number("latent_channels"), by_blocks, last_block),
         _SVD_ELEMENTS,
         layouts=("frames_first",),
         temporal_scale=lambda _config: 1,
