@@ -77,7 +77,8 @@ class AfterDecodes:
             return decoded
         if decoded.clips:
             # As frames leave the device: a step sees a few at a time.
-            return replace(decoded, clips=tuple(clip.through(partial(self._seen, spec=spec)) for clip in decoded.clips))
+            steps = [partial(_run, step, spec=spec) for step in self.steps]
+            return replace(decoded, clips=tuple(clip.through(*steps) for clip in decoded.clips))
         raw = decoded.tensor
         pixels = decoded.pixels if raw is None else to_pixels(frames_of(raw.array))
         if pixels is None:
@@ -91,11 +92,6 @@ class AfterDecodes:
                     " output_type='pil'"
                 )
         return decoded if raw is not None else replace(decoded, pixels=pixels)
-
-    def _seen(self, frames: Pixels, spec: JobSpec) -> Pixels:
-        for step in self.steps:
-            frames = _run(step, frames, spec)
-        return frames
 
 
 def frames_of(raw: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -37,6 +37,6 @@ class Clip:
                 chunk = step(chunk)
             yield chunk
 
-    def through(self, step: Callable[[Frames], Frames]) -> "Clip":
-        """The same, with each chunk changed, or refused, by `step` besides."""
-        return replace(self, steps=(*self.steps, step))
+    def through(self, *steps: Callable[[Frames], Frames]) -> "Clip":
+        """The same, with each chunk changed, or refused, by these steps besides."""
+        return replace(self, steps=(*self.steps, *steps))

@@ -6,7 +6,6 @@ from functools import partial
 import torch
 
 from vaefarm_shared.errors import BatchMismatch, OutOfMemory
-from vaefarm_shared.job import JobSpec
 
 from . import strips
 from .decoder import BatchItem, Decoded
@@ -15,7 +14,7 @@ from .families.switches import switched_on
 from .fast import FastDecoder
 from .host_copy import to_device, to_host
 from .memory_mode import MemoryMode
-from .pixels import clips_of, decoded, finished
+from .pixels import decoded, finished, stays
 from .vaes import LoadedVae
 from .widening import WIDEST, dtype_name, run_widest
 
@@ -40,44 +39,28 @@ def decode_items(
     by = switches if fast is None else (*switches, *fast.switches)
     flags, made = torch.isfinite(images).flatten(1).all(1), finished(images, spec)
     del images
-    taken = _Taken(made, spec, flags)
-    done, start = [], 0
+    if stays(made, spec):
+        (flags,) = to_host(flags)
+    else:
+        flags, made = to_host(flags, made)
+    finite, done, start = flags.tolist(), [], 0
     for item in items:
         part = slice(start, start + item.spec.count)
         start = part.stop
-        if all(taken.finite[part]):
-            done.append(taken.decoded(part, dtype_name(loaded.dtype), by))
+        if all(finite[part]):
+            done.append(decoded(made[part], item.spec, dtype_name(loaded.dtype), by))
         else:
             done.append(_widened(loaded, item, device, switches))
     return done
 
 
-class _Taken:
-    """What `finished` made: pixels and raw tensors in this host's memory, videos where they are."""
-
-    def __init__(self, made: torch.Tensor, spec: JobSpec, flags: torch.Tensor) -> None:
-        self._spec = spec
-        self._clips = made.ndim == 5 and spec.output_type == "pil"
-        self._made = made
-        if self._clips:
-            (flags,) = to_host(flags)
-        else:
-            flags, self._made = to_host(flags, made)
-        #: Whether each picture, or video, is.
-        self.finite: list[bool] = flags.tolist()
-
-    def decoded(self, part: slice, dtype: str, switches: tuple[str, ...], widened_from: str | None = None) -> Decoded:
-        """One job's part."""
-        if self._clips:
-            return Decoded(None, dtype, widened_from, switches, clips=clips_of(self._made[part]))
-        return decoded(self._made[part].numpy(), self._spec, dtype, switches, widened_from)
-
-
 def _widened(loaded: LoadedVae, item: BatchItem, device: torch.device, switches: tuple[str, ...]) -> Decoded:
     """Decode a job alone in the widest dtype, by the plain decoder: folded weights stay narrow."""
     images = run_widest(loaded, item.spec, lambda dtype: _run(loaded, [item], device, dtype, switches))
-    taken = _Taken(finished(images, item.spec), item.spec, torch.ones(len(images), dtype=torch.bool))
-    return taken.decoded(slice(None), dtype_name(WIDEST), switches, dtype_name(loaded.dtype))
+    made = finished(images, item.spec)
+    if not stays(made, item.spec):
+        (made,) = to_host(made)
+    return decoded(made, item.spec, dtype_name(WIDEST), switches, widened_from=dtype_name(loaded.dtype))
 
 
 def _run(

@@ -1,8 +1,5 @@
 """From what a VAE decodes to pixels, by diffusers' own steps, or to a raw tensor."""
 
-from typing import Any
-
-import numpy.typing as npt
 import torch
 
 from vaefarm_shared.job import JobSpec
@@ -40,13 +37,20 @@ def finished(images: torch.Tensor, spec: JobSpec) -> torch.Tensor:
     return torch.cat([convert(fit(one, height, width)) for one in torch.split(images, 1)])
 
 
+def stays(made: torch.Tensor, spec: JobSpec) -> bool:
+    """Whether what `finished` made stays on the device: videos, whose frames leave it a few at a time."""
+    return made.ndim == 5 and spec.output_type == "pil"
+
+
 def decoded(
-    made: npt.NDArray[Any], spec: JobSpec, dtype: str, switches: tuple[str, ...], widened_from: str | None = None
+    made: torch.Tensor, spec: JobSpec, dtype: str, switches: tuple[str, ...], widened_from: str | None = None
 ) -> Decoded:
-    """One job's part of what `finished` made, and how it was made."""
+    """One job's part of what `finished` made, in this host's memory unless it `stays`, and how it was made."""
+    if stays(made, spec):
+        return Decoded(None, dtype, widened_from, switches, clips=clips_of(made))
     if spec.output_type == "pt":
-        return Decoded(None, dtype, widened_from, switches, tensor=HostTensor(made, "float16"))
-    return Decoded(made, dtype, widened_from, switches)
+        return Decoded(None, dtype, widened_from, switches, tensor=HostTensor(made.numpy(), "float16"))
+    return Decoded(made.numpy(), dtype, widened_from, switches)
 
 
 def clips_of(videos: torch.Tensor) -> tuple[Clip, ...]:

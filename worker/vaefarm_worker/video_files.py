@@ -11,7 +11,7 @@ from vaefarm_shared.budget import MP4_BYTES
 from vaefarm_shared.errors import ConfigurationError
 from vaefarm_shared.job import JobSpec
 
-from .clips import Clip, Frames
+from .clips import Clip
 from .encode import QUALITY, encode_image
 
 #: How x264 trades time for bytes: beside a decode of a video either is little.
@@ -22,6 +22,9 @@ CAPPED: Final[float] = 0.9
 
 #: The highest such rate, in bits a second, that FFmpeg takes.
 MOST_RATE: Final[int] = 2**31 - 1
+
+#: FFmpeg's numbers for BT.709, of matrix, primaries and curve, and for luma from 16 to 235.
+BT709, LIMITED_RANGE = 1, 1
 
 #: Denominator up to which a rate of frames is a fraction: 23.976 is 24000/1001.
 MOST_TICKS: Final[int] = 1001
@@ -73,35 +76,31 @@ def _played(clip: Clip, spec: JobSpec) -> bytes:
 
 
 def _write(av: Any, path: str, spec: JobSpec, clip: Clip, rate: Fraction, options: dict[str, str]) -> None:
+    is_mp4 = spec.video_format == "mp4"
     with av.open(path, "w", format=spec.video_format, options=options) as container:
-        stream = container.add_stream("libx264" if spec.video_format == "mp4" else "libwebp_anim", rate=rate)
+        stream = container.add_stream("libx264" if is_mp4 else "libwebp_anim", rate=rate)
         stream.height, stream.width = spec.picture_size
         stream.options = _codec_options(spec, float(rate))
         stream.pix_fmt = _pixel_format(spec)
-        if spec.video_format == "mp4":
-            _say_colours(stream.codec_context, av)
-        for packet in _packets(clip, stream, av):
-            container.mux(packet)
+        if is_mp4:
+            _say_colours(stream.codec_context)
+        for frame in _frames(av, clip, is_mp4):
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
 
 
-def _packets(clip: Clip, stream: Any, av: Any) -> Iterator[Any]:
+def _frames(av: Any, clip: Clip, is_mp4: bool) -> Iterator[Any]:
     channels = "rgba" if clip.shape[-1] == 4 else "rgb24"
     for chunk in clip.chunks():
         for pixels in chunk:
-            yield from stream.encode(_frame(pixels, channels, stream, av))
-    yield from stream.encode(None)
+            frame = av.VideoFrame.from_ndarray(pixels, format=channels)
+            # What players take an untagged picture for is not the same everywhere: it is BT.709, and says so.
+            yield frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG") if is_mp4 else frame
 
 
-def _frame(pixels: Frames, channels: str, stream: Any, av: Any) -> Any:
-    frame = av.VideoFrame.from_ndarray(pixels, format=channels)
-    if stream.pix_fmt != "yuv420p" or stream.codec.name != "libx264":
-        return frame
-    # What players take an untagged picture of any size for is not the same everywhere: it is BT.709, and says so.
-    return frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
-
-
-def _say_colours(context: Any, av: Any) -> None:
-    context.colorspace, context.color_primaries, context.color_trc, context.color_range = 1, 1, 1, 1
+def _say_colours(context: Any) -> None:
+    context.colorspace = context.color_primaries = context.color_trc = BT709
+    context.color_range = LIMITED_RANGE
 
 
 def _pixel_format(spec: JobSpec) -> str:
