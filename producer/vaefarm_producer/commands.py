@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -109,11 +109,18 @@ def submit(
         return
     if vae is None:
         raise InvalidOption("--vae is missing; expected a VAE id such as sdxl")
-    options = submit_options(output_type, reproducible, priority, image_format, quality)
-    said = {"producer": producer, "video_format": video_format, "num_frames": num_frames, "fps": fps}
-    options |= {name: value for name, value in said.items() if value is not None}  # type: ignore[typeddict-item]
-    if not embed_metadata:
-        options["embed_metadata"] = False
+    options = submit_options(
+        image_format,
+        output_type,
+        reproducible=reproducible,
+        priority=priority,
+        quality=quality,
+        producer=producer,
+        video_format=video_format,
+        num_frames=num_frames,
+        fps=fps,
+        embed_metadata=None if embed_metadata else False,
+    )
     if is_batch:
         if not wait:
             raise InvalidOption("--no-wait is for files; a batch is waited for, so that not all is queued at once")
@@ -147,20 +154,14 @@ def submit(
         collect(farm, names, out, timeout, as_json)
 
 
-def submit_options(
-    output_type: str, reproducible: bool, priority: str, image_format: str | None, quality: int | None
-) -> SubmitOptions:
-    """The flags as options of a submit. Raises InvalidOption."""
+def submit_options(image_format: str | None, output_type: str, **others: Any) -> SubmitOptions:
+    """The flags as options of a submit: those that say something. Raises InvalidOption."""
     if image_format is not None and image_format not in SUFFIXES:
         raise InvalidOption(f"--format {image_format!r}: expected one of {', '.join(SUFFIXES)}")
     if output_type not in ("pil", "pt"):
         raise InvalidOption(f"--output-type {output_type!r}: expected pil or pt")
-    options: SubmitOptions = {"output_type": output_type, "reproducible": reproducible, "priority": priority}
-    if image_format is not None:
-        options["image_format"] = image_format
-    if quality is not None:
-        options["quality"] = quality
-    return options
+    said = {"image_format": image_format, "output_type": output_type, **others}
+    return cast("SubmitOptions", {name: value for name, value in said.items() if value is not None})
 
 
 def fetch(

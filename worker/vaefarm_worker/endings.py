@@ -158,32 +158,9 @@ class Endings:
             kind = spec.image_format if spec.num_frames is None else spec.video_format
             raise DecodeError(f"its picture cannot be written as {kind}: {error}") from error
         seconds_encode = time.monotonic() - began
-        references, to_redis, unwritten = [], [], []
-        for index, data in enumerate(files):
-            name = image_name(claim.job_id, claim.token, index)
-            references.append(self._blobs.reference(name, len(data)))
-            if self._blobs.goes_outside(len(data)):
-                unwritten.append((name, data))
-            elif len(data) > MAX_REDIS_BYTES:
-                raise RefusedJob(
-                    f"its result has {len(data)} bytes, and Redis is given at most {MAX_REDIS_BYTES}: have the farm"
-                    " store such outside of it (VAEFARM_STORE=file:///DIR, or s3://BUCKET/PREFIX)"
-                )
-            else:
-                to_redis.append((keys.blob(name), data, spec.result_seconds))
-        sizes = [len(data) for data in files]
-        if isinstance(made, Encoded):
-            latents = LatentsRecord.model_validate(tensor_fields(made.latents, references[0], sizes[0]))
-            report = self._reporter.report(done, made, seconds_encode, latents=latents)
-        elif made.tensor is not None:
-            tensor = TensorRecord.model_validate(tensor_fields(made.tensor, references[0], sizes[0]))
-            report = self._reporter.report(done, made, seconds_encode, tensor=tensor)
-        elif spec.num_frames is not None:
-            videos = tuple(video_record(spec, *stored) for stored in zip(references, sizes, strict=True))
-            report = self._reporter.report(done, made, seconds_encode, videos=videos)
-        else:
-            images = tuple(image_record(spec, *stored) for stored in zip(references, sizes, strict=True))
-            report = self._reporter.report(done, made, seconds_encode, images)
+        references, to_redis, unwritten = self._places(claim, spec, files)
+        stored = [(reference, len(data)) for reference, data in zip(references, files, strict=True)]
+        report = self._reporter.report(done, made, seconds_encode, **records_of(made, spec, stored))
         outcome = Outcome(
             claim,
             JobStatus.FINISHED,
@@ -203,6 +180,29 @@ class Endings:
             unwritten=tuple(unwritten),
             latent_reference=done.job.latent_reference,
         )
+
+    def _places(
+        self, claim: Claim, spec: JobSpec, files: list[bytes]
+    ) -> tuple[list[str], list[tuple[str, bytes, int]], list[tuple[str, bytes]]]:
+        """Where a job's files go: the reference of each, what goes to Redis with its life, and what goes elsewhere.
+
+        Raises:
+            RefusedJob: Redis is not given one as large.
+        """
+        references, to_redis, unwritten = [], [], []
+        for index, data in enumerate(files):
+            name = image_name(claim.job_id, claim.token, index)
+            references.append(self._blobs.reference(name, len(data)))
+            if self._blobs.goes_outside(len(data)):
+                unwritten.append((name, data))
+            elif len(data) > MAX_REDIS_BYTES:
+                raise RefusedJob(
+                    f"its result has {len(data)} bytes, and Redis is given at most {MAX_REDIS_BYTES}: have the farm"
+                    " store such outside of it (VAEFARM_STORE=file:///DIR, or s3://BUCKET/PREFIX)"
+                )
+            else:
+                to_redis.append((keys.blob(name), data, spec.result_seconds))
+        return references, to_redis, unwritten
 
     def _went_wrong(self, done: Done, error: Exception) -> Ready:
         """What a job's own error costs it: an attempt, or its life; what is lacking here only sends it elsewhere."""
@@ -234,6 +234,17 @@ class Endings:
         workers = [one for one in read_workers(self._connection) if vae not in one.get("unavailable", {})]
         able = holders(workers, vae, size_of(claim.queue))
         return bool(able - {self._worker_name, *avoid})
+
+
+def records_of(made: Decoded | Encoded, spec: JobSpec, stored: list[tuple[str, int]]) -> dict[str, Any]:
+    """What a report says of what was made; `stored`: reference and bytes of each file."""
+    if isinstance(made, Encoded):
+        return {"latents": LatentsRecord.model_validate(tensor_fields(made.latents, *stored[0]))}
+    if made.tensor is not None:
+        return {"tensor": TensorRecord.model_validate(tensor_fields(made.tensor, *stored[0]))}
+    if spec.num_frames is not None:
+        return {"videos": tuple(video_record(spec, *one) for one in stored)}
+    return {"images": tuple(image_record(spec, *one) for one in stored)}
 
 
 def image_record(spec: JobSpec, blob: str, size_bytes: int) -> ImageRecord:
