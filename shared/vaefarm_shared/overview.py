@@ -12,6 +12,7 @@ from pydantic_core import PydanticUseDefault
 from pydantic_core.core_schema import ValidatorFunctionWrapHandler
 
 from .endpoints import EndpointState, read_endpoints
+from .workers import serves
 
 FROZEN: Final = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
@@ -208,9 +209,7 @@ class Overview(BaseModel):
 def worker_overview(description: Mapping[str, Any]) -> WorkerOverview:
     """What a worker's description tells."""
     told = WorkerOverview.model_validate({**description, "serves": [], "busy_share": None, "images_per_second": None})
-    not_now = (description.get(name) for name in ("unavailable", "away"))
-    lacks = {vae for one in not_now if isinstance(one, dict) for vae in one}
-    changes: dict[str, Any] = {"serves": sorted(told.vaes.keys() - lacks)}
+    changes: dict[str, Any] = {"serves": sorted(serves({**description, "vaes": told.vaes}))}
     before = told.before
     if before is not None and told.up_seconds is not None and told.up_seconds > before.up_seconds:
         seconds = told.up_seconds - before.up_seconds
