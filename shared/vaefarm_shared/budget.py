@@ -83,7 +83,7 @@ def limits_of(maxmemory: int, budget_bytes: int | None, max_jobs: int) -> Limits
 def picture_bytes(spec: JobSpec) -> int:
     """The most bytes that a job's pictures take, its raw tensor, or the latents of an encode, with its metadata."""
     metadata = 0
-    if spec.metadata and spec.embed_metadata:
+    if spec.embeds_metadata:
         metadata = METADATA_BYTES + CHARACTER_BYTES * metadata_characters(spec.metadata)
     if spec.task == "encode":
         # In the widest dtype: which one it will be the worker decides.

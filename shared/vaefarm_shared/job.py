@@ -175,6 +175,11 @@ class JobSpec(BaseModel):
         return self.crop_height or self.height, self.crop_width or self.width
 
     @property
+    def embeds_metadata(self) -> bool:
+        """Whether its files are to have metadata in them."""
+        return bool(self.metadata) and self.embed_metadata
+
+    @property
     def noise_scale(self) -> float:
         """The share of noise in the decoder's input: that of `decode_noise_scale`, else of `decode_timestep`."""
         return (self.decode_timestep or 0.0) if self.decode_noise_scale is None else self.decode_noise_scale

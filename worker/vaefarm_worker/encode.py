@@ -27,7 +27,7 @@ def encoded_files(made: Decoded | Encoded, spec: JobSpec) -> list[bytes]:
 
     What is made here has the job's metadata in it.
     """
-    metadata = embedded(spec) if spec.metadata else {}
+    metadata = embedded(spec)
     if isinstance(made, Encoded):
         return [latents.pack(made.latents, metadata=metadata)]
     if made.tensor is not None:

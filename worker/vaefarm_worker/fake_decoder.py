@@ -147,7 +147,7 @@ class FakeDecoder(AlwaysHot):
             return Decoded(None, "fake", switches=switches, tensor=raw_stripes(item))
         if spec.num_frames is not None:
             return Decoded(None, "fake", switches=switches, clips=striped_clips(item))
-        if self._image_bytes is None or spec.image_format != "png" or (spec.metadata and spec.embed_metadata):
+        if self._image_bytes is None or spec.image_format != "png" or spec.embeds_metadata:
             return Decoded(stripes(item), "fake", switches=switches)
         size = self._image_bytes
         files = tuple(fake_png(*spec.picture_size, size, latent.data) for latent in item.latents.array)

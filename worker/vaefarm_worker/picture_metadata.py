@@ -35,7 +35,7 @@ MOST_XMP_BYTES: Final[int] = MOST_EXIF_BYTES - 29
 
 def embedded(spec: JobSpec) -> dict[str, str]:
     """The metadata that go into a job's files: none where the job says so, or has more than a submit takes."""
-    fits = spec.embed_metadata and metadata_characters(spec.metadata) <= MAX_METADATA_CHARACTERS
+    fits = spec.embeds_metadata and metadata_characters(spec.metadata) <= MAX_METADATA_CHARACTERS
     return spec.metadata if fits else {}
 
 

@@ -30,7 +30,7 @@ local function waiting(id, queue)
     'alone')
   if record.err then return nil end
   if is_preview(id) then
-    local status = redis.call('HGET', JOB .. string.sub(id, 1, -#SUFFIX - 1), 'status')
+    local status = redis.call('HGET', JOB .. job_of_preview(id), 'status')
     -- A worker of the release before has ended its job.
     if status and status ~= 'queued' and status ~= 'started' then drop_preview(id, true) return nil end
     if not record[1] then return nil end

@@ -12,7 +12,7 @@ must_write()
 local left = redis.call('HMGET', JOB .. job.id, 'latent', 'report', 'anew')
 local latent = blob_key(left[1] or '')
 if latent then redis.call('DEL', latent) end
-for reference in string.gmatch(left[2] or '', '"(redis:image:[%w_.-]+)"') do redis.call('DEL', blob_key(reference)) end
+forget_reported(left[2])
 bury(job, 'expired', 'discarded', job.status == 'finished' and not left[3] and DISCARDED_SECONDS or TOMBSTONE_SECONDS)
 rq_forget(job)
 release(job.id, job.held)

@@ -26,6 +26,7 @@ end
 -- A preview is a job of its own under its job's id and this.
 local SUFFIX = '--preview'
 local function is_preview(id) return string.sub(id, -#SUFFIX) == SUFFIX end
+local function job_of_preview(id) return string.sub(id, 1, -#SUFFIX - 1) end
 
 local function owns(id, token) return token ~= '' and redis.call('GET', LEASE .. id) == token end
 
@@ -125,6 +126,11 @@ local function ring(queue) redis.call('PUBLISH', 'vaefarm:doorbell:' .. vae_of(q
 local function blob_key(reference)
   local name = string.match(reference, '^redis:(latent:[%w_.-]+)$') or string.match(reference, '^redis:(image:[%w_.-]+)$')
   return name and BLOB .. name or nil
+end
+
+-- Delete the pictures in Redis that a report names; false for none.
+local function forget_reported(report)
+  for reference in string.gmatch(report or '', '"(redis:image:[%w_.-]+)"') do redis.call('DEL', blob_key(reference)) end
 end
 
 -- Bytes of a blob that lies in Redis; nil for one that is gone, 0 for one that lies elsewhere.

@@ -6,10 +6,7 @@
 -- that are held are its pictures'. Needs lib.
 local PREVIEWS = 'vaefarm:previews'
 
-local function forget_shown(id)
-  local report = redis.call('HGET', JOB .. id, 'report') or ''
-  for reference in string.gmatch(report, '"(redis:image:[%w_.-]+)"') do redis.call('DEL', blob_key(reference)) end
-end
+local function forget_shown(id) forget_reported(redis.call('HGET', JOB .. id, 'report')) end
 
 -- Remove a preview and all that is its own. `is_off`: its entry was taken off its queue.
 local function drop_preview(id, is_off)

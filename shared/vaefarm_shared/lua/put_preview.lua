@@ -9,7 +9,7 @@
 --@ rq_create
 --@ queue_preview
 local id, owner, held = ARGV[1], ARGV[13], tonumber(ARGV[6])
-local job = string.sub(id, 1, -#SUFFIX - 1)
+local job = job_of_preview(id)
 local found = redis.call('HMGET', JOB .. job, 'status', 'owner')
 if not found[1] then
   local tombstone = redis.call('GET', TOMBSTONE .. job)

@@ -126,7 +126,7 @@ def questions(spec: JobSpec, latents: Latents, vae: VaeEntry, entry: EndpointEnt
     """
     parts = [latents.array] if spec.reproducible else np.split(latents.array, len(latents.array))
     # A file that is kept as it comes would have no metadata.
-    keeps = entry.pass_through and not plain and len(parts[0]) == 1 and not (spec.metadata and spec.embed_metadata)
+    keeps = entry.pass_through and not plain and len(parts[0]) == 1 and not spec.embeds_metadata
     return [_question(spec, part, latents.dtype, vae, entry, keeps) for part in parts]
 
 
