@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 from vaefarm_producer import Farm, submission
 from vaefarm_shared import latents
-from vaefarm_shared.job import request_hash
+from vaefarm_shared.digests import request_hash
 
 from . import workload
 from .farm_under_test import VAE, Options, local_redis

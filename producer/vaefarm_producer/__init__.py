@@ -36,7 +36,8 @@ from vaefarm_shared.quarantine import Device
 from vaefarm_shared.records import DecodeReport, ImageRecord, JobRecord, LatentsRecord, TensorRecord, VideoRecord
 from vaefarm_shared.workers import WorkerEndpoint
 
-from .async_farm import AsyncFarm, AsyncJob
+from .async_farm import AsyncFarm
+from .async_handle import AsyncJob
 from .attaching import Attached, AttachOptions
 from .encoding import EncodeOptions
 from .farm import Farm

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, Unpack, cast
 
 from vaefarm_shared.catalogue import Contract
 from vaefarm_shared.errors import InvalidOption
-from vaefarm_shared.job import new_job_id
+from vaefarm_shared.job_ids import new_job_id
 
 from .call_metadata import call_metadata, fitting
 from .handle import Job

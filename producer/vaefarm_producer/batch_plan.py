@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from vaefarm_shared.digests import CIRCUMSTANCES
 from vaefarm_shared.errors import InvalidInput, InvalidOption, UnknownVae
-from vaefarm_shared.job import CIRCUMSTANCES, JobSpec
+from vaefarm_shared.job import JobSpec
 from vaefarm_shared.latents import FileHeader
 
 from .collecting import SUFFIXES

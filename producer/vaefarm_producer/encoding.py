@@ -5,7 +5,7 @@ from typing import Any
 from vaefarm_shared import latents
 from vaefarm_shared.catalogue import Contract
 from vaefarm_shared.images import from_image, latents_shape
-from vaefarm_shared.job import check_job_id, new_job_id
+from vaefarm_shared.job_ids import check_job_id, new_job_id
 
 from .submission import JobOptions, PreparedJob, check_options, template_of
 

@@ -13,7 +13,8 @@ from typing import Any, Unpack
 
 from vaefarm_shared import tracing
 from vaefarm_shared.errors import QueueFull, QuotaExceeded, WaitTimeout
-from vaefarm_shared.job import JobStatus, check_job_id
+from vaefarm_shared.job import JobStatus
+from vaefarm_shared.job_ids import check_job_id
 from vaefarm_shared.settings import Settings
 
 from .attaching import Attaching

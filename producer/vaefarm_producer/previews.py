@@ -9,7 +9,8 @@ from typing import Any, Final, cast
 from vaefarm_shared import checks
 from vaefarm_shared.catalogue import Contract
 from vaefarm_shared.errors import InvalidInput, InvalidJobId, InvalidLatents, InvalidOption
-from vaefarm_shared.job import ImageFormat, JobSpec, check_job_id
+from vaefarm_shared.job import ImageFormat, JobSpec
+from vaefarm_shared.job_ids import check_job_id
 from vaefarm_shared.previews import MAX_JOB_ID, STEP_SECONDS, preview_id
 
 from .option_checks import MAX_SIDES

@@ -22,7 +22,8 @@ from typing import IO, Final
 from weakref import WeakSet
 
 from vaefarm_shared.errors import ConfigurationError, FarmUnavailable, JobConflict
-from vaefarm_shared.job import JOB_ID_PATTERN, JobSpec
+from vaefarm_shared.job import JobSpec
+from vaefarm_shared.job_ids import JOB_ID_PATTERN
 
 from . import spool_file
 from .spool_file import SpooledJob, UnreadableJob

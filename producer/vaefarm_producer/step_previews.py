@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Final, TypedDict, cast
 
 from vaefarm_shared.errors import FarmError, InvalidOption
-from vaefarm_shared.job import check_job_id
+from vaefarm_shared.job_ids import check_job_id
 
 from .previews import id_of_preview, prepare_step
 from .submission import DecodeOptions

@@ -10,15 +10,10 @@ from pydantic import ValidationError
 
 from vaefarm_shared import checks, latents, tracing
 from vaefarm_shared.catalogue import Contract
+from vaefarm_shared.digests import digest_of, request_hash
 from vaefarm_shared.errors import InvalidInput, InvalidLatents, InvalidOption
-from vaefarm_shared.job import (
-    MAX_METADATA_CHARACTERS,
-    JobSpec,
-    check_job_id,
-    digest_of,
-    new_job_id,
-    request_hash,
-)
+from vaefarm_shared.job import MAX_METADATA_CHARACTERS, JobSpec
+from vaefarm_shared.job_ids import check_job_id, new_job_id
 
 from . import option_checks
 

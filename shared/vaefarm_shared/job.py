@@ -5,10 +5,7 @@ worker refuses versions it does not read, by name. A job is written in the lowes
 workers of the release before decode what they can. Fields that an older worker may ignore are added freely.
 """
 
-import hashlib
 import json
-import os
-import re
 from enum import StrEnum
 from math import ceil, prod
 from typing import Annotated, Any, Final, Literal
@@ -16,13 +13,11 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from .errors import InvalidJobId, RefusedJob, UnsupportedVersion
+from .errors import RefusedJob, UnsupportedVersion
+from .job_ids import JOB_ID_PATTERN
 
 #: The highest version of job that this code writes; it reads every one from 1.
 JOB_VERSION: Final[int] = 4
-
-#: Characters of a job id: RQ's own, so that the id can be part of keys and file names.
-JOB_ID_PATTERN: Final[re.Pattern[str]] = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 #: The owner of jobs that were made over Redis: it may do anything.
 ADMIN: Final[str] = "admin"
@@ -295,57 +290,6 @@ class JobSpec(BaseModel):
             raise RefusedJob(f"the job's spec is not valid: {place}{first['msg']}") from error
 
 
-#: Fields of a spec that say when and for whom, not what: a repeated request may differ in them.
-CIRCUMSTANCES: Final = frozenset(
-    {
-        "id",
-        "request_hash",
-        "producer",
-        "owner",
-        "priority",
-        "deadline_seconds",
-        "traceparent",
-        "webhook",
-        "result_seconds",
-    }
-    | {"failure_seconds"}
-)
-
-
-#: Made once: a submit costs less than making it.
-_SORTED_JSON: Final = json.JSONEncoder(sort_keys=True, default=str)
-
-
-def digest_of(wanted: dict[str, Any]) -> "hashlib._Hash":
-    """The beginning of a request's digest: of the options that decide the picture and its file, not of the
-    circumstances."""
-    options = {name: value for name, value in wanted.items() if name not in CIRCUMSTANCES}
-    return hashlib.sha256(_SORTED_JSON.encode(options).encode())
-
-
-def request_hash(digest: "hashlib._Hash", packed_latents: bytes) -> str:
-    """The digest of what decides the picture: of the options (`digest_of`), which stays as it is, and the latents."""
-    whole = digest.copy()
-    whole.update(packed_latents)
-    return whole.hexdigest()[:32]
-
-
 def metadata_characters(metadata: dict[str, str]) -> int:
     """Characters of metadata, names and values."""
     return sum(len(name) + len(text) for name, text in metadata.items())
-
-
-def new_job_id() -> str:
-    """Draw a job id that nobody else has."""
-    return os.urandom(16).hex()
-
-
-def check_job_id(job_id: str) -> str:
-    """Give back `job_id` if it can be one.
-
-    Raises:
-        InvalidJobId: other characters than letters, digits, '_' and '-', '--', or more than 100 of them.
-    """
-    if not isinstance(job_id, str) or not JOB_ID_PATTERN.fullmatch(job_id) or "--" in job_id:
-        raise InvalidJobId(f"job id {job_id!r} is not allowed; expected 1 to 100 letters, digits, '_' and single '-'")
-    return job_id

@@ -16,7 +16,8 @@ import redis
 from . import keys, rq_bridge
 from .budget import Limits, full, quota_exceeded
 from .errors import FarmError
-from .job import ADMIN, JOB_ID_PATTERN, TERMINAL_STATUSES, JobStatus
+from .job import ADMIN, TERMINAL_STATUSES, JobStatus
+from .job_ids import JOB_ID_PATTERN
 from .reading import not_found
 from .records import DecodeReport, Tombstone
 from .scripts import script

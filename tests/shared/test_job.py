@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vaefarm_shared.digests import digest_of, request_hash
 from vaefarm_shared.errors import InvalidJobId, RefusedJob, UnsupportedVersion
-from vaefarm_shared.job import JobSpec, check_job_id, digest_of, request_hash
+from vaefarm_shared.job import JobSpec
+from vaefarm_shared.job_ids import check_job_id
 
 SPEC = JobSpec(
     id="a",

@@ -21,6 +21,7 @@ from vaefarm_shared import tracing, transitions
 from vaefarm_shared.errors import DeviceFault
 
 from . import ladder
+from .busy import Busy
 from .decoder import Batch, BatchItem
 from .endings import Done
 from .loading import Loaded
@@ -87,23 +88,8 @@ class Device:
         self._stopping = threading.Event()
         self._binder = threading.Thread(target=self._guard, args=(self._bind,), name="vaefarm-binder", daemon=True)
         self._thread = threading.Thread(target=self._guard, args=(self._decode,), name="vaefarm-device", daemon=True)
-        #: Seconds for which it has decoded, and the batch that it decodes now with when that began.
-        self._busy: tuple[float, Bound | None, float] = 0.0, None, 0.0
-
-    @property
-    def busy_seconds(self) -> float:
-        """Seconds for which the device has decoded, those of the batch that it decodes now too."""
-        seconds, bound, began = self._busy
-        return seconds if bound is None else seconds + time.monotonic() - began
-
-    def batch(self) -> dict[str, Any] | None:
-        """The batch that the device decodes now, as a worker tells of it; None where it decodes nothing."""
-        _, bound, began = self._busy
-        if bound is None:
-            return None
-        pictures = sum(one.spec.count for one in bound.jobs)
-        seconds = round(time.monotonic() - began, 3)
-        return {"vae": bound.vae, "jobs": len(bound.jobs), "pictures": pictures, "seconds": seconds}
+        #: How long it has decoded, and what it decodes now.
+        self.busy = Busy()
 
     def start(self) -> None:
         """Begin."""
@@ -232,19 +218,14 @@ class Device:
             estimate = self._station.cost.seconds(bound.vae, bound.pixels)
             self._free_at = began + estimate if self._station.cost.is_known(bound.vae) else float("inf")
             allowed = max(self._station.settings.decode_timeout, HUNG_TIMES * estimate)
-            busy = self.busy_seconds
-            self._busy = busy, bound, began
-            try:
-                with self._span(bound) as traced:
-                    outcomes = ladder.decode(
-                        self._station.decoder,
-                        Batch(tuple(one.item for one in bound.jobs)),
-                        lambda items, allowed=allowed: self._tell(items, allowed),  # type: ignore[misc]
-                        tiling=self._station.settings.tiling,
-                    )
-            finally:
-                seconds = time.monotonic() - began
-                self._busy = busy + seconds, None, 0.0
+            with self.busy.decoding([one.spec for one in bound.jobs]), self._span(bound) as traced:
+                outcomes = ladder.decode(
+                    self._station.decoder,
+                    Batch(tuple(one.item for one in bound.jobs)),
+                    lambda items, allowed=allowed: self._tell(items, allowed),  # type: ignore[misc]
+                    tiling=self._station.settings.tiling,
+                )
+            seconds = time.monotonic() - began
             self._station.lifeline.idle()
             self._station.cost.note(bound.vae, bound.pixels, seconds)
             self._station.figures.note_batch(bound.vae, len(bound.jobs))

@@ -12,7 +12,7 @@ from typing import Final
 from aiohttp import web
 
 from vaefarm_shared.errors import ConfigurationError, Unauthorized
-from vaefarm_shared.job import check_job_id
+from vaefarm_shared.job_ids import check_job_id
 
 from .access import ADMIN, NOBODY, PRINCIPAL, SIGNED, Principal, need_admin
 from .cors import ALLOWED_ORIGIN, add_cors_headers, options_answer

@@ -13,7 +13,8 @@ from multipart import MultipartError, MultipartSegment, PushMultipartParser, par
 
 from vaefarm_shared.checks import MAX_LATENT_BYTES
 from vaefarm_shared.errors import FarmError, FarmUnavailable, InvalidOption
-from vaefarm_shared.job import JobStatus, check_job_id, new_job_id
+from vaefarm_shared.job import JobStatus
+from vaefarm_shared.job_ids import check_job_id, new_job_id
 
 from ..backpressure import ROUND_TRIP_JOBS
 from ..submission import PreparedJob

@@ -13,7 +13,8 @@ from typing import Any, Final
 from aiohttp import web
 
 from vaefarm_shared.errors import FarmError, FarmUnavailable, InvalidInput, JobFailed, UnknownVae, WaitTimeout
-from vaefarm_shared.job import TERMINAL_STATUSES, Task, new_job_id
+from vaefarm_shared.job import TERMINAL_STATUSES, Task
+from vaefarm_shared.job_ids import new_job_id
 from vaefarm_shared.records import JobRecord
 
 from ..handle import report_of

@@ -6,7 +6,8 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from vaefarm_shared.errors import JobExpired
-from vaefarm_shared.job import TERMINAL_STATUSES, JobStatus, check_job_id, new_job_id
+from vaefarm_shared.job import TERMINAL_STATUSES, JobStatus
+from vaefarm_shared.job_ids import check_job_id, new_job_id
 from vaefarm_shared.reading import Standing
 
 from .access import principal_of

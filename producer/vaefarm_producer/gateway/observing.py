@@ -7,7 +7,7 @@ from typing import Any, Final
 from aiohttp import hdrs, web
 
 from vaefarm_shared import tracing
-from vaefarm_shared.job import JOB_ID_PATTERN
+from vaefarm_shared.job_ids import JOB_ID_PATTERN
 
 from .access import PRINCIPAL
 from .metrics import METRICS

@@ -9,7 +9,8 @@ from typing import Final
 from aiohttp import web
 
 from vaefarm_shared.errors import FarmUnavailable, JobNotFound
-from vaefarm_shared.job import TERMINAL_STATUSES, JobStatus, check_job_id
+from vaefarm_shared.job import TERMINAL_STATUSES, JobStatus
+from vaefarm_shared.job_ids import check_job_id
 from vaefarm_shared.reading import Standing
 from vaefarm_shared.records import BlobRecord, DecodeReport
 
