@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -138,14 +138,17 @@ def test_an_attached_pipeline_shows_its_steps_and_then_what_it_submitted(
     assert job.preview(timeout=PATIENCE) is None
 
 
+def waiting_latents(connection: redis.Redis) -> list[bytes]:
+    """The latents that lie in Redis; one may be replaced between the look for its key and the look at it."""
+    found = [cast("bytes | None", connection.get(key)) for key in connection.scan_iter(match="vaefarm:latent:*")]
+    return [latent for latent in found if latent is not None]
+
+
 def test_of_the_steps_of_a_generation_one_waits_and_it_is_the_newest(
     previewing: Callable[[str], Previewing], connection: redis.Redis
 ) -> None:
     made = previewing("stable-diffusion")
     steps: list[torch.Tensor] = []
-
-    def waiting() -> list[Any]:
-        return [connection.get(key) for key in connection.scan_iter(match="vaefarm:latent:*")]
 
     with made.farm.previews(vae=made.preview) as previews:
 
@@ -156,9 +159,9 @@ def test_of_the_steps_of_a_generation_one_waits_and_it_is_the_newest(
         made.case.arguments["num_inference_steps"] = 10  # type: ignore[index]
         made.generate(callback_on_step_end=both)
         newest = steps[-1].numpy().tobytes()
-        eventually("the newest waits", lambda: any(newest in blob for blob in waiting()))
+        eventually("the newest waits", lambda: any(newest in blob for blob in waiting_latents(connection)))
     assert len(steps) == 10
-    assert len(waiting()) == 1
+    assert len(waiting_latents(connection)) == 1
     assert connection.llen("rq:queue:vaefarm.taesd.normal.s.default") == 1
 
 
@@ -178,9 +181,8 @@ def test_the_newest_is_sent_once_the_worker_has_done_with_an_earlier_one(
         assert connection.hget(keys.job("a--preview"), "request_hash") == before
         leases.give_back(connection, [(held.claim, "free")], "somebody")
         newest = (latents + 2).tobytes()
-        blobs = lambda: [connection.get(key) for key in connection.scan_iter(match="vaefarm:latent:*")]  # noqa: E731
-        eventually("the newest waits", lambda: any(newest in blob for blob in blobs()))  # type: ignore[operator]
-    assert len(blobs()) == 1
+        eventually("the newest waits", lambda: any(newest in blob for blob in waiting_latents(connection)))
+    assert len(waiting_latents(connection)) == 1
 
 
 def test_each_so_many_steps_there_is_one_and_of_the_last(previewing: Callable[[str], Previewing]) -> None:
