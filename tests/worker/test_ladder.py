@@ -147,7 +147,9 @@ def test_tiles_are_the_last_rung_and_only_where_somebody_allows_them(operator: b
         assert isinstance(outcome, OutOfMemory)
 
 
-EVERY_MODE = tuple(MemoryMode)
+#: Those of a picture, and of a video.
+EVERY_MODE = (MemoryMode.WHOLE, MemoryMode.HALF, MemoryMode.THIRD, MemoryMode.TILED)
+VIDEO_MODES = (MemoryMode.WHOLE, MemoryMode.FRAME_BY_FRAME, MemoryMode.FRAME_TILES, MemoryMode.TILED)
 
 
 @pytest.mark.parametrize(
@@ -212,3 +214,26 @@ def test_what_does_not_fit_in_tiles_either_is_out_of_memory() -> None:
     (outcome,), _ = run(decoder, item(0), tiling=True)
 
     assert isinstance(outcome, OutOfMemory)
+
+
+@pytest.mark.parametrize(
+    ("share", "switches", "tries"),
+    [(0.9, "frame-by-frame", 2), (0.28, "frame-tiles", 3), (0.26, "tiling", 4)],
+)
+def test_time_comes_before_space_when_a_job_has_no_room(share: float, switches: str, tries: int) -> None:
+    decoder = Scripted(lambda _: None, memory_bytes=int(64 * 64 * 4096 * share), modes=VIDEO_MODES)
+
+    (outcome,), told = run(decoder, item(0), tiling=True)
+
+    assert isinstance(outcome, Decoded)
+    assert (outcome.switches, len(told)) == ((switches,), tries)
+
+
+def test_tiles_of_frames_need_leave_as_well() -> None:
+    decoder = Scripted(lambda _: None, memory_bytes=int(64 * 64 * 4096 * 0.28), modes=VIDEO_MODES)
+
+    (refused,), _ = run(decoder, item(0))
+    (allowed,), _ = run(decoder, item(0, tiling=True))
+
+    assert isinstance(refused, OutOfMemory)
+    assert isinstance(allowed, Decoded)

@@ -21,8 +21,10 @@ from .memory_mode import MemoryMode
 #: Part of a whole decode's memory that one takes in each mode.
 SHARES: Final[Mapping[MemoryMode, float]] = {
     MemoryMode.WHOLE: 1.0,
+    MemoryMode.FRAME_BY_FRAME: 0.6,
     MemoryMode.HALF: 0.5,
     MemoryMode.THIRD: 0.3,
+    MemoryMode.FRAME_TILES: 0.275,
     MemoryMode.TILED: 0.25,
 }
 

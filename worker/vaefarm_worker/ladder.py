@@ -1,9 +1,10 @@
 """What becomes of each job of a batch when its decode goes wrong.
 
-A batch that the device has no room for is halved, down to a single job. That one is decoded in strips, which give the
-same picture in a half and in a third of the memory, then in tiles where somebody allows them, else handed to another
-worker. An encode and a reproducible job have whole decodes alone. A batch that raises is split until the culprit is
-alone; its neighbours are decoded. What is the device's fault is nobody's, and is raised.
+A batch that the device has no room for is halved, down to a single job. That one is decoded in strips or, a video,
+frame by frame, which give the same picture in a part of the memory; then in tiles where somebody allows them, of frames
+before those of pixels; else it is handed to another worker. An encode and a reproducible job have whole decodes alone.
+A batch that raises is split until the culprit is alone; its neighbours are decoded. What is the device's fault is
+nobody's, and is raised.
 """
 
 import logging
@@ -82,7 +83,7 @@ def _modes(decoder: Decoder, batch: Batch, tiling: bool) -> Sequence[MemoryMode]
     if len(batch.items) > 1:
         return (MemoryMode.WHOLE,)
     spec = batch.items[0].spec
-    return [mode for mode in decoder.modes(spec) if mode is not MemoryMode.TILED or tiling or spec.tiling]
+    return [mode for mode in decoder.modes(spec) if not mode.needs_leave or tiling or spec.tiling]
 
 
 def _ask_the_device(decoder: Decoder, error: Exception) -> None:

@@ -159,7 +159,7 @@ class LocalDecoder:
         fitting = tuple(
             mode for mode in known if spec.picture_pixels <= self._memory.most_pixels(spec.vae, total, mode)
         )
-        return fitting if is_bound else (*fitting, MemoryMode.TILED)
+        return fitting if is_bound else (*fitting, *self._shelf.described[spec.vae].family.tiled_modes)
 
     def decode(self, batch: Batch, *, mode: MemoryMode = MemoryMode.WHOLE) -> list[Decoded]:
         """Decode a batch in one call. A job of several pictures too many is decoded one by one, unless reproducible.
@@ -185,7 +185,7 @@ class LocalDecoder:
         self._begin(batch.vae)
         spec = batch.items[0].spec
         divisible = len(batch.items) == 1 and spec.count > 1 and not spec.reproducible
-        divisible = divisible and not MemoryMode.among(switches).is_in_strips
+        divisible = divisible and not MemoryMode.among(switches).is_one_by_one
         room = self.batch_pixels(batch.vae, spec.picture_pixels) if divisible else None
         if room is None or spec.pixels <= room or switches:
             try:
@@ -229,7 +229,7 @@ class LocalDecoder:
         spec = batch.items[0].spec
         picture = spec.picture_pixels
         mode = MemoryMode.among(switches)
-        one_by_one = "slicing" in switches or mode.is_in_strips
+        one_by_one = "slicing" in switches or mode.is_one_by_one
         pixels = picture if one_by_one else sum(item.spec.pixels for item in batch.items)
         peak, changes = device_memory.Peak(self._device), self._shelf.changes
         self._is_decoding = True

@@ -7,7 +7,7 @@ import torch
 
 from vaefarm_shared.errors import BatchMismatch, OutOfMemory
 
-from . import strips
+from . import by_frames, strips
 from .decoder import BatchItem, Decoded
 from .families.family import Network, whole
 from .families.switches import switched_on
@@ -29,12 +29,12 @@ def decode_items(
 
     Raises:
         NonFiniteImage: NaN or Inf, also in float32.
-        OutOfMemory: the VAE's class has no such switch, or its network a part that strips do not know.
+        OutOfMemory: the VAE's class has no such switch, or its network a part that the mode does not know.
         BatchMismatch: the VAE gave another number of pictures than it got latents.
     """
     spec = items[0].spec
-    # Strips walk through the plain decoder themselves.
-    fast = None if spec.reproducible or MemoryMode.among(switches).is_in_strips else loaded.fast
+    # What goes one by one walks through the plain decoder.
+    fast = None if spec.reproducible or MemoryMode.among(switches).is_one_by_one else loaded.fast
     images = _run(loaded, items, device, loaded.dtype, switches, fast)
     by = switches if fast is None else (*switches, *fast.switches)
     flags, made = torch.isfinite(images).flatten(1).all(1), finished(images, spec)
@@ -77,9 +77,11 @@ def _run(
     held = [item.latents.torch() for item in items]
     latents = to_device(held, device, held[0].dtype if loaded.family.casts_late else dtype)
     mode = MemoryMode.among(switches)
-    of_diffusers = [name for name in switches if not (mode.is_in_strips and name == mode)]
+    of_diffusers = [name for name in switches if name != mode or mode.is_of_diffusers]
     with torch.inference_mode(), switched_on(loaded.module, of_diffusers):
-        images = loaded.family.decode(loaded.module, latents, spec, fast.decode if fast else _network(loaded, mode))
+        network = fast.decode if fast else _network(loaded, mode)
+        in_tiles = mode is MemoryMode.FRAME_TILES
+        images = loaded.family.decode(loaded.module, latents, spec, network, in_frame_tiles=in_tiles)
     count = sum(item.spec.count for item in items)
     if len(images) != count:
         raise BatchMismatch(f"VAE {spec.vae!r} gave {len(images)} pictures for {count} latents")
@@ -90,9 +92,11 @@ def _run(
 
 def _network(loaded: LoadedVae, mode: MemoryMode) -> Network:
     """What decodes what `vae.decode` takes."""
-    if not mode.is_in_strips:
+    if not mode.is_one_by_one:
         return whole
-    unknown = strips.unknown_part(loaded.module)
+    by_frame = mode is MemoryMode.FRAME_BY_FRAME
+    unknown = (by_frames if by_frame else strips).unknown_part(loaded.module)
     if unknown is not None:
-        raise OutOfMemory(f"no room, and VAE {loaded.described.id!r} has a part that strips do not know: {unknown}")
-    return partial(strips.decode, recompute=mode is MemoryMode.THIRD)
+        what = "a decode frame by frame does" if by_frame else "strips do"
+        raise OutOfMemory(f"no room, and VAE {loaded.described.id!r} has a part that {what} not know: {unknown}")
+    return by_frames.decode if by_frame else partial(strips.decode, recompute=mode is MemoryMode.THIRD)

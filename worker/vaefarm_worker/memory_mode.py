@@ -9,10 +9,14 @@ class MemoryMode(StrEnum):
 
     #: As `vae.decode` does it.
     WHOLE = "whole"
+    #: A video's latent frames one after the other: the same frames, but for the order of sums.
+    FRAME_BY_FRAME = "frame-by-frame"
     #: In strips of rows, with about half of a whole decode's peak: the same picture, but for the order of sums.
     HALF = "strips-half"
     #: In strips, with less than a third: what would be stored at the picture's own size is computed again instead.
     THIRD = "strips-third"
+    #: A video's frames in overlapping stretches: other frames.
+    FRAME_TILES = "frame-tiles"
     #: In diffusers' overlapping tiles: another picture, with seams.
     TILED = "tiling"
 
@@ -22,9 +26,19 @@ class MemoryMode(StrEnum):
         return () if self is MemoryMode.WHOLE else (self.value,)
 
     @property
-    def is_in_strips(self) -> bool:
-        """Whether a job's pictures are decoded one by one in strips."""
-        return self in (MemoryMode.HALF, MemoryMode.THIRD)
+    def is_one_by_one(self) -> bool:
+        """Whether a job's pictures, or videos, are decoded one by one, by a walk of ours through the plain decoder."""
+        return self in (MemoryMode.FRAME_BY_FRAME, MemoryMode.HALF, MemoryMode.THIRD)
+
+    @property
+    def is_of_diffusers(self) -> bool:
+        """Whether it is a switch of diffusers' classes."""
+        return self is MemoryMode.TILED
+
+    @property
+    def needs_leave(self) -> bool:
+        """Whether it changes the picture, so that the job or the operator must allow it."""
+        return self in (MemoryMode.FRAME_TILES, MemoryMode.TILED)
 
     @classmethod
     def among(cls, switches: Iterable[str]) -> "MemoryMode":

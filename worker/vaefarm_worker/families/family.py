@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -10,6 +11,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from vaefarm_shared.errors import ConfigurationError
 from vaefarm_shared.job import DecodeArgument, JobSpec, Layout
 
+from ..by_frames import FrameTiles
 from ..memory import PixelCost
 from ..memory_mode import MemoryMode
 from . import packing, scale_shift
@@ -19,8 +21,8 @@ Config = Mapping[str, Any]
 #: What makes (n, 3 or 4, height, width) of a VAE and of what its `decode` takes.
 Network = Callable[[Any, torch.Tensor], torch.Tensor]
 
-#: The same for a VAE whose `decode` takes more than that, which the job says.
-Told = Callable[[Any, torch.Tensor, JobSpec], torch.Tensor]
+#: The same for a VAE whose `decode` takes more than that, which the job says; in stretches of frames where given.
+Told = Callable[[Any, torch.Tensor, JobSpec, FrameTiles | None], torch.Tensor]
 
 
 def whole(vae: Any, latents: torch.Tensor) -> torch.Tensor:
@@ -62,6 +64,10 @@ class Family:
     casts_late: bool = False
     #: Whether its pipelines return latents that are the decoder's input already.
     denormalised: bool = False
+    #: Whether its class decodes one video at a time alone.
+    one_at_a_time: bool = False
+    #: The stretches of frames in which a video may be decoded where somebody allows tiles.
+    frame_tiles: FrameTiles | None = None
     #: Elements as above, at least, for the other modes in which it may be decoded.
     sparing_elements: Mapping[MemoryMode, float] = field(default_factory=dict)
 
@@ -72,7 +78,15 @@ class Family:
         sparing = {mode: elements * each for mode, elements in self.sparing_elements.items()}
         return PixelCost(planned * each, least * each, widest, sparing)
 
-    def decode(self, vae: Any, latents: torch.Tensor, spec: JobSpec, network: Network) -> torch.Tensor:
+    @property
+    def tiled_modes(self) -> tuple[MemoryMode, ...]:
+        """The modes that change what is decoded, the plainest first."""
+        of_frames = () if self.frame_tiles is None else (MemoryMode.FRAME_TILES,)
+        return (*of_frames, MemoryMode.TILED)
+
+    def decode(
+        self, vae: Any, latents: torch.Tensor, spec: JobSpec, network: Network, *, in_frame_tiles: bool = False
+    ) -> torch.Tensor:
         """Latents in the job's layout, in the VAE's dtype -> (n, 3 or 4, height, width) in [-1, 1].
 
         Of videos (n, 3 or 4, frames, height, width). Where the family casts late, latents may have another dtype.
@@ -82,7 +96,12 @@ class Family:
 
         Args:
             network: `whole`, or what gives the same; of a family whose decode is told more, that takes its place.
+            in_frame_tiles: Of a family that has `frame_tiles`, whether to decode in such.
+
+        Raises:
+            OutOfMemory: the video is no longer than one of those.
         """
+        tiles = self.frame_tiles if in_frame_tiles else None
         scale = self.scale(vae.config)
         if self.temporal_scale is None:
             grid = packing.to_spatial(latents, spec.layout, spec.height, spec.width, scale)
@@ -95,7 +114,13 @@ class Family:
         if self.has_frames:
             return network(vae, grid.unsqueeze(2))[:, :, 0]
         grid = grid.to(vae.dtype) if self.casts_late else grid
-        return network(vae, grid) if self.told is None else self.told(vae, grid, spec)
+        if self.told is not None:
+            return self.told(vae, grid, spec, tiles)
+        if tiles is not None and self.temporal_scale is not None:
+            return tiles.decode(partial(network, vae), grid, self.temporal_scale(vae.config))
+        parts = torch.split(grid, 1) if self.one_at_a_time else [grid]
+        made = [network(vae, part) for part in parts]
+        return made[0] if len(made) == 1 else torch.cat(made)
 
     def encode(self, vae: Any, images: torch.Tensor, specs: Sequence[JobSpec]) -> torch.Tensor:
         """(n, 3, height, width) in [-1, 1], in the VAE's dtype -> (n, c, h, w) as an img2img pipeline holds them.

@@ -4,10 +4,13 @@ from typing import Any
 
 import torch
 
+from vaefarm_shared.errors import OutOfMemory
 from vaefarm_shared.job import JobSpec
 
+from ..by_frames import FrameTiles
 
-def with_timestep(vae: Any, grid: torch.Tensor, spec: JobSpec) -> torch.Tensor:
+
+def with_timestep(vae: Any, grid: torch.Tensor, spec: JobSpec, tiles: FrameTiles | None = None) -> torch.Tensor:
     """(n, c, t, h, w) -> (n, 3, frames, height, width) of LTX-Video, in the order of LTXPipeline.
 
     A conditioned decoder takes the job's timestep, and latents of which the job's noise took a share. Version 0.9.1's
@@ -27,9 +30,14 @@ def with_timestep(vae: Any, grid: torch.Tensor, spec: JobSpec) -> torch.Tensor:
     devices = [grid.device] if grid.device.type == "cuda" else []
     made = []
     for part, time in zip(parts, times, strict=True):
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(spec.seed or 0)
-            made.append(vae.decode(part, time, return_dict=False)[0])
+
+        def decode(frames: torch.Tensor, time: torch.Tensor | None = time) -> torch.Tensor:
+            # One noise goes over all frames, and so over those of every stretch.
+            with torch.random.fork_rng(devices=devices):
+                torch.manual_seed(spec.seed or 0)
+                return vae.decode(frames, time, return_dict=False)[0]  # type: ignore[no-any-return]
+
+        made.append(tiles.decode(decode, part, vae.temporal_compression_ratio) if tiles else decode(part))
     return made[0] if len(made) == 1 else torch.cat(made)
 
 
@@ -41,15 +49,22 @@ def _with_noise(grid: torch.Tensor, spec: JobSpec) -> torch.Tensor:
     return (1 - scales) * grid + scales * noise
 
 
-def in_chunks(vae: Any, grid: torch.Tensor, spec: JobSpec) -> torch.Tensor:
+def in_chunks(vae: Any, grid: torch.Tensor, spec: JobSpec, tiles: FrameTiles | None = None) -> torch.Tensor:
     """(n, c, t, h, w) -> (n, 3, t, height, width) of Stable Video Diffusion.
 
     The frames of all videos behind one another, in chunks of the job's `decode_chunk_size` or else of a video's frames:
     StableVideoDiffusionPipeline.decode_latents. Frames of a chunk see each other, so its size is seen in the frames.
+
+    Raises:
+        OutOfMemory: chunks are as small as `tiles` already.
     """
     count, _, frames, _, _ = grid.shape
     held = grid.permute(0, 2, 1, 3, 4).flatten(0, 1)
-    size = spec.decode_chunk_size or frames
+    size = min(spec.decode_chunk_size or frames, frames)
+    if tiles is not None:
+        if size <= tiles.latents:
+            raise OutOfMemory(f"no room, and {size} frames are decoded at a time already")
+        size = tiles.latents
     parts = [vae.decode(part, num_frames=len(part), return_dict=False)[0] for part in torch.split(held, size)]
     made = torch.cat(parts)
     return made.reshape(count, frames, *made.shape[1:]).permute(0, 2, 1, 3, 4)

@@ -6,6 +6,8 @@ from typing import Final
 
 from vaefarm_shared.job import DecodeArgument
 
+from ..by_frames import FrameTiles
+from ..memory_mode import MemoryMode
 from . import buffers, mean_std, scale_shift, told
 from .family import Config, Family
 from .geometry import base_dim, by_blocks, last_block, number
@@ -27,10 +29,15 @@ _HUNYUAN_ELEMENTS: Final = _counted(1169, 17 * 1169 / 241 + 6, 256)
 #: HunyuanVideo 1.5 and Mochi: all frames at a time. CogVideoX: nine, of 17 and of 241.
 _HUNYUAN_15_ELEMENTS: Final = _counted(898, 898, 128)
 _MOCHI_ELEMENTS: Final = _counted(846, 689, 128)
+#: The same frame by frame, of 241: what is kept goes by a frame's pixels.
+_HUNYUAN_15_SPARING: Final = {MemoryMode.FRAME_BY_FRAME: 32.7 / 128}
+_MOCHI_SPARING: Final = {MemoryMode.FRAME_BY_FRAME: 34.2 / 128}
 _COGVIDEOX_ELEMENTS: Final = _counted(1346, 96, 256)
 #: LTX-Video and LTX-2: all frames at a time, in blocks of 4 x 4 pixels until the end.
 _LTX_ELEMENTS: Final = _counted(51, 50, 8)
 _LTX_2_ELEMENTS: Final = _counted(46, 43, 8)
+#: 25 frames rather than all.
+_LTX_TILES: Final = FrameTiles(4, 2)
 #: Stable Video Diffusion: all frames at a time, or as few as one of 25.
 _SVD_ELEMENTS: Final = _counted(1280, 1280 / 25 + 6, 256)
 
@@ -76,6 +83,8 @@ VIDEO_FAMILIES: Final[tuple[Family, ...]] = (
         *(number("latent_channels"), number("spatial_compression_ratio"), last_block),
         _HUNYUAN_ELEMENTS,
         layouts=("video",),
+        # Nine frames rather than seventeen.
+        frame_tiles=FrameTiles(3, 2),
         temporal_scale=number("temporal_compression_ratio"),
     ),
     Family(
@@ -85,6 +94,9 @@ VIDEO_FAMILIES: Final[tuple[Family, ...]] = (
         lambda config: int(config["block_out_channels"][0]),
         _HUNYUAN_15_ELEMENTS,
         layouts=("video",),
+        # Its attention's mask fits no two.
+        one_at_a_time=True,
+        sparing_elements=_HUNYUAN_15_SPARING,
         temporal_scale=number("temporal_compression_ratio"),
     ),
     Family(
@@ -102,6 +114,7 @@ VIDEO_FAMILIES: Final[tuple[Family, ...]] = (
         lambda config: int(config["decoder_block_out_channels"][0]),
         _MOCHI_ELEMENTS,
         layouts=("video",),
+        sparing_elements=_MOCHI_SPARING,
         temporal_scale=lambda config: prod(config["temporal_expansions"]),
     ),
     Family(
@@ -111,6 +124,7 @@ VIDEO_FAMILIES: Final[tuple[Family, ...]] = (
         _ltx_widest,
         _LTX_ELEMENTS,
         layouts=("video_tokens", "video"),
+        frame_tiles=_LTX_TILES,
         temporal_scale=_ltx_scale("temporal_compression_ratio", "patch_size_t"),
         decode_arguments=_ltx_options,
         told=told.with_timestep,
@@ -123,6 +137,7 @@ VIDEO_FAMILIES: Final[tuple[Family, ...]] = (
         _ltx_widest,
         _LTX_2_ELEMENTS,
         layouts=("video",),
+        frame_tiles=_LTX_TILES,
         temporal_scale=_ltx_scale("temporal_compression_ratio", "patch_size_t"),
         told=told.with_timestep,
         casts_late=True,
@@ -134,6 +149,7 @@ VIDEO_FAMILIES: Final[tuple[Family, ...]] = (
         *(number("latent_channels"), by_blocks, last_block),
         _SVD_ELEMENTS,
         layouts=("frames_first",),
+        frame_tiles=FrameTiles(4, 0),
         temporal_scale=lambda _config: 1,
         decode_arguments=lambda _config: ("decode_chunk_size",),
         told=told.in_chunks,
