@@ -68,12 +68,15 @@ WEBHOOK_SCRIPTS: Final = ("answer_webhook", "claim_webhooks")
 
 #: What producers, gateways and operators send: for records, queues, blobs, pauses, devices, and one subscription.
 PRODUCING: Final = (
-    "get getrange hdel hgetall hmget hsetnx hvals llen lrange mget publish smembers sadd srem subscribe unsubscribe"
-    " xrange xread xrevrange zcard zcount zrange zscan zremrangebyrank"
+    "get getrange hdel hgetall hmget hsetnx hvals llen lrange mget pttl publish smembers sadd srem subscribe"
+    " unsubscribe xrange xread xrevrange zcard zcount zrange zscan zremrangebyrank"
 )
 
 #: What the scripts call by which a gateway counts requests (library `limits`, its sliding window).
 COUNTING: Final = "exists get incrby pttl rename set"
+
+#: What a gateway keeps of how the farm stood, for charts.
+SAMPLING: Final = "expire set xadd xrange"
 
 ROLES: Final[tuple[Role, ...]] = (
     Role(
@@ -87,7 +90,7 @@ ROLES: Final[tuple[Role, ...]] = (
         "gateway",
         "gateways, and producers that reach Redis themselves",
         (*PRODUCER_SCRIPTS, *REAPER_SCRIPTS, *TIDY_SCRIPTS, *WEBHOOK_SCRIPTS),
-        f"{PRODUCING} {REAPING} {TIDYING} {COUNTING}",
+        f"{PRODUCING} {REAPING} {TIDYING} {COUNTING} {SAMPLING}",
         ("doorbell", "done", "wake"),
     ),
     Role(

@@ -52,6 +52,12 @@ def read_events(connection: redis.Redis, after: str = START, count: int = PAGE) 
     return _events(page)
 
 
+def newest_events(connection: redis.Redis, count: int = PAGE) -> list[Event]:
+    """Up to `count` of the newest events, the oldest of them first."""
+    page: Any = connection.xrevrange(keys.EVENTS, count=count)
+    return _events(page)[::-1]
+
+
 async def first_event_id(connection: redis.asyncio.Redis) -> str:
     """The id of the oldest event that is kept; START where there is none."""
     return _id_of(await connection.xrange(keys.EVENTS, count=1))

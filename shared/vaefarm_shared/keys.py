@@ -40,6 +40,8 @@ Redis keys (RQ's own, `rq:*`, are written by RQ's code in `rq_bridge` and by `lu
 | vaefarm:dependents               | set    | ended jobs that plain RQ jobs wait for     | entries: until queued       |
 | vaefarm:events                   | stream | id, status, owner: every change of status  | entries: the last 50 000 or |
 |                                  |        | that others can see (`events`)             | a few more                  |
+| vaefarm:history                  | stream | how the farm stood every 15 s (`history`)  | an hour                     |
+| vaefarm:sampling                 | string | a gateway has written the last of it       | 14 s                        |
 | vaefarm:contract:{vae}           | string | JSON: the contract a worker serves         | 7 days after it last served |
 | vaefarm:worker:{name}            | string | JSON: VAEs, device, since when             | 30 s, renewed by the worker |
 | vaefarm:devices                  | hash   | who has which device (`device_locks`)      | entries: the worker's lease |
@@ -77,6 +79,8 @@ RATE: Final[str] = f"{PREFIX}rate"
 REPAIRING: Final[str] = f"{PREFIX}repairing"
 SWEEPING: Final[str] = f"{PREFIX}sweeping"
 EVENTS: Final[str] = f"{PREFIX}events"
+HISTORY: Final[str] = f"{PREFIX}history"
+SAMPLING: Final[str] = f"{PREFIX}sampling"
 INFLIGHT: Final[str] = f"{PREFIX}inflight"
 PUSHED: Final[str] = f"{PREFIX}pushed"
 PACE: Final[str] = f"{PREFIX}pace"

@@ -17,10 +17,18 @@ from .workers import serves
 FROZEN: Final = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 #: What is wrong, or held back: a VAE's jobs wait for a worker that serves it, or for one that holds pictures so large;
-#: a VAE is paused; RQ is suspended, so that nothing is claimed; a device is quarantined; a worker goes on without its
-#: device; an endpoint is not asked as usual; nearly all of the budget is in use.
+#: a VAE is paused; RQ is suspended, so that nothing is claimed; a device is quarantined; a worker says nothing, or goes
+#: on without its device; an endpoint is not asked as usual; nearly all of the budget is in use.
 Trouble = Literal[
-    "no_worker", "too_large", "paused", "suspended", "quarantined", "device_fault", "endpoint", "nearly_full"
+    "no_worker",
+    "too_large",
+    "paused",
+    "suspended",
+    "quarantined",
+    "silent",
+    "device_fault",
+    "endpoint",
+    "nearly_full",
 ]
 
 
@@ -110,6 +118,14 @@ class WorkerOverview(BaseModel):
     #: Of the last ten seconds: the part for which its device decoded, and pictures each second.
     busy_share: float | None = None
     images_per_second: float | None = None
+    #: Since it said all this.
+    silent_seconds: float | None = None
+
+    @property
+    def gpu(self) -> str:
+        """A GPU's id, where it has one: workers with a GPU each all call theirs cuda:0."""
+        device_id = self.device_id or ""
+        return device_id if device_id.startswith(("GPU-", "MIG-")) else ""
 
     @field_validator("*", mode="wrap")
     @classmethod
@@ -206,10 +222,13 @@ class Overview(BaseModel):
     warnings: list[Warned] = Field(default_factory=list)
 
 
-def worker_overview(description: Mapping[str, Any]) -> WorkerOverview:
-    """What a worker's description tells."""
+def worker_overview(description: Mapping[str, Any], silent_seconds: float | None = None) -> WorkerOverview:
+    """What a worker's description tells, which is so many seconds old."""
     told = WorkerOverview.model_validate({**description, "serves": [], "busy_share": None, "images_per_second": None})
-    changes: dict[str, Any] = {"serves": sorted(serves({**description, "vaes": told.vaes}))}
+    changes: dict[str, Any] = {
+        "serves": sorted(serves({**description, "vaes": told.vaes})),
+        "silent_seconds": silent_seconds,
+    }
     before = told.before
     if before is not None and told.up_seconds is not None and told.up_seconds > before.up_seconds:
         seconds = told.up_seconds - before.up_seconds

@@ -50,8 +50,7 @@ def read_overview(
         if name.startswith("vaefarm.")
     )
     failed = [as_text(job_id) for job_id in reversed(first["failures"])]
-    depths, descriptions, records = _read_second(connection, queues, first["workers"], failed)
-    workers = [worker_overview(one) for one in descriptions]
+    depths, workers, records = _read_second(connection, queues, first["workers"], failed)
     paused = {as_text(vae) for vae in first["paused"]}
     pace = paces(first["pace"])
     vaes = vae_overviews(list(zip(queues, depths, strict=True)), pace, first["ended"], paused, workers)
@@ -115,20 +114,32 @@ def _read_first(connection: redis.Redis) -> dict[str, Any]:
 
 def _read_second(
     connection: redis.Redis, queues: Sequence[str], members: Iterable[bytes | str], failed: Sequence[str]
-) -> tuple[list[int], list[dict[str, Any]], list[list[bytes | None]]]:
-    """Depths of queues, descriptions of workers, records of failed jobs."""
+) -> tuple[list[int], list[WorkerOverview], list[list[bytes | None]]]:
+    """Depths of queues, what workers say of themselves, records of failed jobs."""
     described = description_keys(members)
     with connection.pipeline(transaction=False) as pipe:
         for queue in queues:
             pipe.llen(rq_bridge.queue_key(queue))
         for job_id in failed:
             pipe.hmget(keys.job(job_id), "status", "reason", "attempts", "ended_at", "owner", "queue")
-        if described:
-            pipe.mget(described)
+        for key in described:
+            pipe.get(key)
+            pipe.pttl(key)
         replies = pipe.execute()
-    raw = replies[len(queues) + len(failed)] if described else ()
-    descriptions = [json.loads(one) for one in raw if one is not None]
-    return replies[: len(queues)], descriptions, replies[len(queues) : len(queues) + len(failed)]
+    said = replies[len(queues) + len(failed) :]
+    workers = [
+        worker_overview(json.loads(raw), silent_seconds(left_milliseconds))
+        for raw, left_milliseconds in zip(said[::2], said[1::2], strict=True)
+        if raw is not None
+    ]
+    return replies[: len(queues)], workers, replies[len(queues) : len(queues) + len(failed)]
+
+
+def silent_seconds(left_milliseconds: int) -> float | None:
+    """How old a description is that lives for so much longer; None for one without an end, or that is just gone."""
+    if left_milliseconds < 0:
+        return None
+    return round(max(keys.WORKER_SECONDS - left_milliseconds / 1000, 0.0), 1)
 
 
 def vae_overviews(

@@ -10,6 +10,9 @@ from .overview import Overview, Quarantined, Totals, VaeOverview, Warned, Worker
 #: Part of the budget in use from which a farm counts as nearly full.
 NEARLY_FULL: Final[float] = 0.9
 
+#: Seconds without a word from a worker from which it counts as silent; it speaks every five.
+SILENT_SECONDS: Final[float] = 12.0
+
 
 def with_warnings(overview: Overview) -> Overview:
     """The same overview with the warnings that follow from it."""
@@ -53,9 +56,16 @@ def of_quarantined(devices: Iterable[Quarantined]) -> Iterator[Warned]:
 
 
 def of_workers(workers: Iterable[WorkerOverview]) -> Iterator[Warned]:
-    """Each worker whose device failed, and each endpoint that is not asked as usual."""
+    """Each worker that says nothing, or whose device failed, and each endpoint that is not asked as usual."""
     asked = []
     for worker in workers:
+        if worker.silent_seconds is not None and worker.silent_seconds > SILENT_SECONDS:
+            # Rounded, so that the line does not change with each look.
+            message = (
+                f"worker {worker.name or ''} has said nothing for {worker.silent_seconds // 5 * 5:.0f} s: it hangs or"
+                " is dead; its jobs go on elsewhere (see its log)"
+            )
+            yield Warned(code="silent", message=" ".join(message.split()))
         asked += [(one.vae, one.name, worker.name or "", one) for one in worker.endpoints if one.state != "closed"]
         if worker.device_fault:
             message = (

@@ -23,7 +23,7 @@ from tests.producer.test_overview import fail, live
 from tests.served_gateway import ServedGateway
 
 from vaefarm_producer import Farm
-from vaefarm_producer.top.figures import duration, sparkline
+from vaefarm_producer.readable import duration, sparkline
 from vaefarm_producer.top.picture import share_lines
 from vaefarm_shared.settings import Settings
 

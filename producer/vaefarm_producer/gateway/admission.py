@@ -18,10 +18,11 @@ from .access import ADMIN, NOBODY, PRINCIPAL, SIGNED, Principal, need_admin
 from .cors import ALLOWED_ORIGIN, add_cors_headers, options_answer
 from .desk import desk_of
 from .hosts import Hosts, is_loopback, name_of
+from .key_cookie import key_in_cookie
 from .key_ring import KeyRing
 from .problems import Handler
 from .rates import Rates
-from .routes import Route, route_of
+from .routes import Route, route_of, wants_page
 from .settings import GatewaySettings
 from .signing import TOKEN, signer_of
 
@@ -74,7 +75,7 @@ async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
         # 404 and 405: there is nothing behind it that a key would open.
         return await handler(request)
     route = route_of(request)
-    if route is not None and route.access == "open":
+    if route is not None and (route.access == "open" or (route.access == "landing" and not wants_page(request))):
         request[PRINCIPAL] = NOBODY
         return await handler(request)
     if route is None or route.access != "admin":
@@ -105,11 +106,12 @@ def identify(gate: Gate, route: Route | None, request: web.Request, key: str | N
 
 
 def key_of(request: web.Request) -> str | None:
-    """The key that a request carries, of Bearer or of Basic, whose user may be anyone. Raises Unauthorized."""
+    """The key that a request carries, of Bearer, of Basic, whose user may be anyone, or a page's cookie. Raises
+    Unauthorized."""
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
     match scheme.lower():
         case "":
-            return None
+            return key_in_cookie(request)
         case "bearer":
             return given.strip()
         case "basic":

@@ -9,7 +9,20 @@ from aiohttp import web
 
 from vaefarm_shared.settings import Settings
 
-from . import deliverer, farm_overview, health, hf, hf_routes, jobs, metrics, openapi, pictures, previews, streams
+from . import (
+    deliverer,
+    farm_history,
+    farm_overview,
+    health,
+    hf,
+    hf_routes,
+    jobs,
+    metrics,
+    openapi,
+    pictures,
+    previews,
+    streams,
+)
 from .admission import GATE, Gate, add_origin_headers, admit
 from .bodies import ROOM, Room
 from .desk import DESK, Desk
@@ -28,6 +41,8 @@ from .models import (
     WebhookSecret,
 )
 from .observing import observe
+from .page.entrance import answer_pages
+from .page.routes import PAGES, add_pages
 from .problems import add_safe_headers, answer_problems
 from .routes import Route, add_routes
 from .secret import Secret
@@ -92,7 +107,6 @@ ROUTES = [
           answer=StatusAnswer),
     Route("GET", "/v1/webhooks/secret", deliverer.get_webhook_secret, "What your webhooks are signed with.",
           answer=WebhookSecret),
-    Route("GET", "/", health.get_health, "That the gateway lives.", access="open", content_types=("text/plain",)),
     Route("GET", "/health", health.get_health, "That the gateway lives.", access="open", content_types=("text/plain",)),
     Route("GET", "/ready", health.get_ready, "Whether Redis answers and a worker serves the default VAE.",
           access="open", query=health.ReadyQuery, answer=health.ReadyAnswer),
@@ -111,7 +125,9 @@ def create_app(farm: Settings, settings: GatewaySettings, host: str = "127.0.0.1
     Raises:
         ConfigurationError: settings are not what they should be, or a gateway that others can call has no keys.
     """
-    app = web.Application(middlewares=[observe, answer_problems, admit], client_max_size=settings.max_body_bytes)
+    app = web.Application(
+        middlewares=[observe, answer_problems, answer_pages, admit], client_max_size=settings.max_body_bytes
+    )
     app[DESK] = Desk(farm, settings)
     app[METRICS] = Metrics(app[DESK])
     app[ROOM] = Room(settings.bodies_bytes)
@@ -126,8 +142,10 @@ def create_app(farm: Settings, settings: GatewaySettings, host: str = "127.0.0.1
     app.on_shutdown.append(end_waits)
     health.add_readiness(app, app[DESK])
     farm_overview.add_overview(app, app[DESK])
+    app.cleanup_ctx.append(sample_farm)
+    add_pages(app, app[DESK])
     hf.add_hf(app)
-    add_routes(app, [*ROUTES, *FARM_ROUTES, *hf_routes.ROUTES])
+    add_routes(app, [*ROUTES, *FARM_ROUTES, *hf_routes.ROUTES, *PAGES])
     return app
 
 
@@ -145,6 +163,12 @@ async def watch_keys(app: web.Application) -> AsyncIterator[None]:
         yield
         return
     async with running(ring.watch()):
+        yield
+
+
+async def sample_farm(app: web.Application) -> AsyncIterator[None]:
+    """Take a share of the farm's history while the application runs."""
+    async with running(farm_history.keep_history(app, app[DESK])):
         yield
 
 

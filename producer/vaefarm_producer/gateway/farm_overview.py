@@ -20,7 +20,7 @@ from .jobs import json_answer
 from .overview import OF_WORKERS
 
 #: What of a worker those see besides who are no admins.
-OF_WORK: Final[frozenset[str]] = frozenset({"serves", "hot", "busy_share", "images_per_second"})
+OF_WORK: Final[frozenset[str]] = frozenset({"serves", "hot", "busy_share", "images_per_second", "silent_seconds"})
 
 #: Where an application looks.
 LOOKS: Final = web.AppKey("looks", Gathering[None, Overview])

@@ -69,6 +69,7 @@ class Follower:
         self.stopping = False
         self._news = asyncio.Event()
         self._ready = asyncio.Event()
+        self._stopped = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._is_closing = False
 
@@ -79,6 +80,7 @@ class Follower:
     def stop(self) -> None:
         """End every wait, and those to come."""
         self.stopping = True
+        self._stopped.set()
         for waiting in self._waiting.values():
             for news in waiting:
                 news.stop()
@@ -143,6 +145,10 @@ class Follower:
         self._check()
         await self._news.wait()
         self._check()
+
+    async def stopped(self) -> None:
+        """Return as the gateway stops."""
+        await self._stopped.wait()
 
     def _check(self) -> None:
         if self.stopping:

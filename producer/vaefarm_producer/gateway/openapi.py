@@ -33,6 +33,7 @@ PROBLEMS: Final[dict[int, str]] = {
 #: How each kind of access is shown.
 SECURITY: Final[dict[Access, list[dict[str, list[str]]]]] = {
     "open": [],
+    "landing": [],
     "signed": [{"bearer": []}, {"basic": []}, {"signed": []}],
     "key": [{"bearer": []}, {"basic": []}],
     "admin": [{"bearer": []}, {"basic": []}],
@@ -109,7 +110,7 @@ def document(app: web.Application) -> bytes:
     """The document of an application's routes, as JSON."""
     kept = app[DOCUMENT]
     if "" not in kept:
-        shown = {id(route): route for route in app[ROUTES].values()}
+        shown = {id(route): route for route in app[ROUTES].values() if not route.is_page}
         kept[""] = describe(list(shown.values())).model_dump_json(by_alias=True, exclude_none=True, indent=1).encode()
     return kept[""]
 

@@ -9,8 +9,9 @@ from pydantic import BaseModel
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-#: Who may call: anyone; holders of a key, or of a signed URL for just this; holders of a key; admins.
-Access = Literal["open", "signed", "key", "admin"]
+#: Who may call: anyone; anyone but browsers that ask for a page, which need a key; holders of a key, or of a signed URL
+#: for just this; holders of a key; admins.
+Access = Literal["open", "landing", "signed", "key", "admin"]
 
 #: What a signed URL is good for.
 Purpose = Literal["picture", "stream"]
@@ -38,6 +39,8 @@ class Route:
     content_types: tuple[str, ...] = ("application/json",)
     #: Further statuses, and what they mean.
     also: dict[int, str] = field(default_factory=dict)
+    #: Whether it is a page for people, or a part of one: no call that programs are told of.
+    is_page: bool = False
 
 
 #: Where a request finds its route: the handler's name is not enough for what the access middleware must know.
@@ -54,6 +57,11 @@ def add_routes(app: web.Application, routes: list[Route]) -> None:
         assert added.resource is not None
         for method in {route.method} | ({"HEAD"} if route.method == "GET" else set()):
             app[ROUTES][method, added.resource.canonical] = route
+
+
+def wants_page(request: web.Request) -> bool:
+    """Whether it is a browser that asks, for something to show."""
+    return "text/html" in request.headers.get("Accept", "")
 
 
 def route_of(request: web.Request) -> Route | None:

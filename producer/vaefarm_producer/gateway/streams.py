@@ -126,11 +126,15 @@ async def open_stream(request: web.Request) -> AsyncIterator[EventSourceResponse
 
 async def tell(stream: EventSourceResponse, events: Sequence[Event]) -> None:
     """Send events, all in one write. Raises ConnectionResetError where nobody reads any more."""
-    if not events:
-        return
+    if events:
+        await send(stream, b"".join(map(written, events)))
+
+
+async def send(stream: EventSourceResponse, text: bytes) -> None:
+    """Send what is written as events. Raises ConnectionResetError where nobody reads any more."""
     try:
         async with asyncio.timeout(SEND_SECONDS):
-            await stream.write(b"".join(map(written, events)))
+            await stream.write(text)
     except TimeoutError:
         raise ConnectionResetError("the client of a stream reads nothing") from None
 

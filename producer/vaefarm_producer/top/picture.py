@@ -11,7 +11,7 @@ from rich.text import Text
 from vaefarm_shared.overview import Overview, Totals
 
 from ..plain_text import plain
-from .figures import bytes_of, count, duration, of_limit, rate, share, sparkline
+from ..readable import bytes_of, count, duration, of_limit, rate, share, sparkline
 from .tables import Section, failures_section, moment, vaes_section, workers_section
 
 #: Warnings that a small terminal shows.

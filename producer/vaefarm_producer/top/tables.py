@@ -13,7 +13,7 @@ from vaefarm_shared.overview import Overview, RecentFailure, VaeOverview, Worker
 from vaefarm_shared.queues import PRIORITIES
 
 from ..plain_text import plain
-from .figures import count, duration, rate, share
+from ..readable import count, duration, rate, share
 
 #: Columns of a terminal from which there is room for all that is told.
 WIDE: Final[int] = 110
@@ -136,7 +136,7 @@ def worker_row(worker: WorkerOverview) -> list[Text]:
         plain(worker.name or "-"),
         plain(worker.host or ""),
         plain(worker.device or ""),
-        plain(gpu_of(worker)),
+        plain(worker.gpu),
         plain(", ".join(f"{vae}*" if vae in hot else vae for vae in named)),
         plain(work_of(worker)),
         Text(share(worker.busy_share), busy_style(worker.busy_share)),
@@ -145,12 +145,6 @@ def worker_row(worker: WorkerOverview) -> list[Text]:
         Text(count(worker.failed), "red" if worker.failed else ""),
         Text(duration(worker.up_seconds)),
     ]
-
-
-def gpu_of(worker: WorkerOverview) -> str:
-    """A GPU's id, where its worker has one: N workers with a GPU each all call theirs cuda:0."""
-    device_id = worker.device_id or ""
-    return device_id if device_id.startswith(("GPU-", "MIG-")) else ""
 
 
 def work_of(worker: WorkerOverview) -> str:

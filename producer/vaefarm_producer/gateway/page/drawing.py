@@ -1,0 +1,78 @@
+"""Drawing: HTML from templates. Whatever others wrote, a prompt, a name, an error, is text and never markup."""
+
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any, Final
+
+from aiohttp import web
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from vaefarm_shared.overview_warnings import SILENT_SECONDS
+from vaefarm_shared.queues import PRIORITIES
+
+from ... import readable
+from ..access import principal_of
+from ..admission import GATE
+
+#: What a page may load and run: the gateway's own files alone, and no style or script that stands in it.
+PAGE_POLICY: Final[str] = (
+    "default-src 'self'; object-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+)
+
+#: Seconds after which the page of a farm that is away asks again.
+ASK_AGAIN_SECONDS: Final[int] = 5
+
+
+@cache
+def environment() -> Environment:
+    """The templates, and how they write figures."""
+    made = Environment(
+        loader=PackageLoader(__package__, "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {
+        "bytes": readable.bytes_of,
+        "count": readable.count,
+        "duration": readable.duration,
+        "rate": readable.rate,
+        "share": readable.share,
+        "moment": moment,
+        "written": written,
+    }
+    made.globals |= {"PRIORITIES": PRIORITIES, "SILENT_SECONDS": SILENT_SECONDS}
+    return made
+
+
+def draw(template: str, **values: Any) -> Markup:
+    """A template with its values."""
+    return Markup(environment().get_template(template).render(values))
+
+
+def moment(seconds: float | None) -> str:
+    """Unix seconds as the element of a time, in UTC; the page's script writes it in the reader's own zone."""
+    if seconds is None:
+        return ""
+    when = datetime.fromtimestamp(seconds, UTC)
+    return Markup('<time datetime="{}">{}</time>').format(
+        when.isoformat(timespec="milliseconds"), when.strftime("%Y-%m-%d %H:%M:%S UTC")
+    )
+
+
+def written(value: object) -> str:
+    """What another process wrote, of whatever kind, with its unprintable characters to be seen."""
+    return "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in str(value))
+
+
+def page(request: web.Request, template: str, status: int = 200, **values: Any) -> web.Response:
+    """A whole page."""
+    principal = principal_of(request)
+    values |= {"principal": principal, "has_keys": request.app[GATE].ring is not None}
+    answer = web.Response(text=draw(template, **values), content_type="text/html", status=status)
+    answer.headers["Content-Security-Policy"] = PAGE_POLICY
+    answer.headers["Cache-Control"] = "no-store"
+    answer.headers["Vary"] = "Accept, Cookie"
+    return answer

@@ -1,0 +1,165 @@
+"""`/jobs/{id}`: a job's page: the stages of its life, its record, what it made."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from aiohttp import web
+
+from vaefarm_shared.errors import FarmUnavailable, JobNotFound
+from vaefarm_shared.job import TERMINAL_STATUSES, JobStatus
+from vaefarm_shared.job_ids import check_job_id
+from vaefarm_shared.reading import Standing
+from vaefarm_shared.records import BlobRecord, ImageRecord, JobRecord, VideoRecord
+
+from ..desk import desk_of
+from ..direct import content_type_of
+from ..standing import job_id_of, standing_for
+from ..streams import open_stream, send
+from .board import event_of
+from .drawing import draw, page
+
+#: Seconds after which a job that has not ended is looked at again, whatever is told of it: its place moves.
+LOOK_SECONDS: Final[float] = 2.0
+
+#: Files that a page shows; more are named.
+SHOWN: Final[int] = 32
+
+#: Sections of a job's page.
+SECTIONS: Final = ("notice", "state", "stages", "results", "record")
+
+
+class Stage(NamedTuple):
+    """One stage of a job's life."""
+
+    name: str
+    #: Unix seconds by Redis' clock at which it began; None for what is counted and not timed.
+    at: float | None
+    #: Seconds that it took; None while it lasts.
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Something that a job made."""
+
+    index: int
+    kind: str
+    what: str
+    size_bytes: int
+    width: int
+    height: int
+
+
+async def find_job_page(request: web.Request) -> web.Response:
+    """Go to the page of the job whose id was typed. Raises InvalidJobId."""
+    raise web.HTTPSeeOther(f"/jobs/{check_job_id(request.query.get('id', '').strip())}")
+
+
+async def get_job_page(request: web.Request) -> web.Response:
+    """A job's page. Raises JobNotFound."""
+    job_id = job_id_of(request)
+    standing = await standing_for(request, job_id)
+    return page(
+        request,
+        "job.html",
+        job_id=job_id,
+        sections=sections_of(standing),
+        events=f"/page/jobs/{job_id}/events",
+    )
+
+
+async def job_page_events(request: web.Request) -> web.StreamResponse:
+    """The sections of a job's page as they change, also beyond its end: a failed one may be retried."""
+    desk, job_id = desk_of(request), job_id_of(request)
+    await desk.follower.ready()
+    with desk.follower.waiting(job_id) as news:
+        sections = sections_of(await standing_for(request, job_id))
+        async with open_stream(request) as stream:
+            await send(stream, event_of(sections))
+            while stream.is_connected():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_SECONDS):
+                        await news.get()
+                shown = await _sections_now(request, job_id)
+                changed = {name: text for name, text in shown.items() if sections.get(name) != text}
+                if changed:
+                    sections |= changed
+                    await send(stream, event_of(changed))
+    return stream
+
+
+async def _sections_now(request: web.Request, job_id: str) -> dict[str, str]:
+    try:
+        return sections_of(await standing_for(request, job_id))
+    except JobNotFound as error:
+        # It was removed while its page was open.
+        return {"notice": str(draw("sections/notice.html", message=str(error))), "state": "", "results": ""}
+    except FarmUnavailable as error:
+        return {"notice": str(draw("sections/notice.html", message=str(error)))}
+
+
+def sections_of(standing: Standing) -> dict[str, str]:
+    """What a job's page shows."""
+    record = standing.record
+    values: dict[str, Any] = {
+        "standing": standing,
+        "record": record,
+        "report": record.report,
+        "has_ended": record.status in TERMINAL_STATUSES,
+        "may_retry": record.status is JobStatus.FAILED,
+        "stages": stages_of(record),
+        "results": results_of(record)[:SHOWN],
+        "left_out": max(0, len(results_of(record)) - SHOWN),
+        "facts": facts_of(record),
+        "message": None,
+    }
+    return {name: str(draw(f"sections/{name}.html", **values)) for name in SECTIONS}
+
+
+def stages_of(record: JobRecord) -> list[Stage]:
+    """The stages of a job's life that have begun."""
+    stages = [Stage("queued", record.queued_at, _between(record.queued_at, record.started_at or record.ended_at))]
+    report = record.report
+    if record.started_at is not None:
+        stages.append(Stage("started", record.started_at, _between(record.started_at, record.ended_at)))
+    if report is not None:
+        stages.append(Stage("decoded", None, report.seconds_decode))
+        stages.append(Stage("encoded into files", None, report.seconds_encode))
+    if record.ended_at is not None:
+        stages.append(Stage(record.status.value, record.ended_at, None))
+    return stages
+
+
+def _between(begin: float | None, end: float | None) -> float | None:
+    return None if begin is None or end is None else max(0.0, end - begin)
+
+
+def results_of(record: JobRecord) -> list[Result]:
+    """What a job made."""
+    stored: Sequence[BlobRecord] = record.report.stored if record.report else ()
+    found = []
+    for index, one in enumerate(stored):
+        width, height, what = 0, 0, "tensor"
+        if isinstance(one, ImageRecord | VideoRecord):
+            width, height, what = one.width, one.height, f"{one.width} x {one.height}"
+        if isinstance(one, VideoRecord):
+            what += f", {one.num_frames} frames" + (f" at {one.fps:g} a second" if one.fps else "")
+        kind = content_type_of(one)
+        found.append(Result(index, kind, f"{what}, {kind}", one.size_bytes, width, height))
+    return found
+
+
+def facts_of(record: JobRecord) -> list[tuple[str, str]]:
+    """How a job was made: what its report says, but for what has a place of its own on the page."""
+    if record.report is None:
+        return []
+    report = record.report.model_dump(mode="json", exclude={"images", "videos", "latents", "tensor"})
+    return [
+        (name.replace("_", " "), value if isinstance(value, str) else json.dumps(value))
+        for name, value in report.items()
+        if value not in (None, [])
+    ]
