@@ -11,6 +11,7 @@ import redis
 from . import keys
 from .leases import number
 from .overview import Overview
+from .overview_reading import read_overview
 
 #: Seconds from one sample to the next, and for how many of them they are kept.
 SAMPLE_SECONDS: Final[int] = 15
@@ -36,9 +37,12 @@ class Sample(NamedTuple):
     images_per_second: float | None
 
 
-def take_turn(connection: redis.Redis) -> bool:
-    """Whether it is the caller who takes the next sample."""
-    return bool(connection.set(keys.SAMPLING, "1", nx=True, px=int(TURN_SECONDS * 1000)))
+def take_sample(connection: redis.Redis, budget_bytes: int | None, max_jobs: int) -> bool:
+    """Keep how the farm stands if it is the caller's turn, and whether it was. The arguments are `read_overview`'s."""
+    if not connection.set(keys.SAMPLING, "1", nx=True, px=int(TURN_SECONDS * 1000)):
+        return False
+    write_sample(connection, read_overview(connection, budget_bytes, max_jobs))
+    return True
 
 
 def write_sample(connection: redis.Redis, overview: Overview) -> None:

@@ -11,7 +11,6 @@ from vaefarm_shared.settings import Settings
 
 from . import (
     deliverer,
-    farm_history,
     farm_overview,
     health,
     hf,
@@ -142,7 +141,6 @@ def create_app(farm: Settings, settings: GatewaySettings, host: str = "127.0.0.1
     app.on_shutdown.append(end_waits)
     health.add_readiness(app, app[DESK])
     farm_overview.add_overview(app, app[DESK])
-    app.cleanup_ctx.append(sample_farm)
     add_pages(app, app[DESK])
     hf.add_hf(app)
     add_routes(app, [*ROUTES, *FARM_ROUTES, *hf_routes.ROUTES, *PAGES])
@@ -163,12 +161,6 @@ async def watch_keys(app: web.Application) -> AsyncIterator[None]:
         yield
         return
     async with running(ring.watch()):
-        yield
-
-
-async def sample_farm(app: web.Application) -> AsyncIterator[None]:
-    """Take a share of the farm's history while the application runs."""
-    async with running(farm_history.keep_history(app, app[DESK])):
         yield
 
 

@@ -6,8 +6,9 @@ from typing import Final
 
 from aiohttp import web
 
-from vaefarm_shared import budget, rq_bridge
+from vaefarm_shared import budget, history, rq_bridge
 from vaefarm_shared.connection import connect
+from vaefarm_shared.history import SAMPLE_SECONDS
 from vaefarm_shared.keeper import TIDY_SECONDS, Keeper
 from vaefarm_shared.reaper import LOOK_SECONDS, Reaper
 from vaefarm_shared.settings import Settings
@@ -17,7 +18,8 @@ END_SECONDS: Final[float] = 1.0
 
 
 async def do_chores(farm: Settings) -> AsyncIterator[None]:
-    """Reap each second, and tidy on a thread that the reaper does not wait for; until the application ends."""
+    """Reap each second; tidy, and keep how the farm stood, on a thread that the reaper does not wait for; until the
+    application ends."""
     url = farm.redis_url.get_secret_value()
     reaping, tidying = connect(url), connect(url)
     reaper = Reaper(reaping, farm.lease_seconds, farm.max_attempts)
@@ -26,7 +28,12 @@ async def do_chores(farm: Settings) -> AsyncIterator[None]:
         rq_bridge.clean_registries(tidying)
         budget.repair(tidying)
 
-    keepers = [Keeper([(LOOK_SECONDS, reaper.look)]), Keeper([(TIDY_SECONDS, tidy)])]
+    def sample() -> None:
+        history.take_sample(tidying, farm.budget_bytes, farm.max_queued_jobs)
+
+    # Where another gateway ends its turn is soon taken.
+    others = [(TIDY_SECONDS, tidy), (SAMPLE_SECONDS / 3, sample)]
+    keepers = [Keeper([(LOOK_SECONDS, reaper.look)]), Keeper(others)]
     for keeper in keepers:
         keeper.start()
     yield

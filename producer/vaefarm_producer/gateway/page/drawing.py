@@ -41,6 +41,7 @@ def environment() -> Environment:
         "rate": readable.rate,
         "share": readable.share,
         "moment": moment,
+        "plainly": plainly,
         "written": written,
     }
     made.globals |= {"PRIORITIES": PRIORITIES, "SILENT_SECONDS": SILENT_SECONDS}
@@ -65,6 +66,18 @@ def moment(seconds: float | None) -> str:
 def written(value: object) -> str:
     """What another process wrote, of whatever kind, with its unprintable characters to be seen."""
     return "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in str(value))
+
+
+def plainly(value: object) -> str:
+    """A value as a person would write it."""
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:.3g}"
+        case list() | tuple():
+            return ", ".join(map(plainly, value))
+    return str(value)
 
 
 def page(request: web.Request, template: str, status: int = 200, **values: Any) -> web.Response:

@@ -1,7 +1,6 @@
 """`/jobs/{id}`: a job's page: the stages of its life, its record, what it made."""
 
 import asyncio
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from ..direct import content_type_of
 from ..standing import job_id_of, standing_for
 from ..streams import open_stream, send
 from .board import event_of
-from .drawing import draw, page
+from .drawing import draw, page, plainly
 
 #: Seconds after which a job that has not ended is looked at again, whatever is told of it: its place moves.
 LOOK_SECONDS: Final[float] = 2.0
@@ -40,6 +39,17 @@ class Stage(NamedTuple):
     at: float | None
     #: Seconds that it took; None while it lasts.
     seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A part of a job's life."""
+
+    kind: str
+    name: str
+    #: Where it begins and how long it is, of a whole of 1.
+    begin: float
+    share: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +122,7 @@ def sections_of(standing: Standing) -> dict[str, str]:
         "has_ended": record.status in TERMINAL_STATUSES,
         "may_retry": record.status is JobStatus.FAILED,
         "stages": stages_of(record),
+        "bars": bars_of(record),
         "results": results_of(record)[:SHOWN],
         "left_out": max(0, len(results_of(record)) - SHOWN),
         "facts": facts_of(record),
@@ -132,6 +143,25 @@ def stages_of(record: JobRecord) -> list[Stage]:
     if record.ended_at is not None:
         stages.append(Stage(record.status.value, record.ended_at, None))
     return stages
+
+
+def bars_of(record: JobRecord) -> list[Bar]:
+    """How a finished job's life is shared by waiting, decode, the writing of files, and all else."""
+    waited, worked = _between(record.queued_at, record.started_at), _between(record.started_at, record.ended_at)
+    if record.report is None or waited is None or worked is None or waited + worked <= 0:
+        return []
+    decode, encode = record.report.seconds_decode, record.report.seconds_encode
+    parts = {
+        ("waits", "waiting"): waited,
+        ("decodes", "decode"): decode,
+        ("encodes", "files"): encode,
+        ("rests", "everything else"): max(0.0, worked - decode - encode),
+    }
+    whole, begin, bars = sum(parts.values()), 0.0, []
+    for (kind, name), seconds in parts.items():
+        bars.append(Bar(kind, name, begin / whole, seconds / whole))
+        begin += seconds
+    return bars
 
 
 def _between(begin: float | None, end: float | None) -> float | None:
@@ -157,9 +187,6 @@ def facts_of(record: JobRecord) -> list[tuple[str, str]]:
     """How a job was made: what its report says, but for what has a place of its own on the page."""
     if record.report is None:
         return []
-    report = record.report.model_dump(mode="json", exclude={"images", "videos", "latents", "tensor"})
-    return [
-        (name.replace("_", " "), value if isinstance(value, str) else json.dumps(value))
-        for name, value in report.items()
-        if value not in (None, [])
-    ]
+    elsewhere = {"images", "videos", "latents", "tensor", "attempt", "vae", "worker"}
+    report = record.report.model_dump(mode="json", exclude=elsewhere)
+    return [(name.replace("_", " "), plainly(value)) for name, value in report.items() if value not in (None, [])]

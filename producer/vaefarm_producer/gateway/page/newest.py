@@ -61,16 +61,16 @@ class Newest:
     async def look(self, most: int = SHOWN) -> int:
         """Find what ended since the last look, `most` at the most; how many were put in. Raises FarmUnavailable."""
         follower = self._desk.follower
+        if self._place is None:
+            await follower.ready()
+            most = SHOWN
+        elif not most:
+            return 0
         events = None if self._place is None else follower.kept_after(self._place)
+        self._place = follower.last
         if events is None:
             # The first look, or one that comes so late that what is between is not worth finding.
-            await follower.ready()
-            self._cards.clear()
-            self._place = follower.last
-            return await self._put_in(await self._desk.call(self._desk.transport.ask, newest_events, LOOKED_AT), SHOWN)
-        if not events or not most:
-            return 0
-        self._place = events[-1].id
+            events = await self._desk.call(self._desk.transport.ask, newest_events, LOOKED_AT)
         return await self._put_in(events, most)
 
     async def _put_in(self, events: Sequence[Event], most: int) -> int:
