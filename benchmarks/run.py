@@ -38,6 +38,7 @@ from benchmarks import (
     submit,
     throughput,
     tolerance,
+    video_memory,
 )
 from benchmarks.farm_under_test import Options
 from benchmarks.peers.sides import SIDES
@@ -54,6 +55,7 @@ FIGURES: Final[dict[str, Callable[[Options], Figure]]] = {
     "real-sizes": real_sizes.real_sizes,
     "overlap": overlap.overlap,
     "encoding": encoding.encoding,
+    "video-memory": video_memory.video_memory,
     "depth": depth.depth,
     "bulk": bulk.bulk,
     "lanes": lanes.lanes,

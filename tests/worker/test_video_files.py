@@ -9,6 +9,7 @@ from weakref import WeakSet
 import av
 import numpy as np
 import pytest
+from benchmarks import clip_writer
 from PIL import Image, ImageSequence
 
 from vaefarm_shared.budget import picture_bytes
@@ -167,3 +168,11 @@ def test_what_is_done_to_frames_is_done_to_each_chunk() -> None:
 
     assert [len(chunk) for chunk in chunks] == [5, 5, 5, 2]
     assert np.array_equal(np.concatenate(chunks), frames // 2 + 1)
+
+
+def test_of_129_frames_of_720_x_1280_two_chunks_stand_in_memory_at_most() -> None:
+    made = clip_writer.written("mp4", clip_writer.SHAPE)
+
+    assert (clip_writer.SHAPE, made.chunks) == ((129, 720, 1280, 3), 2)
+    assert made.frame_bytes <= 2 * clips.CHUNK_BYTES
+    assert made.file_bytes > 100_000
