@@ -116,6 +116,18 @@ def test_options_that_contradict_are_refused_in_one_line_and_nothing_is_queued(
     assert connection.keys() == before
 
 
+def test_what_redis_is_not_given_is_refused_with_the_setting_that_takes_it(
+    farm: Farm, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vaefarm_shared.blobs.MAX_REDIS_BYTES", 2 * 2 * 3 * 64 * 64 - 1)
+
+    with pytest.raises(InvalidOption, match=r"49152 bytes, and Redis is given at most .*VAEFARM_STORE=file:///DIR"):
+        farm.submit(LATENTS, vae="demo", output_type="pt")
+
+    assert farm.submit(LATENTS, vae="demo").status() == "queued", "pictures are as large as they turn out"
+    assert len(list(connection.scan_iter(keys.job("*")))) == 1
+
+
 def test_more_than_is_given_back_in_one_tensor_is_refused(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vaefarm_shared.job.MAX_TENSOR_BYTES", 2 * 2 * 3 * 64 * 64 - 1)
     # What was allowed before is remembered.

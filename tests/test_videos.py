@@ -16,12 +16,11 @@ from PIL import Image, ImageSequence
 from tests.conftest import Serve
 
 from vaefarm_producer import Farm, InvalidInput, InvalidOption, JobFailed
-from vaefarm_shared import keys
+from vaefarm_shared import blobs, keys
 from vaefarm_shared.catalogue import Catalogue
 from vaefarm_shared.errors import RefusedPicture
 from vaefarm_shared.job import JobSpec
 from vaefarm_shared.settings import Settings
-from vaefarm_worker import endings
 from vaefarm_worker.after_decode import AfterDecodes, Step
 from vaefarm_worker.clips import Clip
 from vaefarm_worker.decoder import Decoded
@@ -148,7 +147,7 @@ def test_what_checks_pictures_sees_each_frame_and_may_refuse_the_video(settings:
 def test_a_result_that_redis_is_not_given_fails_with_what_to_set(
     farm: Farm, serve: Serve, fake: FakeDecoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endings, "MAX_REDIS_BYTES", 1000)
+    monkeypatch.setattr(blobs, "MAX_REDIS_BYTES", 1000)
     job = farm.submit(LATENTS, vae="wan", video_format="zip")
     serve(fake)
 

@@ -10,8 +10,9 @@ from vaefarm_shared.blob_names import latent_name
 from vaefarm_shared.blobs import BlobStore
 from vaefarm_shared.budget import Limits, held_bytes, read_limits
 from vaefarm_shared.connection import REPLY_SECONDS, farm_errors
-from vaefarm_shared.errors import ConfigurationError, FarmError, FarmUnavailable
+from vaefarm_shared.errors import ConfigurationError, FarmError, FarmUnavailable, InvalidOption
 from vaefarm_shared.file_blobs import file_error
+from vaefarm_shared.job import MAX_REDIS_BYTES, JobSpec
 from vaefarm_shared.records import BlobRecord
 from vaefarm_shared.settings import Settings
 from vaefarm_shared.submissions import Submission
@@ -50,6 +51,7 @@ class RedisBlobs(RedisOperations):
 
     def _submission(self, job: PreparedJob, outside: list[tuple[str, bytes]]) -> Submission:
         """A job and its preview as they are submitted; what goes outside of Redis is added to `outside`."""
+        self._check_result(job.spec)
         goes_outside = self._blobs.goes_outside(len(job.packed))
         name = latent_name(job.spec.id, job.spec.request_hash, uuid4().hex[:16] if goes_outside else "")
         reference = self._blobs.reference(name, len(job.packed))
@@ -58,6 +60,15 @@ class RedisBlobs(RedisOperations):
             outside.append((name, job.packed))
         preview = None if job.preview is None else self._submission(job.preview, outside)
         return Submission(job.spec, reference, b"" if goes_outside else job.packed, held, preview)
+
+    def _check_result(self, spec: JobSpec) -> None:
+        """Raise InvalidOption for a raw tensor that Redis is not given, where there is nothing but Redis."""
+        if spec.output_type == "pt" and not self._blobs.takes(spec.tensor_bytes):
+            raise InvalidOption(
+                f"output_type='pt' gives a tensor of shape {spec.tensor_shape}, {spec.tensor_bytes} bytes, and Redis is"
+                f" given at most {MAX_REDIS_BYTES}: have the farm store such outside of it, on all sides"
+                " (VAEFARM_STORE=file:///DIR, or s3://BUCKET/PREFIX), submit several jobs, or take a file of pictures"
+            )
 
     def _write(self, blobs: Sequence[tuple[str, bytes]]) -> None:
         with store_errors():

@@ -53,10 +53,11 @@ class SpoolingTransport(RedisTransport):
         """Put jobs on their queues, or into the spool while Redis is away: then they are 'spooled'.
 
         Raises:
-            JobConflict, QueueFull: as without a spool; what a farm refuses is not spooled.
+            JobConflict, QueueFull, InvalidOption: as without a spool; what a farm refuses is not spooled.
             FarmUnavailable: Redis is away, and the disk takes no more.
         """
         for job in jobs:
+            self._check_result(job.spec)
             self._spool.check_conflict(job.spec)
             # What is remembered of an earlier job of that id must not meet this one.
             self._spool.forget_cancel(job.spec.id)

@@ -47,6 +47,7 @@ class Transport(Protocol):
         Raises:
             JobConflict: an id was used for other content.
             QueueFull: the farm takes no more just now; jobs before the first that was refused are taken.
+            InvalidOption: a raw tensor is too large for where the farm keeps it.
             ConfigurationError: the farm cannot keep what it acknowledges.
         """
         ...

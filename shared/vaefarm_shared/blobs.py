@@ -13,6 +13,7 @@ from . import keys
 from .blob_names import check_size
 from .errors import ConfigurationError, FarmError
 from .file_blobs import FileBlobs
+from .job import MAX_REDIS_BYTES
 from .s3_blobs import S3Blobs
 from .settings import Settings
 from .store_url import read_store_url
@@ -59,6 +60,10 @@ class BlobStore:
     def goes_outside(self, size: int) -> bool:
         """True when a blob of `size` bytes is kept outside of Redis."""
         return self.outside is not None and size > self.threshold
+
+    def takes(self, size: int) -> bool:
+        """Whether a blob of `size` bytes can be kept: Redis is given none above MAX_REDIS_BYTES."""
+        return size <= MAX_REDIS_BYTES or self.goes_outside(size)
 
     def reference(self, name: str, size: int) -> str:
         """The reference that a blob of that name and size gets."""

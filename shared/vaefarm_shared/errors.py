@@ -27,6 +27,7 @@
      - ConfigurationError      settings, catalogue or environment
          - InvalidStore        VAEFARM_STORE is none, or that store refuses what a farm does with it
          - EncodesNothing      this worker has no encoder; another may
+         - WorkerLacks         this worker lacks a library or a store that the job needs; another may have it
      - LeaseLost               a worker's job is no longer its own
      - UnsupportedVersion      the other side writes jobs of another version
      - RefusedJob              a job that no producer of ours wrote
@@ -200,6 +201,15 @@ class InvalidStore(ConfigurationError):
 
 class EncodesNothing(ConfigurationError):
     """This worker has no encoder; another may have one."""
+
+
+class WorkerLacks(ConfigurationError):
+    """This worker lacks what a job needs; another may have it."""
+
+    def __init__(self, message: str, lack: str) -> None:
+        super().__init__(message)
+        #: What workers that lack it say in their description.
+        self.lack = lack
 
 
 class LeaseLost(FarmError):

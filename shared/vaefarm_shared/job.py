@@ -17,7 +17,7 @@ from .errors import RefusedJob, UnsupportedVersion
 from .job_ids import JOB_ID_PATTERN
 
 #: The highest version of job that this code writes; it reads every one from 1.
-JOB_VERSION: Final[int] = 4
+JOB_VERSION: Final[int] = 5
 
 #: The owner of jobs that were made over Redis: it may do anything.
 ADMIN: Final[str] = "admin"
@@ -25,8 +25,11 @@ ADMIN: Final[str] = "admin"
 #: Characters that a job's metadata may have in all.
 MAX_METADATA_CHARACTERS: Final[int] = 16 * 1024
 
-#: Bytes of the largest raw tensor that is given back: Redis holds no value of 512 MiB.
-MAX_TENSOR_BYTES: Final[int] = 256 * 1024 * 1024
+#: Bytes of the largest value that Redis is given; it takes none of 512 MiB. What is larger lies outside of it.
+MAX_REDIS_BYTES: Final[int] = 256 * 1024 * 1024
+
+#: Bytes of the largest raw tensor that is given back: a worker has it in memory twice, and whoever reads it once.
+MAX_TENSOR_BYTES: Final[int] = 2 * 1024**3
 
 #: Frames a second that a video may have: with fewer an encoder's rate, in bits a second, would be none.
 MIN_FPS: Final[float] = 0.1
@@ -243,20 +246,16 @@ class JobSpec(BaseModel):
 
     def _lowest_version(self) -> int:
         """The first version whose readers do what is asked for."""
+        if self.output_type == "pt" and self.tensor_bytes > MAX_REDIS_BYTES:
+            return 5
         if self.num_frames is not None:
             return 4
         if self.output_type != "pil" or self.scaling_factor is not None:
             return 3
         if self.task == "encode" and not self.normalised:
             return 3
-        first = (
-            self.task == "decode"
-            and self.layout in FIRST_LAYOUTS
-            and self.normalised
-            and self.crop_height is None
-            and self.crop_width is None
-        )
-        return 1 if first else 2
+        plain = self.normalised and self.crop_height is None and self.crop_width is None
+        return 1 if plain and self.task == "decode" and self.layout in FIRST_LAYOUTS else 2
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "JobSpec":

@@ -16,7 +16,7 @@ from tests.gateway.conftest import Gateway
 from tests.gateway.test_hf_refusals import refused, say_that_one_lives
 
 from vaefarm_producer import Farm
-from vaefarm_producer.gateway.hf_reply import LARGE_BYTES
+from vaefarm_producer.gateway.pieces import LARGE_BYTES
 from vaefarm_shared.catalogue import Catalogue
 from vaefarm_shared.settings import Settings
 from vaefarm_worker.fake_decoder import FakeDecoder

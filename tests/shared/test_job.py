@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from vaefarm_shared.digests import digest_of, request_hash
 from vaefarm_shared.errors import InvalidJobId, RefusedJob, UnsupportedVersion
-from vaefarm_shared.job import JobSpec
+from vaefarm_shared.job import JOB_VERSION, JobSpec
 from vaefarm_shared.job_ids import check_job_id
 
 SPEC = JobSpec(
@@ -36,9 +36,9 @@ def test_a_spec_says_its_version_even_though_it_is_the_default() -> None:
 
 
 def test_a_job_of_another_version_is_refused_by_both_versions_names() -> None:
-    newer = json.dumps(json.loads(SPEC.to_json()) | {"version": 5})
+    newer = json.dumps(json.loads(SPEC.to_json()) | {"version": JOB_VERSION + 1})
 
-    with pytest.raises(UnsupportedVersion, match=r"version 5.*reads versions up to 4"):
+    with pytest.raises(UnsupportedVersion, match=r"version 6.*reads versions up to 5"):
         JobSpec.from_json(newer)
 
 
@@ -52,6 +52,7 @@ def test_a_job_of_another_version_is_refused_by_both_versions_names() -> None:
         ({"task": "encode", "scaling_factor": 0.5}, 3),
         ({"scaling_factor": 0.5, "shift_factor": 0.1}, 3),
         ({"output_type": "pt"}, 3),
+        ({"output_type": "pt", "count": 43, "height": 1024, "width": 1024}, 5),
     ],
     ids=str,
 )
@@ -75,7 +76,7 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     ({"output_type": "pt", "image_format": "jpeg"}, "makes no file of pictures"),
     ({"output_type": "pt", "quality": 90}, "makes no file of pictures"),
     ({"output_type": "pt", "task": "encode"}, "output_type='pt' is for decodes"),
-    ({"output_type": "pt", "count": 43, "height": 1024, "width": 1024}, "270532608 bytes; at most 268435456"),
+    ({"output_type": "pt", "count": 342, "height": 1024, "width": 1024}, "2151677952 bytes; at most 2147483648"),
 ]
 
 

@@ -22,16 +22,15 @@ from vaefarm_shared.errors import (
     RefusedJob,
     VaeUnavailable,
 )
-from vaefarm_shared.job import JobSpec, JobStatus
+from vaefarm_shared.job import MAX_REDIS_BYTES, JobSpec, JobStatus
 from vaefarm_shared.latents import HostTensor
 from vaefarm_shared.leases import Claim, How
 from vaefarm_shared.previews import is_preview
-from vaefarm_shared.queues import size_of
 from vaefarm_shared.records import ImageRecord, LatentsRecord, TensorRecord, VideoRecord
 from vaefarm_shared.transitions import Outcome
-from vaefarm_shared.workers import holders, read_workers
 
 from .decoder import Decoded, Encoded
+from .elsewhere import another_holds
 from .encode import encoded_files
 from .loading import Loaded
 from .patience import Abandoned
@@ -39,9 +38,6 @@ from .reports import Reporter
 from .station import Station
 
 logger = logging.getLogger(__name__)
-
-#: Bytes of the largest value that Redis is given; it takes none of 512 MiB.
-MAX_REDIS_BYTES: Final[int] = 256 * 1024 * 1024
 
 #: What other workers lack, too, where a job fails for want of it.
 LACKS: Final[dict[type[Exception], str]] = {
@@ -195,7 +191,7 @@ class Endings:
             references.append(self._blobs.reference(name, len(data)))
             if self._blobs.goes_outside(len(data)):
                 unwritten.append((name, data))
-            elif len(data) > MAX_REDIS_BYTES:
+            elif not self._blobs.takes(len(data)):
                 raise RefusedJob(
                     f"its result has {len(data)} bytes, and Redis is given at most {MAX_REDIS_BYTES}: have the farm"
                     " store such outside of it (VAEFARM_STORE=file:///DIR, or s3://BUCKET/PREFIX)"
@@ -210,7 +206,8 @@ class Endings:
         if isinstance(error, EndpointsAway) or self._sides.turn(done.job.spec, error):
             return Ready(claim, how="free", reason=reason)
         if isinstance(error, OutOfMemory | VaeUnavailable | EndpointRefused):
-            if self._patience.insist(partial(self._another_holds, claim, done.job.spec.vae)):
+            holds = partial(another_holds, self._connection, claim, done.job.spec.vae, self._worker_name)
+            if self._patience.insist(holds):
                 return Ready(claim, how="avoid", reason=reason)
             return self._failed(done, f"{reason}, and no other worker that lives {LACKS[type(error)]}")
         if not isinstance(error, FarmError):
@@ -228,12 +225,6 @@ class Endings:
             done.job.claim,
             outcome=Outcome(done.job.claim, JobStatus.FAILED, self._worker_name, reason, extra_seconds=extra),
         )
-
-    def _another_holds(self, claim: Claim, vae: str) -> bool:
-        avoid = (self._connection.hget(keys.job(claim.job_id), "avoid") or b"").decode().split(",")  # type: ignore[union-attr]
-        workers = [one for one in read_workers(self._connection) if vae not in one.get("unavailable", {})]
-        able = holders(workers, vae, size_of(claim.queue))
-        return bool(able - {self._worker_name, *avoid})
 
 
 def records_of(made: Decoded | Encoded, spec: JobSpec, stored: list[tuple[str, int]]) -> dict[str, Any]:

@@ -13,12 +13,22 @@ from vaefarm_shared import leases, tracing, transitions
 from vaefarm_shared.blobs import BlobStore
 from vaefarm_shared.budget import held_bytes
 from vaefarm_shared.connection import is_away
-from vaefarm_shared.errors import ConfigurationError, EncodesNothing, EndpointRefused, StoreAway, UnsupportedVersion
-from vaefarm_shared.leases import ClaimedJob, Wanted
+from vaefarm_shared.errors import (
+    ConfigurationError,
+    EncodesNothing,
+    EndpointRefused,
+    RefusedJob,
+    StoreAway,
+    UnsupportedVersion,
+    WorkerLacks,
+)
+from vaefarm_shared.leases import Claim, ClaimedJob, Wanted
+from vaefarm_shared.queues import parts_of
 from vaefarm_shared.submissions import Submission
 
 from .claiming import FIRST_JOBS, ClaimOrder
 from .doorbell import Doorbell
+from .elsewhere import another_holds
 from .endings import Done
 from .loading import Loaded, Plain, Unloadable, load
 from .outbox import Outbox
@@ -201,8 +211,13 @@ class Intake:
     def _take_up(self, claimed: Sequence[ClaimedJob], began: float, forward: bool) -> None:
         ready: list[tuple[Loaded, Side]] = []
         chosen = self._station.settings
-        changes = {"exact": chosen.exact, "embed_metadata": chosen.embed_metadata}
-        loading = partial(load, self._blobs, self._station.decoder, claimed, **changes)
+        loading = partial(
+            load,
+            *(self._blobs, self._station.decoder, claimed),
+            exact=chosen.exact,
+            embed_metadata=chosen.embed_metadata,
+            lacks=self._station.lacks,
+        )
         for one in self._station.patience.insist(loading):
             if isinstance(one, Loaded):
                 self._trace(one, began)
@@ -240,6 +255,8 @@ class Intake:
         if isinstance(one.error, UnsupportedVersion | EncodesNothing):
             # A worker of the other release, or with an encoder, may live, or be about to.
             self._outbox.hand_back(one.claim, "avoid", str(one.error))
+        elif isinstance(one.error, WorkerLacks):
+            self._do_without(one.claim, one.error)
         elif isinstance(one.error, StoreAway):
             self._store_away = True
             self._outbox.hand_back(one.claim, "free", str(one.error))
@@ -248,3 +265,12 @@ class Intake:
             self._outbox.hand_back(one.claim, "avoid", f"its latent cannot be read here: {one.error}")
         else:
             self._outbox.fail(one.claim, one.error)
+
+    def _do_without(self, claim: Claim, error: WorkerLacks) -> None:
+        """Leave a job to a worker that has what this one lacks; where none lives that says so, nobody makes it."""
+        vae, name = parts_of(claim.queue)[0], self._station.name
+        holds = partial(another_holds, self._connection, claim, vae, name, error.lack)
+        if self._station.patience.insist(holds):
+            self._outbox.hand_back(claim, "avoid", str(error))
+        else:
+            self._outbox.fail(claim, RefusedJob(f"{error}; no other worker that lives has it"))

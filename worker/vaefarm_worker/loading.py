@@ -1,6 +1,6 @@
 """From a claim to latents: what anybody may have written is compared, validated and bounded before memory is taken."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -15,6 +15,7 @@ from vaefarm_shared.leases import Claim, ClaimedJob
 from vaefarm_shared.pictures import MAX_PICTURE_BYTES
 
 from .decoder import BatchItem, Decoder
+from .lacks import Lack, check_lacks
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +66,19 @@ def load(
     *,
     exact: bool = False,
     embed_metadata: bool = True,
+    lacks: Collection[Lack] = (),
 ) -> list[Loaded | Plain | Unloadable]:
     """Read the latents of claimed jobs, in one round trip unless they came with them, and check everything about them.
 
     Args:
         exact: Whether each is reproducible, whatever it says.
         embed_metadata: False keeps metadata out of each one's files, whatever it says.
+        lacks: What this worker lacks: who needs it is not loaded.
 
     Raises what redis-py raises while Redis is away: nothing was changed.
     """
     changes = ({"reproducible": True} if exact else {}) | ({} if embed_metadata else {"embed_metadata": False})
-    checked = [_checked(decoder, one, changes) for one in claimed]
+    checked = [_checked(decoder, one, changes, lacks) for one in claimed]
     wanted = [
         (job.latent_reference, _most_bytes(spec))
         for job, spec in zip(claimed, checked, strict=True)
@@ -88,7 +91,9 @@ def load(
     ]
 
 
-def _checked(decoder: Decoder, job: ClaimedJob, changes: dict[str, bool]) -> JobSpec | Plain | Unloadable:
+def _checked(
+    decoder: Decoder, job: ClaimedJob, changes: dict[str, bool], lacks: Collection[Lack]
+) -> JobSpec | Plain | Unloadable:
     """The spec of a job that may be decoded, as the operator changes it; else what it is."""
     claim = job.claim
     try:
@@ -106,6 +111,7 @@ def _checked(decoder: Decoder, job: ClaimedJob, changes: dict[str, bool]) -> Job
         if spec.id != claim.job_id:
             raise RefusedJob(f"the job is refused: its spec is of job {spec.id!r}")
         _check_pictures(decoder, spec)
+        check_lacks(spec, lacks)
         return spec.model_copy(update=changes) if changes else spec
     except Exception as error:
         return Unloadable(claim, error)

@@ -9,6 +9,7 @@ from .after_decode import AfterDecodes
 from .backlog import Backlog
 from .claiming import Cost
 from .decoder import Decoder
+from .lacks import Lack
 from .lifeline import Lifeline
 from .patience import Patience
 from .sides import Sides
@@ -27,6 +28,8 @@ class Station:
     cost: Cost = field(default_factory=Cost)
     backlog: Backlog = field(default_factory=Backlog)
     figures: Figures = field(default_factory=Figures)
+    #: What the worker's installation lacks that some jobs need.
+    lacks: frozenset[Lack] = frozenset()
     sides: Sides = field(init=False)
 
     def __post_init__(self) -> None:

@@ -26,6 +26,7 @@ from .decoder import Decoder
 from .device import Device
 from .forwarder import Forwarder
 from .intake import Intake
+from .lacks import lacks_of
 from .lifeline import Lifeline
 from .outbox import Outbox
 from .patience import Abandoned
@@ -65,7 +66,9 @@ class Worker:
         self._connection, self._tidying, self._fault_connection = (self._connect() for _ in range(3))
         self._blobs = BlobStore(self._connection, settings.store, settings.store_threshold)
         steps = AfterDecodes.load(settings.after_decode)
-        self._station = Station(name, settings, decoder, lifeline or Lifeline(settings, name), steps)
+        self._station = Station(
+            name, settings, decoder, lifeline or Lifeline(settings, name), steps, lacks=lacks_of(self._blobs)
+        )
         self._registration = Registration(self._connect(), name, decoder)
         self._registration.figures = self.figures
         self._pool = Pool(self._station)
@@ -145,6 +148,7 @@ class Worker:
             "pid": os.getpid(),
             "birth": self._station.lifeline.birth,
             "counted": self._station.figures.read(),
+            "lacks": sorted(self._station.lacks),
         }
 
     def _drain(self) -> None:

@@ -5,7 +5,7 @@ import io
 import json
 import zipfile
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,7 @@ from vaefarm_shared.unit import to_unit
 
 from ..handle import open_image
 from .hf_wanted import BASE64, BINARY, JSON, TEXT, VIDEO, Wanted
-
-#: Bytes above which a body is sent in pieces, as the client takes them: whole, the loop would copy what is left of it.
-LARGE_BYTES: Final[int] = 1024 * 1024
+from .pieces import in_pieces
 
 #: A reply's body, its type, and further headers.
 Made = tuple[bytes, str, dict[str, str]]
@@ -39,7 +37,7 @@ def make_reply(reply: Wanted, stored: Sequence[bytes]) -> web.Response:
         case _:
             made = _tensor(reply, tensor_of(reply, stored))
     body, content_type, headers = made
-    sent = body if len(body) <= LARGE_BYTES else io.BytesIO(body)
+    sent = in_pieces(body)
     if reply.form == "text":
         return web.Response(body=sent, content_type=TEXT, charset="utf-8", headers=headers)
     return web.Response(body=sent, content_type=content_type, headers=headers)

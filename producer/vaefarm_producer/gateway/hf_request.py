@@ -16,7 +16,7 @@ from vaefarm_shared import latents
 from vaefarm_shared.catalogue import Contract
 from vaefarm_shared.errors import BodyTooLarge, InvalidLatents, InvalidOption
 from vaefarm_shared.images import Images
-from vaefarm_shared.job import MAX_TENSOR_BYTES, JobSpec, Task
+from vaefarm_shared.job import JobSpec, Task
 from vaefarm_shared.latents import Latents
 from vaefarm_shared.pictures import MAX_PICTURE_BYTES
 
@@ -33,6 +33,9 @@ JSON_TYPES: Final = frozenset({"application/json", "tensor/base64"})
 
 #: Bytes of a body that is JSON: latents of 4096 x 4096 pixels in 16 channels of float32, and more.
 MAX_JSON_BYTES: Final[int] = 64 * 1024 * 1024
+
+#: Bytes of the largest tensor in a reply, which this process makes in its memory, in three times as many.
+MAX_REPLY_BYTES: Final[int] = 256 * 1024 * 1024
 
 #: How the files of pictures begin.
 MAGIC: Final[tuple[bytes, ...]] = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"RIFF")
@@ -136,7 +139,13 @@ def prepare_asked(
             f"latents of shape {shape} hold {shape[0]} pictures, and one reply holds one; send them one by one, or ask"
             " for a tensor: output_type=pt and Accept: tensor/binary"
         )
-    return prepare(_latents(asked), vae, contract, job_id, cast("SubmitOptions", {**options, **words}))
+    prepared = prepare(_latents(asked), vae, contract, job_id, cast("SubmitOptions", {**options, **words}))
+    if prepared.spec.output_type == "pt" and prepared.spec.tensor_bytes > MAX_REPLY_BYTES:
+        raise InvalidLatents(
+            f"the reply would be a tensor of {prepared.spec.tensor_bytes} bytes; at most {MAX_REPLY_BYTES} are given:"
+            " send fewer latents at a time"
+        )
+    return prepared
 
 
 def _check_video(reply: Wanted, spec: JobSpec) -> None:
@@ -147,13 +156,13 @@ def _check_video(reply: Wanted, spec: JobSpec) -> None:
             " ask for the raw tensor: output_type=pt"
         )
     size = spec.tensor_bytes // 2 if reply.content == "pixels" else spec.tensor_bytes
-    if reply.content == "video" or size <= MAX_TENSOR_BYTES:
+    if reply.content == "video" or size <= MAX_REPLY_BYTES:
         return
-    fits = reply.content != "pixels" and size // 2 <= MAX_TENSOR_BYTES
+    fits = reply.content != "pixels" and size // 2 <= MAX_REPLY_BYTES
     half = ", or for half as many with output_type=pt and partial_postprocess=True" if fits else ""
     raise InvalidLatents(
         f"the reply would be a tensor of {size} bytes, {spec.num_frames} frames of {spec.width} x {spec.height}; at"
-        f" most {MAX_TENSOR_BYTES} are given: ask for the file with output_type=mp4{half}"
+        f" most {MAX_REPLY_BYTES} are given: ask for the file with output_type=mp4{half}"
     )
 
 

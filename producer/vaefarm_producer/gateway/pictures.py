@@ -12,6 +12,7 @@ from ..handle import report_of
 from .desk import desk_of
 from .direct import content_type_of, file_name
 from .models import PictureQuery
+from .pieces import in_pieces
 from .problems import farm_problem, validated
 from .standing import job_id_of, standing_for, wait_of
 
@@ -83,13 +84,13 @@ def part_of(request: web.Request, data: bytes, tag: str) -> web.Response:
     """All of the bytes, or the one range that was asked for; 416 for one that there is not."""
     wanted = request.headers.get("Range")
     if wanted is None or request.headers.get("If-Range", f'"{tag}"') != f'"{tag}"':
-        return web.Response(body=data, headers={"Accept-Ranges": "bytes"})
+        return web.Response(body=in_pieces(data), headers={"Accept-Ranges": "bytes"})
     try:
         start, stop, _ = request.http_range.indices(len(data))
     except ValueError:
         # What is no range of bytes is no reason to give none: RFC 9110, 14.2.
-        return web.Response(body=data, headers={"Accept-Ranges": "bytes"})
+        return web.Response(body=in_pieces(data), headers={"Accept-Ranges": "bytes"})
     if start >= stop:
         return web.Response(status=416, headers={"Content-Range": f"bytes */{len(data)}"})
     headers = {"Accept-Ranges": "bytes", "Content-Range": f"bytes {start}-{stop - 1}/{len(data)}"}
-    return web.Response(status=206, body=data[start:stop], headers=headers)
+    return web.Response(status=206, body=in_pieces(data[start:stop]), headers=headers)
