@@ -63,6 +63,16 @@ def submit(
     ] = None,
     num_frames: Annotated[int | None, typer.Option(help="Frames of a video, checked against the latents.")] = None,
     fps: Annotated[float | None, typer.Option(help="Frames a second of a video. Otherwise its VAE's.")] = None,
+    decode_timestep: Annotated[
+        float | None, typer.Option(help="0 to 1, of LTX-Video 0.9.1 and later, as its pipeline got it. Otherwise 0.")
+    ] = None,
+    decode_noise_scale: Annotated[
+        float | None, typer.Option(help="0 to 1, the same. Otherwise --decode-timestep. Above 0 it needs --seed.")
+    ] = None,
+    decode_chunk_size: Annotated[
+        int | None, typer.Option(help="Frames decoded at a time, of Stable Video Diffusion. Otherwise all.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the noise that --decode-noise-scale mixes in.")] = None,
     quality: Annotated[int | None, typer.Option(help="1 to 100, for jpeg, webp and mp4. Otherwise 90.")] = None,
     reproducible: Annotated[bool, typer.Option("--reproducible", help="The pipeline's picture, bit for bit.")] = False,
     priority: Annotated[str, typer.Option(help="high, normal or low.")] = "normal",
@@ -119,6 +129,10 @@ def submit(
         video_format=video_format,
         num_frames=num_frames,
         fps=fps,
+        decode_timestep=decode_timestep,
+        decode_noise_scale=decode_noise_scale,
+        decode_chunk_size=decode_chunk_size,
+        seed=seed,
         embed_metadata=None if embed_metadata else False,
     )
     if is_batch:
