@@ -1,60 +1,24 @@
-"""`Farm.attach`: a diffusers pipeline whose calls return jobs. Imports neither torch nor diffusers.
-
-What a pipeline returns with `output_type="latent"` depends on its class. Four kinds are known:
-
-spatial: latents that say their size themselves.
-packed: tokens, which need the height and width that the pipeline was called with.
-binned: spatial latents of the nearest trained size; the picture is resized and cropped to the one asked for.
-denormalised: the decoder's own input, made with the pipeline's VAE.
-"""
+"""`Farm.attach`: a diffusers pipeline whose calls return jobs. Imports neither torch nor diffusers."""
 
 import inspect
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from vaefarm_shared.catalogue import Contract
 from vaefarm_shared.errors import InvalidOption
 from vaefarm_shared.job_ids import new_job_id
 
 from .call_metadata import call_metadata, fitting
+from .call_options import CallOptions, call_options
 from .handle import Job
+from .pipeline_kinds import VIDEO_KINDS, Kind, check_kind, check_previews, kind_of
 from .previews import check_family
 from .step_previews import StepOptions, StepPreviews, after, with_latents
-from .submission import JobOptions, check_options
+from .submission import JobOptions, SubmitOptions, check_options
 from .transport import Transport
 
 if TYPE_CHECKING:
     from .farm import Farm
-
-Kind = Literal["spatial", "packed", "binned", "denormalised"]
-
-#: Classes of diffusers whose `__call__` a test holds to the farm's picture, and the latents that it returns.
-KINDS: Final[Mapping[str, Kind]] = {
-    "StableDiffusionPipeline": "spatial",
-    "StableDiffusionImg2ImgPipeline": "spatial",
-    "StableDiffusionInpaintPipeline": "spatial",
-    "StableDiffusionXLPipeline": "spatial",
-    "StableDiffusionXLImg2ImgPipeline": "spatial",
-    "StableDiffusionXLInpaintPipeline": "spatial",
-    "StableDiffusion3Pipeline": "spatial",
-    "StableDiffusion3Img2ImgPipeline": "spatial",
-    "KolorsPipeline": "spatial",
-    "AuraFlowPipeline": "spatial",
-    "CogView4Pipeline": "spatial",
-    "HunyuanImagePipeline": "spatial",
-    "Lumina2Pipeline": "spatial",
-    "ZImagePipeline": "spatial",
-    "PixArtAlphaPipeline": "binned",
-    "PixArtSigmaPipeline": "binned",
-    "SanaPipeline": "binned",
-    "ChromaPipeline": "packed",
-    "FluxPipeline": "packed",
-    "FluxImg2ImgPipeline": "packed",
-    "Flux2Pipeline": "packed",
-    "QwenImagePipeline": "packed",
-    "QwenImage21Pipeline": "packed",
-    "Flux2KleinPipeline": "denormalised",
-}
 
 
 class AttachOptions(JobOptions, total=False):
@@ -68,23 +32,27 @@ class AttachOptions(JobOptions, total=False):
     lossless: bool
     tiling: bool
     preview: str | None
-
-
-class Size(TypedDict, total=False):
-    """What a job says of its size, in pixels, and whether the farm denormalises."""
-
-    height: int
-    width: int
-    normalised: bool
+    video_format: str
+    fps: float | None
+    seed: int | None
 
 
 class Attached:
     """A pipeline whose calls return jobs: `Farm.attach` makes it. It holds nothing but what it was made of."""
 
     def __init__(
-        self, farm: "Farm", pipeline: Any, vae: str, kind: Kind, record_call: bool, every: int, options: AttachOptions
+        self,
+        farm: "Farm",
+        pipeline: Any,
+        vae: str,
+        kind: Kind,
+        contract: Contract,
+        record_call: bool,
+        every: int,
+        options: AttachOptions,
     ) -> None:
         self.pipeline = pipeline
+        self._contract = contract
         self._every = every
         self._farm = farm
         self._vae = vae
@@ -99,11 +67,12 @@ class Attached:
         """Generate latents with what the pipeline is called with, and queue them.
 
         Returns:
-            One job, however many pictures the call makes: `job.images()` are what the pipeline's `.images` would be.
+            One job, however many pictures the call makes: `job.images()` are what the pipeline's `.images` would be,
+            `job.videos()` the files of its `.frames`.
 
         Raises:
-            InvalidOption: `output_type` or `return_dict` was given, or packed latents' size is not known; nothing was
-                generated. `padding_mask_crop` too: a farm does not paste pictures.
+            InvalidOption: `output_type` or `return_dict` was given, or what its latents do not say is not known:
+                nothing was generated. `padding_mask_crop` too: a farm does not paste pictures.
             InvalidLatents and what else `Farm.submit` raises: nothing was queued.
         """
         call = inspect.signature(type(self.pipeline).__call__).bind(self.pipeline, *arguments, **options)
@@ -116,7 +85,7 @@ class Attached:
                 " put FarmVAE in the place of the pipeline's VAE"
             )
         call.apply_defaults()
-        size = self._size(call.arguments)
+        size = call_options(self.pipeline, self._kind, self._contract, call.arguments)
         options_of_job = self._described(call.arguments)
         call.arguments["output_type"] = "latent"
         call.arguments["return_dict"] = True
@@ -130,15 +99,22 @@ class Attached:
             return self._submit(call, size, {**options_of_job, "job_id": job_id}, previews)
 
     def _submit(
-        self, call: inspect.BoundArguments, size: Size, options: AttachOptions, previews: StepPreviews | None = None
+        self,
+        call: inspect.BoundArguments,
+        size: CallOptions,
+        options: AttachOptions,
+        previews: StepPreviews | None = None,
     ) -> Job:
-        latents = self.pipeline(*call.args[1:], **call.kwargs).images
+        made = self.pipeline(*call.args[1:], **call.kwargs)
+        latents = made.frames if self._kind in VIDEO_KINDS else made.images
         if previews is not None:
             # The job's own preview is of these latents; none of a step before may come after it.
             previews.close()
-        return self._farm.submit(latents, vae=self._vae, **size, **options)
+        # What `attach` was told counts for more than what the call says.
+        said = cast("SubmitOptions", {**size, **options})
+        return self._farm.submit(latents, vae=self._vae, **said)
 
-    def _step_options(self, size: Size) -> StepOptions:
+    def _step_options(self, size: CallOptions) -> StepOptions:
         """What previews of steps say as the job will."""
         found: StepOptions = {}
         if self._kind == "packed":
@@ -155,30 +131,6 @@ class Attached:
             return self._options
         metadata = fitting(call_metadata(self.pipeline, said), self._options.get("metadata"))
         return {**self._options, "metadata": metadata}
-
-    def _size(self, said: Mapping[str, Any]) -> Size:
-        """What the job says beside its latents, from the call's arguments, defaults included."""
-        if self._kind == "denormalised":
-            # FarmVAE's statistics change nothing: the farm denormalises.
-            return {} if is_farm_vae(self.pipeline.vae) else {"normalised": False}
-        if self._kind == "spatial" or (self._kind == "binned" and not said.get("use_resolution_binning", True)):
-            return {}
-        height, width = (said.get(name) or self._default(said) for name in ("height", "width"))
-        if height is None or width is None:
-            raise InvalidOption(
-                f"{type(self.pipeline).__name__} was called without height and width, which its latents do not say"
-                " themselves; pass both, in pixels"
-            )
-        return {"height": height, "width": width}
-
-    def _default(self, said: Mapping[str, Any]) -> int | None:
-        """Pixels of a side that the pipeline takes where none was said; None where that depends on an image."""
-        if said.get("image") is not None:
-            return None
-        latents = getattr(self.pipeline, "default_sample_size", None)
-        if latents is None and self._kind == "binned":
-            latents = self.pipeline.transformer.config.sample_size
-        return None if latents is None else int(latents * self.pipeline.vae_scale_factor)
 
 
 class Attaching:
@@ -212,8 +164,8 @@ class Attaching:
         Args:
             pipeline: A pipeline of diffusers, one of docs/pipelines.md's.
             vae: A VAE id of the catalogue.
-            latents: What an unknown pipeline returns with `output_type="latent"`: 'spatial', 'packed', 'binned' or
-                'denormalised'. Told by the class unless given.
+            latents: What an unknown pipeline returns with `output_type="latent"`: 'spatial', 'packed', 'binned',
+                'denormalised', 'video' or 'video_tokens'. Told by the class unless given.
             record_call: Put prompts, steps, guidance, the generator's seed, scheduler and model into each job's
                 metadata, and so into its pictures; what `metadata` says stays as it is.
             preview_every: With `preview`: after how many steps there is one, while the pipeline generates, under the id
@@ -222,7 +174,7 @@ class Attaching:
 
         Raises:
             InvalidOption: the pipeline's latents are not known; or it denormalises them with its VAE, and has none; or
-                there can be no previews of its steps.
+                there can be no previews of its steps; or it makes videos and the VAE pictures, or the reverse.
             UnknownVae: no such VAE.
         """
         kind = kind_of(pipeline) if latents is None else check_kind(latents)
@@ -233,10 +185,11 @@ class Attaching:
             )
         check_options(dict(options), AttachOptions)
         contract = self.contract(vae)
+        _check_makes(pipeline, kind, vae, contract, options)
         if (preview := options.get("preview")) is not None:
             check_family(vae, contract, preview, self.contract(preview))
-            check_callable(pipeline, kind)
-        return Attached(cast("Farm", self), pipeline, vae, kind, record_call, preview_every, options)
+            check_previews(pipeline, kind)
+        return Attached(cast("Farm", self), pipeline, vae, kind, contract, record_call, preview_every, options)
 
     def previews(
         self, job_id: str | None = None, *, vae: str, every: int = 1, **options: Unpack[StepOptions]
@@ -263,38 +216,11 @@ class Attaching:
         return StepPreviews(self._transport, new_job_id() if job_id is None else job_id, vae, every, options)
 
 
-def kind_of(pipeline: Any) -> Kind:
-    """The kind of latents that a pipeline returns: that of the class of diffusers whose `__call__` it runs.
-
-    Raises:
-        InvalidOption: the class is not known, or it is no pipeline.
-    """
-    owner = next((one for one in type(pipeline).__mro__ if "__call__" in vars(one)), type(pipeline))
-    if owner.__module__.startswith("diffusers.") and owner.__name__ in KINDS:
-        return KINDS[owner.__name__]
-    raise InvalidOption(
-        f"the latents of a {type(pipeline).__name__} are not known here; known are those of {', '.join(sorted(KINDS))}."
-        " Say what it returns with output_type='latent' (latents='spatial', 'packed', 'binned' or 'denormalised'), or"
-        " submit that yourself"
-    )
-
-
-def check_kind(kind: Kind) -> Kind:
-    """Raise InvalidOption unless it is one of the four."""
-    if kind not in KINDS.values():
-        raise InvalidOption(f"latents={kind!r}; expected 'spatial', 'packed', 'binned' or 'denormalised'")
-    return kind
-
-
-def check_callable(pipeline: Any, kind: Kind) -> None:
-    """Raise InvalidOption unless there can be previews of a pipeline's steps."""
-    name = type(pipeline).__name__
-    if kind == "denormalised":
-        raise InvalidOption(f"a preview's VAE takes latents as they are within a {name}, and knows none of its kind")
-    if "callback_on_step_end" not in inspect.signature(type(pipeline).__call__).parameters:
-        raise InvalidOption(f"{name} tells nobody of its steps (callback_on_step_end); leave preview out, or submit it")
-
-
-def is_farm_vae(vae: Any) -> bool:
-    """Whether it is a `FarmVAE`, without importing torch for the question."""
-    return any(one.__name__ == "FarmVAE" and one.__module__ == f"{__package__}.farm_vae" for one in type(vae).__mro__)
+def _check_makes(pipeline: Any, kind: Kind, vae: str, contract: Contract, options: AttachOptions) -> None:
+    """Raise InvalidOption unless pipeline and VAE make the same: pictures, or videos, of which some options are."""
+    name, of_videos = type(pipeline).__name__, kind in VIDEO_KINDS
+    if of_videos != (contract.temporal_scale is not None):
+        made, other = ("videos", "pictures") if of_videos else ("pictures", "videos")
+        raise InvalidOption(f"a {name} makes {made}, and VAE {vae!r} {other}; attach it with the id of its own VAE")
+    if (wrong := sorted({"video_format", "fps", "seed"} & set(options))) and not of_videos:
+        raise InvalidOption(f"{wrong[0]} is for videos; a {name} makes pictures: leave it out")

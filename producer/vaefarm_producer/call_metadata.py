@@ -35,7 +35,8 @@ def call_metadata(pipeline: Any, said: Mapping[str, Any]) -> dict[str, str]:
         said: The call's arguments by name, defaults included.
     """
     found = {"seed": seed_of(said.get("generator"))}
-    found |= {name: _text(said.get(name), said.get("num_images_per_prompt") or 1) for name in ARGUMENTS}
+    copies = said.get("num_images_per_prompt") or said.get("num_videos_per_prompt") or 1
+    found |= {name: _text(said.get(name), copies) for name in ARGUMENTS}
     scheduler = getattr(pipeline, "scheduler", None)
     if scheduler is not None:
         found["scheduler"] = type(scheduler).__name__

@@ -66,6 +66,11 @@ class FarmVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]
         super().__init__()
         check_options(dict(options), FarmVaeOptions)
         contract = farm.contract(vae)
+        if contract.temporal_scale is not None:
+            raise InvalidOption(
+                f"FarmVAE takes the place of VAEs that make pictures, and {vae!r} makes videos: use"
+                f" farm.attach(pipe, vae={vae!r})"
+            )
         self._farm = farm
         self._vae = vae
         self._timeout = timeout

@@ -222,3 +222,8 @@ def test_without_a_generator_samples_differ(farm_of: FarmOf) -> None:
 
     assert not torch.equal(posterior.sample(), posterior.sample())
     assert torch.equal(posterior.mode(), posterior.mode())
+
+
+def test_a_vae_of_videos_is_refused_with_what_to_use(farm: Farm) -> None:
+    with pytest.raises(InvalidOption, match=r"'wan' makes videos: use farm.attach\(pipe, vae='wan'\)"):
+        FarmVAE(farm, "wan")
