@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from rq import Queue
 from rq.serializers import JSONSerializer
 from rq.utils import as_text
 from tests.conftest import RedisServer, Serve, eventually
+from tests.served_gateway import ServedGateway
 
-from vaefarm_producer import AsyncFarm, Farm, InvalidOption, QueueFull, backpressure
+from vaefarm_producer import AsyncFarm, Farm, InvalidInput, InvalidOption, QueueFull, backpressure
 from vaefarm_producer import farm as farm_module
 from vaefarm_producer.backpressure import JITTER, Patience, batches
 from vaefarm_producer.redis_transport import RedisTransport
@@ -114,6 +116,32 @@ def test_a_blocked_submit_gives_up_at_its_timeout_with_the_farms_refusal(
         farm.submit(LATENTS, vae="demo", block=True, timeout=10)
 
     assert now[0] == pytest.approx(1010), "no longer, no shorter"
+
+
+@pytest.mark.parametrize("is_http", [False, True], ids=["redis", "http"])
+def test_a_job_that_holds_more_than_the_farm_ever_may_is_not_told_to_wait(
+    is_http: bool, settings: Settings, connection: redis.Redis, serve: Serve
+) -> None:
+    # Room for the small job's latents and picture, and more.
+    small = settings.model_copy(update={"budget_bytes": 60_000})
+    large = np.zeros((1, 4, 32, 32), np.float32)
+    with ExitStack() as stack:
+        if is_http:
+            gateway = ServedGateway(small, delivers=False)
+            gateway.start()
+            stack.callback(gateway.stop)
+            small = small.at(gateway.url)
+        farm = stack.enter_context(Farm(settings=small))
+
+        with pytest.raises(InvalidInput, match=r"holds 2\d{5} bytes of Redis .* at most 60000 in all") as refusal:
+            farm.submit(large, vae="demo", block=True, job_id="large")
+
+        assert "VAEFARM_BUDGET_BYTES" in str(refusal.value)
+        assert "again" not in str(refusal.value), "no wait helps"
+        with pytest.raises(InvalidInput, match="the farm at most 60000 in all"):
+            farm.submit_many([LATENTS, large], vae="demo")
+        assert len(queued(connection)) == 1, "the one that fits"
+        serve()
 
 
 def test_a_timeout_without_block_is_refused(farm: Farm) -> None:

@@ -11,7 +11,17 @@ import pytest
 import redis
 from tests.conftest import Serve, StartWorker, eventually
 
-from vaefarm_producer import Farm, InvalidJobId, InvalidOption, JobConflict, JobStatus, QueueFull, UnknownVae
+from vaefarm_producer import (
+    Farm,
+    FarmError,
+    InvalidInput,
+    InvalidJobId,
+    InvalidOption,
+    JobConflict,
+    JobStatus,
+    QueueFull,
+    UnknownVae,
+)
 from vaefarm_producer.previews import prepare_step, prepare_with_preview
 from vaefarm_producer.redis_transport import RedisTransport
 from vaefarm_shared import keys, leases, transitions
@@ -432,14 +442,16 @@ def test_latents_that_no_script_carries_have_previews_as_well(
     assert (left_of(connection, job.id), held(connection)) == ([], (0, 0))
 
 
-@pytest.mark.parametrize(("most_bytes", "jobs"), [(None, 1), (22_000, 1000)])
+@pytest.mark.parametrize(
+    ("most_bytes", "jobs", "error"), [(None, 1, QueueFull), (22_000, 1000, InvalidInput)], ids=["jobs", "bytes"]
+)
 def test_job_and_preview_are_taken_together_or_not_at_all(
-    most_bytes: int | None, jobs: int, settings: Settings, connection: redis.Redis
+    most_bytes: int | None, jobs: int, error: type[FarmError], settings: Settings, connection: redis.Redis
 ) -> None:
     # Room for the job alone.
     narrow = settings.model_copy(update={"budget_bytes": most_bytes, "max_queued_jobs": jobs})
     with Farm(settings=narrow) as farm:
-        with pytest.raises(QueueFull):
+        with pytest.raises(error):
             farm.submit(LATENTS, vae=VAE, preview=PREVIEW, job_id="a")
         assert not list(connection.scan_iter(match="*a*--preview*"))
         farm.submit(LATENTS, vae=VAE, job_id="a")

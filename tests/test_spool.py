@@ -317,6 +317,20 @@ def test_a_conflict_found_while_sending_is_set_aside_with_its_reason_and_the_oth
         job.result(timeout=5)
 
 
+def test_a_job_that_no_farm_of_that_size_takes_is_set_aside_with_its_reason(down: RedisServer, folder: Path) -> None:
+    small = settings_of(down, folder).model_copy(update={"budget_bytes": 60_000})
+    with Farm(settings=small) as spooling:
+        large = spooling.submit(np.zeros((1, 4, 32, 32), np.float32), vae="demo")
+        other = spooling.submit(LATENTS, vae="demo")
+        down.start()
+
+        assert spooling.flush(timeout=30) == (1, 1)
+
+        assert other.status() == "queued"
+        with pytest.raises(JobFailed, match="was not sent.* the farm at most 60000 in all"):
+            large.result(timeout=5)
+
+
 def test_a_job_canceled_in_the_spool_is_never_sent(down: RedisServer, spooling: Farm, folder: Path) -> None:
     canceled, kept, more = (spooling.submit(LATENTS + n, vae="demo") for n in range(3))
     future = canceled.ended()

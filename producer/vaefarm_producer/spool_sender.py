@@ -12,6 +12,7 @@ from vaefarm_shared.errors import (
     ConfigurationError,
     FarmError,
     FarmUnavailable,
+    InvalidInput,
     JobConflict,
     JobNotFound,
     QueueFull,
@@ -165,7 +166,7 @@ class SpoolSender:
         except FileNotFoundError:
             logger.debug("job %s was canceled, or another process sent it", job_id, extra={"job_id": job_id})
             return
-        except (JobConflict, UnreadableJob) as error:
+        except (JobConflict, UnreadableJob, InvalidInput) as error:
             self._refused += 1
             self._spool.set_aside(job_id, str(error))
             which = {"job_id": job_id}

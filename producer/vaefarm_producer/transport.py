@@ -47,7 +47,7 @@ class Transport(Protocol):
         Raises:
             JobConflict: an id was used for other content.
             QueueFull: the farm takes no more just now; jobs before the first that was refused are taken.
-            InvalidOption: a raw tensor is too large for where the farm keeps it.
+            InvalidInput: a job holds more than the farm ever may, or its raw tensor is too large for where it is kept.
             ConfigurationError: the farm cannot keep what it acknowledges.
         """
         ...

@@ -14,10 +14,11 @@ import redis
 
 from . import keys
 from .blobs import BlobStore
-from .errors import QueueFull, QuotaExceeded
+from .errors import InvalidInput, QueueFull, QuotaExceeded
 from .inflight import OwnerCount
 from .job import JobSpec, metadata_characters
 from .scripts import script
+from .submissions import Submission
 from .workers import read_workers
 
 #: Share of Redis' maxmemory that the farm takes; the rest is for records, clients' buffers and others.
@@ -117,6 +118,18 @@ def full(connection: redis.Redis, limits: Limits, what: str, used: int) -> Queue
         f"the farm is full: it holds {used} of at most {limit} {of_what}; try again in {seconds:.1f} seconds, submit"
         " with block=True, or raise the limit (VAEFARM_BUDGET_BYTES, VAEFARM_MAX_QUEUED_JOBS)",
         seconds,
+    )
+
+
+def too_large(job: Submission, limits: Limits) -> InvalidInput | None:
+    """The error for a job that holds more than the farm ever may, for which no wait makes room; None for another."""
+    held = job.held_bytes + (0 if job.preview is None else job.preview.held_bytes)
+    if held <= limits.max_bytes:
+        return None
+    return InvalidInput(
+        f"the job holds {held} bytes of Redis until it ends, its latents and room for its result, and the farm at most"
+        f" {limits.max_bytes} in all: submit fewer latents in one job or a smaller format, raise VAEFARM_BUDGET_BYTES,"
+        " or have the farm store such outside of Redis (VAEFARM_STORE=file:///DIR, or s3://BUCKET/PREFIX)"
     )
 
 

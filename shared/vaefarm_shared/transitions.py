@@ -15,7 +15,7 @@ import redis
 from redis.client import Pipeline
 
 from . import keys, rq_bridge
-from .budget import Limits, full, quota_exceeded
+from .budget import Limits, full, quota_exceeded, too_large
 from .errors import FarmError, FarmUnavailable, JobConflict
 from .job import ADMIN, JobStatus
 from .leases import Claim
@@ -55,6 +55,7 @@ def submit(
         JobConflict: an id was used for other content.
         JobNotFound: an id is another owner's, and the submitter is not the admin: nothing else is told of it.
         QueueFull: the farm takes no more just now; those before the first that was refused are queued.
+        InvalidInput: a job holds more than the farm ever may; others may be queued.
         QuotaExceeded: nor of this owner; as with QueueFull.
     """
     return taken(submit_each(connection, submissions, limits, quota))
@@ -75,6 +76,8 @@ def submit_each(
         if verdict == b"quota":
             refused = refused or quota_exceeded(connection, job.spec.owner, int(status))
             verdicts.append(refused)
+        elif verdict == b"full" and (never := too_large(job, limits)) is not None:
+            verdicts.append(never)
         elif verdict == b"full":
             refused = refused or full(connection, limits, status.decode(), int(more[0]))
             verdicts.append(refused)
