@@ -22,6 +22,7 @@ from vaefarm_worker.decoder import Batch, Decoded
 from vaefarm_worker.families.family import Network, whole
 from vaefarm_worker.families.known import FAMILIES, family_of
 from vaefarm_worker.local_decoder import LocalDecoder
+from vaefarm_worker.memory import SHARE
 from vaefarm_worker.memory_mode import MemoryMode
 
 #: VAEs that look back in time alone.
@@ -100,7 +101,7 @@ def test_a_decoder_with_a_part_that_looks_ahead_is_not_known() -> None:
 
 @pytest.mark.parametrize(
     ("build", "channels", "scale", "frames"),
-    [(AutoencoderKLMochi, 12, 8, 241), (AutoencoderKLHunyuanVideo15, 32, 16, 241)],
+    [(AutoencoderKLMochi, 12, 8, 127), (AutoencoderKLHunyuanVideo15, 32, 16, 129)],
     ids=["mochi", "hunyuan-video-1.5"],
 )
 @pytest.mark.slow
@@ -114,8 +115,8 @@ def test_frame_by_frame_takes_what_is_reckoned_of_memory(build: Any, channels: i
     with FusedAttention():
         peak = peak_bytes(lambda: by_frames.decode(vae, grid))
 
-    reckoned = family.pixel_cost(vae.config, 2).sparing_bytes[MemoryMode.FRAME_BY_FRAME] * frames * side**2
-    assert 0.95 * peak <= reckoned <= 1.05 * peak
+    reckoned = family.pixel_cost(vae.config, 2).sparing_bytes[MemoryMode.FRAME_BY_FRAME] * side**2
+    assert 0.98 * peak <= reckoned <= 1.02 * peak
 
 
 @pytest.mark.parametrize("name", TILED)
@@ -197,7 +198,7 @@ def outcome(decoder: LocalDecoder, latents: torch.Tensor, **options: Any) -> lad
     return ladder.decode(decoder, Batch((item(decoder, vae, latents, **options),)), lambda _: None)[0]
 
 
-@pytest.mark.parametrize("name", CAUSAL)
+@pytest.mark.parametrize("name", ["mochi", pytest.param("hunyuan-video-1.5", marks=pytest.mark.slow)])
 def test_a_video_without_room_is_decoded_frame_by_frame_but_not_a_reproducible_one(
     scarce: Callable[[VideoCase, int], LocalDecoder], name: str
 ) -> None:
@@ -238,3 +239,23 @@ def test_a_video_without_room_is_decoded_in_stretches_where_that_is_allowed(
     assert made.switches == ("frame-tiles",)
     scale = case.vae.temporal_compression_ratio
     assert [clip.shape[0] for clip in made.clips] == [(held - 1) * scale + 1]
+
+
+def test_a_long_video_frame_by_frame_wants_no_more_room_than_a_short_one(
+    scarce: Callable[[VideoCase, int], LocalDecoder],
+) -> None:
+    """A process of a CPU is killed rather than told: a short video of large frames must not be tried in vain."""
+    case = mochi.mochi()
+    decoder = scarce(case, 1)
+    frame = item(decoder, case.vae_id, latents_of(case.vae, 1)).spec.picture_pixels
+    needed = decoder._memory._costs[case.vae_id].sparing_bytes[MemoryMode.FRAME_BY_FRAME] * frame / SHARE
+    specs = [item(decoder, case.vae_id, latents_of(case.vae, held)).spec for held in (2, 30)]
+
+    for share, is_tried in ((1.01, True), (0.99, False)):
+        decoder._shelf._limit_bytes = decoder._shelf.weight_bytes_of(case.vae_id) + int(share * needed)
+        tried = [MemoryMode.FRAME_BY_FRAME in decoder.modes(spec) for spec in specs]
+        assert tried == [is_tried, is_tried], share
+    decoder._shelf._limit_bytes = None
+    decoder._memory.note_out_of_memory(case.vae_id, frame, frame, MemoryMode.FRAME_BY_FRAME)
+    assert not any(MemoryMode.FRAME_BY_FRAME in decoder.modes(spec) for spec in specs)
+    assert decoder._memory.max_pixels(case.vae_id, 2**40) > 100 * frame, "whole it was not tried yet"

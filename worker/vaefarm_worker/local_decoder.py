@@ -157,7 +157,7 @@ class LocalDecoder:
         known = (MemoryMode.WHOLE,) if is_bound else self._memory.modes(spec.vae)
         total = self._total_bytes(spec.vae)
         fitting = tuple(
-            mode for mode in known if spec.picture_pixels <= self._memory.most_pixels(spec.vae, total, mode)
+            mode for mode in known if pixels_in(spec, mode) <= self._memory.most_pixels(spec.vae, total, mode)
         )
         return fitting if is_bound else (*fitting, *self._shelf.described[spec.vae].family.tiled_modes)
 
@@ -227,8 +227,8 @@ class LocalDecoder:
     def _measured(self, batch: Batch, run: Pass[Made], switches: tuple[str, ...]) -> list[Made]:
         """Run a batch, and learn from what it took."""
         spec = batch.items[0].spec
-        picture = spec.picture_pixels
         mode = MemoryMode.among(switches)
+        picture = pixels_in(spec, mode)
         one_by_one = "slicing" in switches or mode.is_one_by_one
         pixels = picture if one_by_one else sum(item.spec.pixels for item in batch.items)
         peak, changes = device_memory.Peak(self._device), self._shelf.changes
@@ -279,3 +279,8 @@ class LocalDecoder:
     def _decode_unmeasured(self, item: BatchItem) -> Decoded:
         """Decode a job whose size teaches nothing about memory."""
         return self._guarded(Batch((item,)), self._decode, ())[0]
+
+
+def pixels_in(spec: JobSpec, mode: MemoryMode) -> int:
+    """The pixels of one picture, or video, by which its memory goes in a mode."""
+    return spec.picture_pixels // (spec.num_frames or 1) if mode.goes_by_frames else spec.picture_pixels

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from vaefarm_shared.catalogue import MAX_FRAMES
+
 from .memory_mode import MemoryMode
 
 #: Share of the free memory that a batch may fill; the rest is the allocator's slack.
@@ -32,7 +34,8 @@ class PixelCost:
     least_bytes: float
     #: Channels of the widest activation that has the picture's own height and width.
     widest_channels: int
-    #: What it takes at least in the other modes in which the VAE may be decoded, the plainest first.
+    #: What it takes at least in the other modes in which the VAE may be decoded, the plainest first; where memory goes by
+    #: frames, a pixel of one frame.
     sparing_bytes: Mapping[MemoryMode, float] = field(default_factory=dict)
 
 
@@ -102,10 +105,14 @@ class MemoryEstimate:
         By the least that a pixel takes: a picture in doubt is tried, and what runs out of memory is remembered, while
         one that is refused would wait for nobody.
         """
-        return max(self.most_pixels(vae, total_bytes, mode) for mode in self.modes(vae))
+        return max(
+            self.most_pixels(vae, total_bytes, mode) * (MAX_FRAMES if mode.goes_by_frames else 1)
+            for mode in self.modes(vae)
+        )
 
     def most_pixels(self, vae: str, total_bytes: int | None, mode: MemoryMode) -> int:
-        """The same in one mode. Without `total_bytes`, by what found no room alone."""
+        """The same in one mode, pixels of a frame where memory goes by those. Without `total_bytes`, by what found no
+        room alone."""
         most = self._too_large.get((vae, mode), NO_LIMIT + 1) - 1
         if total_bytes is None:
             return most

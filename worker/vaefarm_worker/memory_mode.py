@@ -31,6 +31,11 @@ class MemoryMode(StrEnum):
         return self in (MemoryMode.FRAME_BY_FRAME, MemoryMode.HALF, MemoryMode.THIRD)
 
     @property
+    def goes_by_frames(self) -> bool:
+        """Whether memory goes by the pixels of one frame, however long a video is."""
+        return self is MemoryMode.FRAME_BY_FRAME
+
+    @property
     def is_of_diffusers(self) -> bool:
         """Whether it is a switch of diffusers' classes."""
         return self is MemoryMode.TILED

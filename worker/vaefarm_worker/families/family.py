@@ -68,7 +68,8 @@ class Family:
     one_at_a_time: bool = False
     #: The stretches of frames in which a video may be decoded where somebody allows tiles.
     frame_tiles: FrameTiles | None = None
-    #: Elements as above, at least, for the other modes in which it may be decoded.
+    #: Elements as above, at least, for the other modes in which it may be decoded; by a pixel of one frame where memory
+    #: goes by those.
     sparing_elements: Mapping[MemoryMode, float] = field(default_factory=dict)
 
     def pixel_cost(self, config: Config, itemsize: int) -> PixelCost:

@@ -29,9 +29,9 @@ _HUNYUAN_ELEMENTS: Final = _counted(1169, 17 * 1169 / 241 + 6, 256)
 #: HunyuanVideo 1.5 and Mochi: all frames at a time. CogVideoX: nine, of 17 and of 241.
 _HUNYUAN_15_ELEMENTS: Final = _counted(898, 898, 128)
 _MOCHI_ELEMENTS: Final = _counted(846, 689, 128)
-#: The same frame by frame, of 241: what is kept goes by a frame's pixels.
-_HUNYUAN_15_SPARING: Final = {MemoryMode.FRAME_BY_FRAME: 32.7 / 128}
-_MOCHI_SPARING: Final = {MemoryMode.FRAME_BY_FRAME: 34.2 / 128}
+#: For a pixel of one frame, of 129 that are decoded frame by frame: what is kept, and three or five for each as pixels.
+_HUNYUAN_15_SPARING: Final = {MemoryMode.FRAME_BY_FRAME: 7330 / 128}
+_MOCHI_SPARING: Final = {MemoryMode.FRAME_BY_FRAME: 7920 / 128}
 _COGVIDEOX_ELEMENTS: Final = _counted(1346, 96, 256)
 #: LTX-Video and LTX-2: all frames at a time, in blocks of 4 x 4 pixels until the end.
 _LTX_ELEMENTS: Final = _counted(51, 50, 8)
