@@ -34,8 +34,8 @@ class PixelCost:
     least_bytes: float
     #: Channels of the widest activation that has the picture's own height and width.
     widest_channels: int
-    #: What it takes at least in the other modes in which the VAE may be decoded, the plainest first; where memory goes by
-    #: frames, a pixel of one frame.
+    #: What it takes at least in the other modes in which the VAE may be decoded, the plainest first; where memory goes
+    #: by frames, a pixel of one frame.
     sparing_bytes: Mapping[MemoryMode, float] = field(default_factory=dict)
 
 
