@@ -1,17 +1,20 @@
-"""Clients of a gateway, in a process of their own: those who wait for jobs, and one who asks how a job stands.
+"""Clients of a gateway, in a process of their own: those who wait for jobs, one who asks how a job stands, open pages.
 
 python -m benchmarks.crowd wait URL     ids on standard input as JSON, a line of JSON at the end
 python -m benchmarks.crowd ask URL      asks until its standard input is closed
+python -m benchmarks.crowd look URL     has pages open until then, and fetches the thumbnails that they name
 """
 
 import asyncio
 import http.client
 import json
 import random
+import re
 import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -124,5 +127,50 @@ def ask(url: str) -> dict[str, Any]:
     return {"seconds": seconds, "statuses": statuses}
 
 
+async def look(url: str) -> dict[str, int]:
+    """Have the farm's page open, many times."""
+    count = int(json.loads(sys.stdin.readline())["pages"])
+    seen: Counter[str] = Counter()
+    async with aiohttp.ClientSession(url, connector=aiohttp.TCPConnector(limit=0)) as client:
+        opened = [asyncio.Event() for _ in range(count)]
+        pages = [asyncio.create_task(one_page(client, seen, one)) for one in opened]
+        for one in opened:
+            await one.wait()
+        seen.clear()
+        print("ready", flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+        for page in pages:
+            page.cancel()
+        await asyncio.gather(*pages, return_exceptions=True)
+    return {name: seen[name] for name in ("bytes", "thumbnails", "failed")}
+
+
+async def one_page(client: aiohttp.ClientSession, seen: "Counter[str]", opened: asyncio.Event) -> None:
+    """One page, as a browser has it."""
+    fetched: set[str] = set()
+    timeout = aiohttp.ClientTimeout(total=None)
+    async with client.get("/page/events", headers={"Accept": "text/event-stream"}, timeout=timeout) as answer:
+        buffer = b""
+        async for chunk in answer.content.iter_any():
+            seen["bytes"] += len(chunk)
+            buffer += chunk
+            while b"\n\n" in buffer:
+                event, _, buffer = buffer.partition(b"\n\n")
+                for address in set(re.findall(rb"/page/thumbnails/[^\"\\]+", event)) - fetched:
+                    fetched.add(address)
+                    async with client.get(address.decode()) as picture:
+                        await picture.read()
+                        seen["thumbnails" if picture.status == 200 else "failed"] += 1
+                # What it shows at first is there.
+                opened.set()
+
+
+#: What clients do, by name.
+CLIENTS: Final[dict[str, Callable[[str], Any]]] = {
+    "wait": lambda url: asyncio.run(wait(url)),
+    "ask": ask,
+    "look": lambda url: asyncio.run(look(url)),
+}
+
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(wait(sys.argv[2])) if sys.argv[1] == "wait" else ask(sys.argv[2])))
+    print(json.dumps(CLIENTS[sys.argv[1]](sys.argv[2])))

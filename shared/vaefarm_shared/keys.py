@@ -44,6 +44,8 @@ Redis keys (RQ's own, `rq:*`, are written by RQ's code in `rq_bridge` and by `lu
 | vaefarm:sampling                 | string | a gateway has written the last of it       | 14 s                        |
 | vaefarm:contract:{vae}           | string | JSON: the contract a worker serves         | 7 days after it last served |
 | vaefarm:worker:{name}            | string | JSON: VAEs, device, since when             | 30 s, renewed by the worker |
+| vaefarm:deaths                   | zset   | names of workers whose process died, by    | an hour, the last 20        |
+|                                  |        | when                                       |                             |
 | vaefarm:devices                  | hash   | who has which device (`device_locks`)      | entries: the worker's lease |
 | vaefarm:secret                   | string | what gateways sign URLs and webhooks with  | none                        |
 | vaefarm:rate:*                   | string | requests of a key (library `limits`)       | two spans of the key's rate |
@@ -79,6 +81,7 @@ RATE: Final[str] = f"{PREFIX}rate"
 REPAIRING: Final[str] = f"{PREFIX}repairing"
 SWEEPING: Final[str] = f"{PREFIX}sweeping"
 EVENTS: Final[str] = f"{PREFIX}events"
+DEATHS: Final[str] = f"{PREFIX}deaths"
 HISTORY: Final[str] = f"{PREFIX}history"
 SAMPLING: Final[str] = f"{PREFIX}sampling"
 INFLIGHT: Final[str] = f"{PREFIX}inflight"

@@ -4,7 +4,7 @@ Counters only grow: whoever wants a rate of its own takes two looks. What a work
 difference of the counters in its description, which holds them as they are and as they were ten seconds ago.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -17,14 +17,15 @@ from .workers import serves
 FROZEN: Final = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 #: What is wrong, or held back: a VAE's jobs wait for a worker that serves it, or for one that holds pictures so large;
-#: a VAE is paused; RQ is suspended, so that nothing is claimed; a device is quarantined; a worker says nothing, or goes
-#: on without its device; an endpoint is not asked as usual; nearly all of the budget is in use.
+#: a VAE is paused; RQ is suspended: nothing is claimed; a device is quarantined; a worker died, says nothing, or
+#: goes on without its device; an endpoint is not asked as usual; nearly all of the budget is in use.
 Trouble = Literal[
     "no_worker",
     "too_large",
     "paused",
     "suspended",
     "quarantined",
+    "died",
     "silent",
     "device_fault",
     "endpoint",
@@ -180,6 +181,16 @@ class RecentFailure(BaseModel):
     ended_at: float | None = None
 
 
+class Death(BaseModel):
+    """A worker whose process died without a word, and that none of its name has followed."""
+
+    model_config = FROZEN
+
+    worker: str
+    #: Unix seconds by Redis' clock.
+    at: float
+
+
 class Quarantined(BaseModel):
     """A device that no worker uses."""
 
@@ -217,9 +228,16 @@ class Overview(BaseModel):
     failures: list[RecentFailure]
     #: None for those who may not know of devices.
     quarantined: list[Quarantined] | None = None
+    #: Of the last ten minutes, the newest first. None for those who may not know of workers.
+    deaths: list[Death] | None = None
     #: Whether RQ is suspended.
     suspended: bool = False
     warnings: list[Warned] = Field(default_factory=list)
+
+
+def busiest_first(vaes: Iterable[VaeOverview]) -> list[VaeOverview]:
+    """VAEs for which something waits, or that are paused, before the others."""
+    return sorted(vaes, key=lambda vae: (not (vae.queued or vae.paused), vae.id))
 
 
 def worker_overview(description: Mapping[str, Any], silent_seconds: float | None = None) -> WorkerOverview:

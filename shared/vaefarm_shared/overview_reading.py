@@ -15,7 +15,7 @@ from .budget import limits_of
 from .failures import vae_of
 from .job import ADMIN, JobStatus
 from .leases import number
-from .overview import Overview, Quarantined, RecentFailure, Totals, VaeOverview, WorkerOverview, worker_overview
+from .overview import Death, Overview, Quarantined, RecentFailure, Totals, VaeOverview, WorkerOverview, worker_overview
 from .overview_warnings import with_warnings
 from .pace import Backlog, backlog, paces
 from .queues import PRIORITIES, parts_of
@@ -24,6 +24,9 @@ from .workers import description_keys
 #: Newest failures that are looked at, as many as Redis keeps the ids of; and how many are shown at most.
 LOOKED_AT: Final[int] = 100
 SHOWN: Final[int] = 20
+
+#: Seconds for which a worker's death is shown.
+DEATH_SECONDS: Final[float] = 600.0
 
 #: Characters of a reason that are shown.
 REASON_LENGTH: Final[int] = 500
@@ -54,13 +57,19 @@ def read_overview(
     paused = {as_text(vae) for vae in first["paused"]}
     pace = paces(first["pace"])
     vaes = vae_overviews(list(zip(queues, depths, strict=True)), pace, first["ended"], paused, workers)
+    now = first["time"][0] + first["time"][1] / 1e6
     overview = Overview(
-        taken_at=first["time"][0] + first["time"][1] / 1e6,
+        taken_at=now,
         totals=_totals(vaes, workers, first, budget_bytes, max_jobs),
         vaes=vaes,
         workers=workers,
         failures=_failures(failed, records)[:most_failures],
         quarantined=[quarantined(as_text(device), raw) for device, raw in sorted(first["quarantined"].items())],
+        deaths=[
+            Death(worker=name.decode("utf-8", "replace"), at=at)
+            for name, at in reversed(first["deaths"])
+            if at > now - DEATH_SECONDS
+        ],
         suspended=bool(first["suspended"]),
     )
     return with_warnings(overview)
@@ -97,6 +106,7 @@ def _read_first(connection: redis.Redis) -> dict[str, Any]:
             "in_hand": lambda: pipe.zcard(keys.LEASES),
             "failures": lambda: pipe.zrange(keys.FAILURES, -LOOKED_AT, -1),
             "quarantined": lambda: pipe.hgetall(quarantine.QUARANTINE),
+            "deaths": lambda: pipe.zrange(keys.DEATHS, 0, -1, withscores=True),
             "suspended": lambda: pipe.exists(rq_bridge.SUSPENDED_KEY),
             "memory": lambda: pipe.info("memory"),
         }

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from .endpoints import EndpointState
-from .overview import Overview, Quarantined, Totals, VaeOverview, Warned, WorkerOverview
+from .overview import Death, Overview, Quarantined, Totals, VaeOverview, Warned, WorkerOverview
 
 #: Part of the budget in use from which a farm counts as nearly full.
 NEARLY_FULL: Final[float] = 0.9
@@ -29,6 +29,7 @@ def warnings_of(overview: Overview) -> Iterator[Warned]:
     if paused:
         yield Warned(code="paused", message=f"paused: {', '.join(paused)} (vaefarm resume VAE)")
     yield from of_quarantined(overview.quarantined or ())
+    yield from of_deaths(overview.deaths or ())
     yield from of_workers(overview.workers)
     yield from of_budget(overview.totals)
 
@@ -53,6 +54,14 @@ def of_quarantined(devices: Iterable[Quarantined]) -> Iterator[Warned]:
     for device in devices:
         message = f"quarantined: {device.id}: {device.reason} (vaefarm devices --release {device.id})"
         yield Warned(code="quarantined", message=message)
+
+
+def of_deaths(deaths: Iterable[Death]) -> Iterator[Warned]:
+    """Each worker that died, and was not started again."""
+    for death in deaths:
+        at = time.strftime("%H:%M:%S UTC", time.gmtime(death.at))
+        message = f"worker {death.worker} died at {at}; its jobs went on elsewhere (see its log, start it again)"
+        yield Warned(code="died", message=message)
 
 
 def of_workers(workers: Iterable[WorkerOverview]) -> Iterator[Warned]:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 import redis
 from pydantic import ConfigDict, ValidationError
@@ -12,6 +12,10 @@ from rq.worker_registration import REDIS_WORKER_KEYS
 
 from . import keys
 from .endpoints import EndpointState, read_endpoints
+
+#: Deaths that are kept, and seconds for how long.
+DEATHS_KEPT: Final[int] = 20
+DEATH_SECONDS: Final[int] = 3600
 
 
 class WorkerEndpoint(EndpointState):
@@ -27,6 +31,16 @@ class WorkerEndpoint(EndpointState):
 def publish_worker(connection: redis.Redis, name: str, description: dict[str, Any]) -> None:
     """Show that a worker lives, and what it serves."""
     connection.set(keys.worker(name), json.dumps({"name": name, **description}), ex=keys.WORKER_SECONDS)
+
+
+def note_death(connection: redis.Redis, name: str) -> None:
+    """Note that a worker's process died without a word."""
+    seconds, microseconds = connection.time()
+    with connection.pipeline() as pipe:
+        pipe.zadd(keys.DEATHS, {name: seconds + microseconds / 1e6})
+        pipe.zremrangebyrank(keys.DEATHS, 0, -DEATHS_KEPT - 1)
+        pipe.expire(keys.DEATHS, DEATH_SECONDS)
+        pipe.execute()
 
 
 def read_workers(connection: redis.Redis) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from tests.conftest import Serve
 from tests.gateway.conftest import Gateway, Keys, StartGateway, soon
 
 from vaefarm_producer import Farm
-from vaefarm_producer.gateway.page import board
+from vaefarm_producer.gateway.page import board, job_page
 from vaefarm_producer.gateway.page.thumbnails import small
 from vaefarm_shared import workers
 from vaefarm_shared.catalogue import Catalogue
@@ -279,7 +279,25 @@ async def test_a_job_is_followed_from_its_queue_through_failure_and_retry_to_its
         await section(news, "results", f"/v1/jobs/{job.id}/image/0")
 
 
-async def test_of_a_job_that_is_gone_its_page_says_so(gateway: Gateway, farm: Farm, connection: redis.Redis) -> None:
+async def test_a_jobs_page_shows_its_newest_preview_until_the_picture_is_there(
+    gateway: Gateway, farm: Farm, serve: Serve
+) -> None:
+    job = farm.submit(LATENTS, vae="demo", preview="taesd")
+    await asyncio.to_thread(serve, FakeDecoder([Catalogue.load()["taesd"]]))
+    async with followed(gateway, f"/page/jobs/{job.id}/events") as news:
+        shown = await section(news, "results", f"/v1/jobs/{job.id}/preview/0?of=")
+        assert "/image/0" not in shown
+        (address,) = re.findall(r'src="([^"]*/preview/[^"]*)"', shown)
+        async with gateway.client.get(address) as answer:
+            assert (answer.status, answer.content_type) == (200, "image/jpeg")
+        await asyncio.to_thread(serve)
+        assert "/preview/" not in await section(news, "results", "/image/0")
+
+
+async def test_of_a_job_that_is_gone_its_page_says_so(
+    gateway: Gateway, farm: Farm, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_page, "ENDED_LOOK_SECONDS", 0.1)
     job = farm.submit(LATENTS, vae="demo")
     async with followed(gateway, f"/page/jobs/{job.id}/events") as news:
         await news.get()

@@ -22,10 +22,11 @@ from vaefarm_shared import keys, transitions
 from vaefarm_shared.catalogue import Catalogue
 from vaefarm_shared.job import JobStatus
 from vaefarm_shared.overview import Overview, VaeOverview, WorkerOverview, worker_overview
+from vaefarm_shared.overview_warnings import SILENT_SECONDS
 from vaefarm_shared.quarantine import note_exit
 from vaefarm_shared.settings import Settings
 from vaefarm_shared.transitions import Outcome
-from vaefarm_shared.workers import publish_worker
+from vaefarm_shared.workers import note_death, publish_worker
 from vaefarm_worker import worker as worker_module
 from vaefarm_worker.fake_decoder import FakeDecoder
 from vaefarm_worker.lifeline import Lifeline
@@ -334,3 +335,41 @@ def type_of(name: str) -> Any:
     """The model of a field of an overview."""
     found: Any = Overview.model_fields[name].annotation
     return found.__args__[0] if hasattr(found, "__args__") else found
+
+
+def test_a_worker_that_was_killed_is_told_of_until_one_of_its_name_starts(
+    farm: Farm, start_worker: StartWorker, guarded: tuple[Farm, Farm]
+) -> None:
+    web, boss = guarded
+    worker = start_worker("--decoder", "fake")
+    worker.process.kill()
+    eventually("it is told", lambda: farm.overview().deaths)
+    assert [one.worker for one in boss.overview().deaths or ()] == [worker.name]
+    assert codes(boss.overview()) == ["died"]
+    assert (web.overview().deaths, codes(web.overview())) == (None, [])
+
+    start_worker("--decoder", "fake", "--name", worker.name, wait=False)
+    eventually("it is back", lambda: not farm.overview().deaths)
+    assert [one.name for one in farm.overview().workers] == [worker.name]
+
+
+def test_a_worker_that_ends_as_it_was_asked_to_has_not_died(farm: Farm, start_worker: StartWorker) -> None:
+    worker = start_worker("--decoder", "fake")
+    worker.process.terminate()
+    assert worker.process.wait(30) == 0, worker.log
+    assert farm.overview().deaths == []
+
+
+def test_a_worker_that_says_nothing_is_told_of(farm: Farm, connection: redis.Redis) -> None:
+    live(connection, "w")
+    assert (farm.overview().workers[0].silent_seconds or 0) < SILENT_SECONDS
+    connection.expire(keys.worker("w"), 10)
+    found = farm.overview()
+    assert found.workers[0].silent_seconds == pytest.approx(20, abs=1)
+    assert [(one.code, "said nothing for" in one.message) for one in found.warnings] == [("silent", True)]
+
+
+def test_of_many_deaths_the_last_are_kept(farm: Farm, connection: redis.Redis) -> None:
+    for number in range(25):
+        note_death(connection, f"w{number}")
+    assert [one.worker for one in farm.overview().deaths or ()] == [f"w{number}" for number in range(24, 4, -1)]

@@ -18,7 +18,7 @@ from vaefarm_shared.device_locks import DeviceHold
 from vaefarm_shared.leases import Claim
 from vaefarm_shared.reaper import Reaper
 from vaefarm_shared.settings import Settings
-from vaefarm_shared.workers import publish_worker
+from vaefarm_shared.workers import DEATH_SECONDS, publish_worker
 from vaefarm_worker.lifeline import Lifeline, hold_line
 from vaefarm_worker.renewer import Held, Renewer, Terms, is_stopped
 
@@ -131,9 +131,12 @@ def test_a_dead_worker_is_off_the_lists_and_one_of_its_name_may_start(
 
     Renewer(terms(settings, birth="theirs"), connection, lambda: None).bury()
     assert connection.exists("rq:worker:by-hand", keys.worker("by-hand")) == 2, "another's of that name stays"
+    assert connection.zcard(keys.DEATHS) == 0
     renewer.bury()
 
     assert not connection.exists("rq:worker:by-hand", keys.worker("by-hand"))
+    assert connection.zrange(keys.DEATHS, 0, -1) == [b"by-hand"]
+    assert 0 < connection.ttl(keys.DEATHS) <= DEATH_SECONDS
 
 
 def test_a_stopped_process_is_told_from_a_running_one() -> None:

@@ -71,6 +71,7 @@ class Registration:
             is_told = isinstance(self._decoder, PooledDecoder) and not self._decoder.has_weights(vae)
             contract = served.contract.model_dump_json()
             self._connection.set(keys.contract(vae), contract, ex=keys.CONTRACT_SECONDS, nx=is_told)
+        self._connection.zrem(keys.DEATHS, self._name)
         self.heartbeat()
 
     def heartbeat(self) -> None:

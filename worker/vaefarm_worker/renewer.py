@@ -34,6 +34,7 @@ from vaefarm_shared.connection import connect
 from vaefarm_shared.device_locks import DeviceHold
 from vaefarm_shared.leases import Claim, How
 from vaefarm_shared.logs import LogFormat, configure_logging
+from vaefarm_shared.workers import note_death
 
 logger = logging.getLogger(__name__)
 
@@ -177,6 +178,7 @@ class Renewer:
             # Not one of that name which a supervisor has started meanwhile.
             if listed is not None and json.loads(listed).get("birth") == self._terms.birth:
                 self._connection.delete(keys.worker(name), rq_bridge.worker_key(name))
+                note_death(self._connection, name)
         except redis.RedisError as error:
             logger.warning("worker %s stays listed for a while: %s", self._terms.worker, error)
 

@@ -251,11 +251,12 @@ class Worker:
         return self._connections[-1]
 
     def _leave(self) -> None:
-        self._station.lifeline.close()
         try:
+            # Before the renewer ends, to which a worker that is still listed has died.
             self._registration.death()
         except redis.RedisError as error:
             logger.warning("worker %s could not say goodbye: %s", self.name, error)
+        self._station.lifeline.close()
         for connection in self._connections:
             connection.close()
         self._blobs.close()

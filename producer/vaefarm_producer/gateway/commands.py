@@ -35,7 +35,8 @@ def gateway(
     log_format: LogFormatOption = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
 ) -> None:
-    """Serve the farm over HTTP: jobs under /v1, Hugging Face's remote-VAE protocol under /hf, until Ctrl-C.
+    """Serve the farm over HTTP: jobs under /v1, Hugging Face's remote-VAE protocol under /hf, a page for browsers at /;
+    until Ctrl-C.
 
     Any number may run side by side. TLS is for a proxy in front of it. SIGTERM or Ctrl-C finishes what has begun within
     VAEFARM_DRAIN_SECONDS and exits 0; a second one exits at once.
@@ -64,4 +65,4 @@ def gateway(
 
 def say_ready(url: str) -> None:
     """Print where the gateway serves, for people and for whoever started it."""
-    print(f"vaefarm gateway serves {url}", flush=True)
+    print(f"vaefarm gateway serves {url}\n  (in a browser: how the farm stands)", flush=True)

@@ -42,7 +42,9 @@ def seen_by(principal: Principal, overview: Overview) -> Overview:
     hidden = {name: None for name in type(overview.totals).model_fields if name.startswith(("budget_", "redis_"))}
     totals = overview.totals.model_copy(update=hidden)
     return with_warnings(
-        overview.model_copy(update={"failures": failures, "workers": workers, "totals": totals, "quarantined": None})
+        overview.model_copy(
+            update={"failures": failures, "workers": workers, "totals": totals, "quarantined": None, "deaths": None}
+        )
     )
 
 

@@ -34,7 +34,7 @@ GATEWAY_PORTS: Final[int] = 100
 
 #: What the gateway's extra installs besides what everyone has.
 GATEWAY_MODULES: Final = (
-    *("aiohttp_sse", "itsdangerous", "limits", "multipart", "openapi_pydantic", "prometheus_client"),
+    *("aiohttp_sse", "itsdangerous", "jinja2", "limits", "multipart", "openapi_pydantic", "prometheus_client"),
     *("standardwebhooks", "swagger_ui", "tomlkit"),
 )
 

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from vaefarm_shared.overview import Overview, RecentFailure, VaeOverview, WorkerOverview
+from vaefarm_shared.overview import Overview, RecentFailure, VaeOverview, WorkerOverview, busiest_first
 from vaefarm_shared.queues import PRIORITIES
 
 from ..plain_text import plain
@@ -101,9 +101,8 @@ FAILURES: Final[tuple[Column, ...]] = (
 
 
 def vaes_section(overview: Overview) -> Section:
-    """VAEs for which something waits, or that are paused, before the others."""
-    chosen = sorted(overview.vaes, key=lambda vae: (not (vae.queued or vae.paused), vae.id))
-    return Section(VAES, [vae_row(vae) for vae in chosen], "no queue yet")
+    """The busiest first."""
+    return Section(VAES, [vae_row(vae) for vae in busiest_first(overview.vaes)], "no queue yet")
 
 
 def vae_row(vae: VaeOverview) -> list[Text]:

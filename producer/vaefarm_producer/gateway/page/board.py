@@ -14,7 +14,7 @@ from aiohttp import web
 
 from vaefarm_shared.errors import FarmError
 from vaefarm_shared.history import Sample, read_history
-from vaefarm_shared.overview import Overview
+from vaefarm_shared.overview import Overview, busiest_first
 
 from ..access import Principal
 from ..desk import Desk
@@ -31,6 +31,9 @@ TICK_SECONDS: Final[float] = 1.0
 
 #: Looks after which the samples of the last hour are read anew.
 HISTORY_TICKS: Final[int] = 15
+
+#: Pictures that are put on a page each second, over a while: more are none that anyone could look at.
+PICTURES_PER_SECOND: Final[float] = 3.0
 
 #: Pictures that browsers fetch each second, of all pages together, so that many pages do not cost much more than one.
 FETCHES_PER_SECOND: Final[float] = 20.0
@@ -166,8 +169,10 @@ class Board:
         glance = await self._glance()
         pages = sum(screen.readers for screen in self._screens.values())
         for view, screen in list(self._screens.items()):
-            screen.allowance = min(screen.allowance + FETCHES_PER_SECOND * TICK_SECONDS / max(pages, 1), SHOWN)
-            screen.allowance -= await screen.newest.look(int(screen.allowance))
+            more = min(PICTURES_PER_SECOND, FETCHES_PER_SECOND / max(pages, 1)) * TICK_SECONDS
+            screen.allowance = min(screen.allowance + more, SHOWN)
+            # The first pictures are more than that, and no debt.
+            screen.allowance = max(0.0, screen.allowance - await screen.newest.look(int(screen.allowance)))
             screen.show(sections_of(view, glance, screen.newest.cards))
 
     async def _glance(self) -> Glance:
@@ -188,6 +193,7 @@ def sections_of(view: View, glance: Glance, cards: Sequence[Card]) -> dict[str, 
         overview = of_vae(overview, vae)
     values = {
         "overview": overview,
+        "vaes": busiest_first(overview.vaes),
         "vae": next((one for one in overview.vaes if one.id == vae), None),
         "vae_id": vae,
         "cards": cards,
@@ -210,6 +216,7 @@ def of_vae(overview: Overview, vae: str) -> Overview:
         update={
             "vaes": [one for one in overview.vaes if one.id == vae],
             "workers": workers,
+            "deaths": None,
             "failures": [one for one in overview.failures if one.vae == vae],
             "warnings": [one for one in overview.warnings if one.vae == vae],
         }

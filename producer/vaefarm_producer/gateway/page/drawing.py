@@ -33,6 +33,8 @@ def environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        # What an upgrade writes over a running gateway is the next one's.
+        auto_reload=False,
     )
     made.filters |= {
         "bytes": readable.bytes_of,

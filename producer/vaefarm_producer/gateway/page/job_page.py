@@ -11,11 +11,13 @@ from aiohttp import web
 from vaefarm_shared.errors import FarmUnavailable, JobNotFound
 from vaefarm_shared.job import TERMINAL_STATUSES, JobStatus
 from vaefarm_shared.job_ids import check_job_id
+from vaefarm_shared.previews import Preview, preview_id
 from vaefarm_shared.reading import Standing
 from vaefarm_shared.records import BlobRecord, ImageRecord, JobRecord, VideoRecord
 
 from ..desk import desk_of
 from ..direct import content_type_of
+from ..pictures import etag_of
 from ..standing import job_id_of, standing_for
 from ..streams import open_stream, send
 from .board import event_of
@@ -23,6 +25,9 @@ from .drawing import draw, page, plainly
 
 #: Seconds after which a job that has not ended is looked at again, whatever is told of it: its place moves.
 LOOK_SECONDS: Final[float] = 2.0
+
+#: And one that has: it may be discarded, or past its life.
+ENDED_LOOK_SECONDS: Final[float] = 30.0
 
 #: Files that a page shows; more are named.
 SHOWN: Final[int] = 32
@@ -72,29 +77,23 @@ async def find_job_page(request: web.Request) -> web.Response:
 async def get_job_page(request: web.Request) -> web.Response:
     """A job's page. Raises JobNotFound."""
     job_id = job_id_of(request)
-    standing = await standing_for(request, job_id)
-    return page(
-        request,
-        "job.html",
-        job_id=job_id,
-        sections=sections_of(standing),
-        events=f"/page/jobs/{job_id}/events",
-    )
+    sections, _ = await look(request, job_id)
+    return page(request, "job.html", job_id=job_id, sections=sections, events=f"/page/jobs/{job_id}/events")
 
 
 async def job_page_events(request: web.Request) -> web.StreamResponse:
     """The sections of a job's page as they change, also beyond its end: a failed one may be retried."""
     desk, job_id = desk_of(request), job_id_of(request)
     await desk.follower.ready()
-    with desk.follower.waiting(job_id) as news:
-        sections = sections_of(await standing_for(request, job_id))
+    with desk.follower.waiting(job_id, preview_id(job_id)) as news:
+        sections, has_ended = await look(request, job_id)
         async with open_stream(request) as stream:
             await send(stream, event_of(sections))
             while stream.is_connected():
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_SECONDS):
+                    async with asyncio.timeout(ENDED_LOOK_SECONDS if has_ended else LOOK_SECONDS):
                         await news.get()
-                shown = await _sections_now(request, job_id)
+                shown, has_ended = await look_again(request, job_id)
                 changed = {name: text for name, text in shown.items() if sections.get(name) != text}
                 if changed:
                     sections |= changed
@@ -102,24 +101,39 @@ async def job_page_events(request: web.Request) -> web.StreamResponse:
     return stream
 
 
-async def _sections_now(request: web.Request, job_id: str) -> dict[str, str]:
+async def look(request: web.Request, job_id: str) -> tuple[dict[str, str], bool]:
+    """What a job's page shows, and whether the job has ended. Raises JobNotFound, FarmUnavailable."""
+    desk, preview = desk_of(request), None
+    standing = await standing_for(request, job_id)
+    has_ended = standing.record.status in TERMINAL_STATUSES
+    if not has_ended:
+        with suppress(JobNotFound):
+            preview = await desk.call(desk.transport.preview_state, job_id)
+    return sections_of(standing, preview), has_ended
+
+
+async def look_again(request: web.Request, job_id: str) -> tuple[dict[str, str], bool]:
+    """As `look`, for a page that is open: what keeps it from being looked at is said on it."""
     try:
-        return sections_of(await standing_for(request, job_id))
+        return await look(request, job_id)
     except JobNotFound as error:
-        # It was removed while its page was open.
-        return {"notice": str(draw("sections/notice.html", message=str(error))), "state": "", "results": ""}
+        # It was removed meanwhile.
+        return {"notice": str(draw("sections/notice.html", message=str(error))), "state": "", "results": ""}, True
     except FarmUnavailable as error:
-        return {"notice": str(draw("sections/notice.html", message=str(error)))}
+        return {"notice": str(draw("sections/notice.html", message=str(error)))}, False
 
 
-def sections_of(standing: Standing) -> dict[str, str]:
+def sections_of(standing: Standing, preview: Preview | None) -> dict[str, str]:
     """What a job's page shows."""
     record = standing.record
+    previewed = preview.report.images if preview is not None and preview.report is not None else ()
     values: dict[str, Any] = {
         "standing": standing,
         "record": record,
         "report": record.report,
         "has_ended": record.status in TERMINAL_STATUSES,
+        # Another address for each: what is shown is the newest.
+        "previews": [(index, etag_of(one), one) for index, one in enumerate(previewed)],
         "may_retry": record.status is JobStatus.FAILED,
         "stages": stages_of(record),
         "bars": bars_of(record),
