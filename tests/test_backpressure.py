@@ -134,7 +134,7 @@ def test_a_job_that_holds_more_than_the_farm_ever_may_is_not_told_to_wait(
         farm = stack.enter_context(Farm(settings=small))
 
         with pytest.raises(InvalidInput, match=r"holds 2\d{5} bytes of Redis .* at most 60000 in all") as refusal:
-            farm.submit(large, vae="demo", block=True, job_id="large")
+            farm.submit(large, vae="demo", block=True, timeout=5, job_id="large")
 
         assert "VAEFARM_BUDGET_BYTES" in str(refusal.value)
         assert "again" not in str(refusal.value), "no wait helps"

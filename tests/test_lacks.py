@@ -71,7 +71,12 @@ def say_that_one_lives(connection: redis.Redis, **said: Any) -> None:
 
 
 def test_a_worker_without_pyav_decodes_no_video_that_plays(
-    farm: Farm, stored: Settings, serve: Serve, fake: Counting, monkeypatch: pytest.MonkeyPatch
+    farm: Farm,
+    stored: Settings,
+    serve: Serve,
+    fake: Counting,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "av", None)
@@ -87,6 +92,7 @@ def test_a_worker_without_pyav_decodes_no_video_that_plays(
             job.video(timeout=20)
         assert job.record().attempts == 0
     assert [job.status() for job in others] == ["finished", "finished"]
+    assert "worker here leaves videos that play to others: a video's file needs PyAV" in caplog.text
 
 
 def test_another_worker_with_pyav_has_the_video(

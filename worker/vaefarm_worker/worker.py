@@ -26,7 +26,7 @@ from .decoder import Decoder
 from .device import Device
 from .forwarder import Forwarder
 from .intake import Intake
-from .lacks import lacks_of
+from .lacks import WHAT, lacks_of
 from .lifeline import Lifeline
 from .outbox import Outbox
 from .patience import Abandoned
@@ -113,6 +113,8 @@ class Worker:
         for part in (*self._keepers, self._outbox, device, self._forwarder, self._intake):
             if part is not None:
                 part.start()
+        if "video" in self._station.lacks and any(one.contract.temporal_scale for one in self._decoder.vaes.values()):
+            logger.warning("worker %s leaves videos that play to others: %s", self.name, WHAT["video"])
         logger.info("worker %s serves %s on %s", self.name, ", ".join(self._decoder.vaes), self._decoder.device)
         try:
             while not self._over.wait(BURST_LOOK_SECONDS if burst else LOOK_SECONDS):
