@@ -1,5 +1,5 @@
 # `make demo` shows the farm, `make test` tests it. Both make their own virtual environment.
-.PHONY: help demo test test-slow old-clients containers chaos lint format bench docs demo-vae clean
+.PHONY: help demo test test-slow old-clients browser containers chaos lint format bench docs demo-vae clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,6 +8,7 @@ TORCH_INDEX ?= $(if $(shell command -v nvidia-smi 2>/dev/null),,https://download
 OUT ?= vaefarm-demo
 # Test files run side by side, each with one thread of torch's: threads of several that wait for one another take ten times as long.
 PROCESSES ?= 2
+CHROMIUM ?= $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name))))
 
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 BIN := $(VENV)/bin
@@ -26,6 +27,10 @@ test-slow: $(VENV)/.dev ## Run the slow tests alone.
 
 old-clients: $(VENV)/.old-clients ## Run the blog post's functions to the letter, with a safetensors before 0.8; a minute.
 	OLD_CLIENTS=$(abspath $(VENV)/old-clients) $(BIN)/python -m pytest tests/gateway/test_hf_blog.py $(ARGS)
+
+browser: $(VENV)/.browser ## Look at the farm's pages with Chromium, or CHROMIUM=PATH, for their accessibility too; three minutes.
+	@[ -n "$(CHROMIUM)" ] || { echo "no Chromium on the PATH: install it, or name one with CHROMIUM=PATH" >&2; exit 1; }
+	OMP_NUM_THREADS=1 CHROMIUM=$(CHROMIUM) $(BIN)/python -m pytest tests/browser $(ARGS)
 
 containers: $(VENV)/.dev ## Build the images, bring compose.yaml up and hurt it: by Docker, or by commands in CONTAINERS=DIR; a quarter of an hour.
 	TEST_CONTAINERS=1 CONTAINERS=$(CONTAINERS) $(BIN)/python -m pytest tests/containers --timeout 600 $(ARGS)
@@ -85,6 +90,10 @@ $(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.worker
 # Laid before the environment's own packages for the one process that is the old client.
 $(VENV)/.old-clients: tests/old_clients/requirements.txt $(VENV)/.dev
 	$(PIP) install --no-deps --upgrade --target $(VENV)/old-clients -r tests/old_clients/requirements.txt
+	@touch $@
+
+$(VENV)/.browser: pyproject.toml constraints.txt $(VENV)/.dev
+	$(PIP) install -c constraints.txt -e '.[worker,gateway,dev,browser]'
 	@touch $@
 
 $(VENV)/.train: $(VENV)/.worker

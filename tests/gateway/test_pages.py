@@ -110,6 +110,24 @@ async def test_without_a_key_nothing_is_shown_but_the_form_for_it(
     for stream in ("/page/events", "/page/vaes/demo/events", "/page/jobs/some/events", "/page/thumbnails/some/0"):
         async with gateway.client.get(stream) as answer:
             assert (answer.status, (await answer.json())["code"]) == (401, "Unauthorized")
+            assert answer.headers.getall("WWW-Authenticate") == ['Bearer realm="vaefarm"'], "browsers would ask"
+
+
+async def test_calls_of_a_page_whose_key_is_gone_have_no_browser_ask_for_a_password(
+    start_gateway: StartGateway, keys: Keys
+) -> None:
+    key = key_of(keys.make("boss", admin=True))
+    keys.make("another", admin=True)
+    gateway = await start_gateway(keys=keys.path)
+    await enter(gateway, key)
+    keys.make("boss", admin=True)
+
+    async def challenges() -> list[str]:
+        async with gateway.client.post("/v1/jobs/some/retry", headers={"Origin": gateway.url}) as answer:
+            return answer.headers.getall("WWW-Authenticate", [])
+
+    await soon("the key is gone", challenges)
+    assert await challenges() == ['Bearer realm="vaefarm"']
 
 
 async def test_a_key_that_was_entered_is_kept_where_no_script_sees_it(
@@ -242,6 +260,7 @@ async def test_a_page_runs_and_loads_the_gateways_own_files_alone(gateway: Gatew
     assert policy.startswith("default-src 'self';")
     assert "unsafe" not in policy
     assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.headers["Referrer-Policy"] == "same-origin", "forms of a page without say that no origin sends them"
     for address in re.findall(r'(?:src|href|action)="([^"]*)"', text):
         assert address.startswith(("/", "#")), "nothing is loaded from elsewhere"
         assert not address.startswith("//")

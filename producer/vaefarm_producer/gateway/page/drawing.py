@@ -12,6 +12,7 @@ from vaefarm_shared.overview_warnings import SILENT_SECONDS
 from vaefarm_shared.queues import PRIORITIES
 
 from ... import readable
+from ...http_client import part
 from ..access import principal_of
 from ..admission import GATE
 
@@ -43,6 +44,7 @@ def environment() -> Environment:
         "rate": readable.rate,
         "share": readable.share,
         "moment": moment,
+        "part": part,
         "plainly": plainly,
         "written": written,
     }
@@ -89,5 +91,7 @@ def page(request: web.Request, template: str, status: int = 200, **values: Any) 
     answer = web.Response(text=draw(template, **values), content_type="text/html", status=status)
     answer.headers["Content-Security-Policy"] = PAGE_POLICY
     answer.headers["Cache-Control"] = "no-store"
+    # With `no-referrer` browsers say of a form that no origin sends it, and the gateway would take it for another's.
+    answer.headers["Referrer-Policy"] = "same-origin"
     answer.headers["Vary"] = "Accept, Cookie"
     return answer

@@ -12,7 +12,7 @@ from ..access import NOBODY, PRINCIPAL
 from ..admission import GATE
 from ..bodies import ROOM, read_body
 from ..key_cookie import forget_key_cookie, key_in_cookie, set_key_cookie
-from ..problems import Handler
+from ..problems import CHALLENGES, Handler, farm_problem
 from ..routes import route_of, wants_page
 from .drawing import ASK_AGAIN_SECONDS, page
 
@@ -56,18 +56,25 @@ async def answer_pages(request: web.Request, handler: Handler) -> web.StreamResp
     except FarmError as error:
         route = route_of(request)
         if route is None or not (route.is_page or route.access == "landing") or not wants_page(request):
+            if isinstance(error, Unauthorized) and route is not None and (route.is_page or key_in_cookie(request)):
+                return _without_prompt(farm_problem(error))
             raise
         request[PRINCIPAL] = request.get(PRINCIPAL, NOBODY)
         if isinstance(error, Unauthorized):
             message = NO_SUCH_KEY if key_in_cookie(request) else None
-            answer = page(request, "login.html", status=401, message=message, wanted=_own(request.path))
-            # A challenge that browsers do not ask for a password by.
-            answer.headers["WWW-Authenticate"] = 'Bearer realm="vaefarm"'
-            return answer
+            return _without_prompt(page(request, "login.html", status=401, message=message, wanted=_own(request.path)))
         answer = page(request, "problem.html", status=error.http_status, message=str(error))
         if error.http_status == 503:
             answer.headers["Refresh"] = str(ASK_AGAIN_SECONDS)
         return answer
+
+
+def _without_prompt(answer: web.Response) -> web.Response:
+    """The same with a challenge at which browsers ask for no password of their own: the page asks for a key, and while
+    they ask, a page's stream and its buttons would wait."""
+    answer.headers.popall("WWW-Authenticate", None)
+    answer.headers["WWW-Authenticate"] = CHALLENGES[0]
+    return answer
 
 
 def _own(path: str) -> str:

@@ -24,40 +24,51 @@ function localize(root) {
   }
 }
 
+function keyOf(node) {
+  return node.nodeType === Node.ELEMENT_NODE ? node.dataset.key : undefined;
+}
+
 function isSame(one, other) {
-  return one.nodeType === other.nodeType && one.nodeName === other.nodeName
-    && (one.nodeType !== Node.ELEMENT_NODE || one.dataset.key === other.dataset.key);
+  return one.nodeType === other.nodeType && one.nodeName === other.nodeName && keyOf(one) === keyOf(other);
 }
 
 // Make the children of one element those of another, with as little done as possible: entries of lists by their key.
 function patch(shown, drawn) {
+  const wanted = [...drawn.childNodes];
+  const keys = new Set(wanted.map(keyOf));
+  for (const one of [...shown.childNodes]) {
+    if (!keys.has(keyOf(one)) && keyOf(one) !== undefined) one.remove();
+  }
   let place = shown.firstChild;
-  for (const wanted of [...drawn.childNodes]) {
-    let found = place;
-    while (found && !isSame(found, wanted)) found = found.nextSibling;
+  for (const one of wanted) {
+    const found = find(one, place);
     if (!found) {
-      shown.insertBefore(wanted, place);
+      shown.insertBefore(one, place);
       continue;
     }
-    const isKeyed = wanted.nodeType === Node.ELEMENT_NODE && wanted.dataset.key !== undefined;
-    if (isKeyed && found !== place) {
-      // What stands before it is gone, or comes later.
-      shown.insertBefore(found, place);
-    } else {
-      while (place !== found) {
-        const gone = place;
-        place = place.nextSibling;
-        gone.remove();
-      }
-      place = found.nextSibling;
-    }
-    update(found, wanted);
+    // What is left before it; an entry there has its place later.
+    while (place !== found && keyOf(place) === undefined) place = drop(place);
+    if (place === found) place = found.nextSibling;
+    else shown.insertBefore(found, place);
+    update(found, one);
   }
-  while (place) {
-    const gone = place;
-    place = place.nextSibling;
-    gone.remove();
+  while (place) place = drop(place);
+}
+
+// What is as `wanted` from a place on; for what is no entry of a list not beyond the next entry, which would go.
+function find(wanted, place) {
+  let found = place;
+  while (found && !isSame(found, wanted)) {
+    found = keyOf(wanted) === undefined && keyOf(found) !== undefined ? null : found.nextSibling;
   }
+  return found;
+}
+
+// Remove a node. Returns the one after it.
+function drop(node) {
+  const next = node.nextSibling;
+  node.remove();
+  return next;
 }
 
 function update(shown, wanted) {
@@ -67,7 +78,7 @@ function update(shown, wanted) {
   }
   for (const { name } of [...shown.attributes]) {
     // A button that waits for its answer stays as it is until then.
-    if (!wanted.hasAttribute(name) && name !== "disabled") shown.removeAttribute(name);
+    if (!wanted.hasAttribute(name) && name !== "aria-disabled") shown.removeAttribute(name);
   }
   for (const { name, value } of [...wanted.attributes]) {
     if (shown.getAttribute(name) !== value) shown.setAttribute(name, value);
@@ -76,6 +87,7 @@ function update(shown, wanted) {
 }
 
 function show(sections) {
+  const focused = document.activeElement;
   for (const [name, text] of Object.entries(sections)) {
     const section = document.getElementById(`section-${name}`);
     if (!section) continue;
@@ -84,25 +96,38 @@ function show(sections) {
     localize(drawn.content);
     patch(section, drawn.content);
   }
+  // It was moved, which takes the focus from it.
+  if (focused !== document.activeElement && focused.isConnected) focused.focus({ preventScroll: true });
 }
 
-function follow(url) {
-  const source = new EventSource(url);
-  source.addEventListener("open", () => say(connection.dataset.live, "live"));
-  source.addEventListener("sections", (event) => show(JSON.parse(event.data)));
-  source.addEventListener("error", async () => {
+// A page that nobody sees keeps no connection: browsers have six for all pages of a gateway together.
+let source = null;
+
+function follow() {
+  if (source || document.hidden) return;
+  const opened = source = new EventSource(document.body.dataset.events);
+  opened.addEventListener("open", () => say(connection.dataset.live, "live"));
+  opened.addEventListener("sections", (event) => show(JSON.parse(event.data)));
+  opened.addEventListener("error", async () => {
     say(connection.dataset.lost, "lost");
-    if (source.readyState !== EventSource.CLOSED) return;
-    setTimeout(() => follow(url), RETRY_MILLISECONDS);
+    if (opened.readyState !== EventSource.CLOSED) return;
+    leave();
+    setTimeout(follow, RETRY_MILLISECONDS);
     // A key that is none any more is asked for anew.
     const page = await fetch(location.href, { method: "HEAD", headers: { Accept: "text/html" } }).catch(() => null);
     if (page && page.status === 401) location.reload();
   });
 }
 
+function leave() {
+  if (source) source.close();
+  source = null;
+}
+
 async function act(button) {
-  if (button.dataset.sure && !confirm(button.dataset.sure)) return;
-  button.disabled = true;
+  if (button.ariaDisabled || (button.dataset.sure && !confirm(button.dataset.sure))) return;
+  // Not `disabled`, which takes the focus away.
+  button.ariaDisabled = "true";
   tell("");
   try {
     const answer = await fetch(button.dataset.url, { method: button.dataset.method });
@@ -113,7 +138,7 @@ async function act(button) {
   } catch {
     tell("The gateway did not answer; try again.");
   }
-  button.disabled = false;
+  button.ariaDisabled = null;
 }
 
 document.addEventListener("click", (event) => {
@@ -122,5 +147,7 @@ document.addEventListener("click", (event) => {
 });
 
 localize(document);
-if (document.body.dataset.events) follow(document.body.dataset.events);
-else if (connection) connection.hidden = true;
+if (document.body.dataset.events) {
+  document.addEventListener("visibilitychange", () => (document.hidden ? leave() : follow()));
+  follow();
+} else if (connection) connection.hidden = true;
