@@ -12,13 +12,15 @@ from rq.job import Job as RqJob
 from rq.registry import FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
 from rq.serializers import JSONSerializer
 from rq.utils import as_text
+from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY
 from tests.claims import begin, take
-from tests.conftest import Serve, StartWorker
+from tests.conftest import Serve, StartWorker, eventually
 
 from vaefarm_producer import Farm
 from vaefarm_shared import leases, rq_bridge, transitions
 from vaefarm_shared.job import JobStatus
 from vaefarm_shared.transitions import Outcome
+from vaefarm_shared.workers import forget_dead
 
 QUEUE = "vaefarm.demo.normal.s.default"
 LATENTS = torch.zeros(1, 4, 8, 8)
@@ -91,3 +93,19 @@ def test_rq_sees_our_worker_and_its_info_fails_no_job_in_hand(
     assert job.status() == "started"
     transitions.settle(connection, [Outcome(claim, JobStatus.FAILED, "by-hand", "done")])
     assert job.record().attempts == 1
+
+
+def test_a_worker_that_died_is_taken_off_rqs_lists_and_none_that_lives(
+    farm: Farm, connection: redis.Redis, start_worker: StartWorker
+) -> None:
+    farm.submit(LATENTS, vae="demo")
+    dead, living = start_worker("--decoder", "fake"), start_worker("--decoder", "fake")
+    dead.process.kill()
+    eventually("it is buried", lambda: not connection.exists(f"rq:worker:{dead.name}"))
+    lists = [REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY % "vaefarm.demo"]
+    assert all(connection.scard(one) == 2 for one in lists), "nothing of RQ's or ours has taken it off"
+
+    assert forget_dead(connection) == 1
+
+    assert [connection.smembers(one) for one in lists] == [{f"rq:worker:{living.name}".encode()}] * 2
+    assert forget_dead(connection) == 0

@@ -12,6 +12,9 @@ from rq.worker_registration import REDIS_WORKER_KEYS
 
 from . import keys
 from .endpoints import EndpointState, read_endpoints
+from .queues import parts_of, plain_queue_name
+from .rq_bridge import QUEUE_PREFIX, QUEUES_KEY
+from .scripts import script
 
 #: Deaths that are kept, and seconds for how long.
 DEATHS_KEPT: Final[int] = 20
@@ -41,6 +44,17 @@ def note_death(connection: redis.Redis, name: str) -> None:
         pipe.zremrangebyrank(keys.DEATHS, 0, -DEATHS_KEPT - 1)
         pipe.expire(keys.DEATHS, DEATH_SECONDS)
         pipe.execute()
+
+
+def forget_dead(connection: redis.Redis) -> int:
+    """Take workers that died off RQ's lists, which nothing else does; how many there were.
+
+    Each look at the farm asks for all that are listed: where workers have a new name each time they start, as pods do,
+    they would be ever more.
+    """
+    names = (as_text(key).removeprefix(QUEUE_PREFIX) for key in connection.smembers(QUEUES_KEY))
+    vaes = {parts_of(name)[0] for name in names if name.startswith("vaefarm.")}
+    return int(script("forget_workers").run(connection, *(plain_queue_name(vae) for vae in sorted(vaes))))
 
 
 def read_workers(connection: redis.Redis) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ from tests.producer.conftest import Call
 
 from vaefarm_producer import Farm, JobFailed
 from vaefarm_producer.gateway.key_file import add_key, new_entry, new_key
-from vaefarm_shared import acl, budget, device_locks, keys, leases, quarantine, rq_bridge
+from vaefarm_shared import acl, budget, device_locks, keys, leases, quarantine, rq_bridge, workers
 from vaefarm_shared.catalogue import Catalogue
 from vaefarm_shared.connection import connect
 from vaefarm_shared.leases import Source, Wanted
@@ -180,6 +180,7 @@ def test_producers_workers_operators_and_reapers_are_refused_nothing(
             administrator.delete(keys.REPAIRING)
             budget.repair(one)
             rq_bridge.clean_registries(one)
+            workers.forget_dead(one)
         assert vaefarm("health", "reaper", url=reaping).returncode == 0
         # What operators look at.
         for command in ("status", "endpoints", "failed", "devices", "doctor"):

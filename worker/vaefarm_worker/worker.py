@@ -20,6 +20,7 @@ from vaefarm_shared.reaper import LOOK_SECONDS as REAP_SECONDS
 from vaefarm_shared.reaper import Reaper
 from vaefarm_shared.settings import Settings
 from vaefarm_shared.sweeping import sweep
+from vaefarm_shared.workers import forget_dead
 
 from .after_decode import AfterDecodes
 from .decoder import Decoder
@@ -239,6 +240,7 @@ class Worker:
 
     def _tidy(self) -> None:
         rq_bridge.clean_registries(self._tidying)
+        forget_dead(self._tidying)
         try:
             if swept := sweep(self._tidying, self._blobs, self._over.is_set):
                 logger.info("swept %d blobs that no record names", swept)

@@ -6,7 +6,7 @@ from typing import Final
 
 from aiohttp import web
 
-from vaefarm_shared import budget, history, rq_bridge
+from vaefarm_shared import budget, history, rq_bridge, workers
 from vaefarm_shared.connection import connect
 from vaefarm_shared.history import SAMPLE_SECONDS
 from vaefarm_shared.keeper import TIDY_SECONDS, Keeper
@@ -26,6 +26,7 @@ async def do_chores(farm: Settings) -> AsyncIterator[None]:
 
     def tidy() -> None:
         rq_bridge.clean_registries(tidying)
+        workers.forget_dead(tidying)
         budget.repair(tidying)
 
     def sample() -> None:
