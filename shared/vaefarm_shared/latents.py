@@ -136,23 +136,26 @@ def pack(latents: HostTensor, name: str = TENSOR_NAME, metadata: Mapping[str, st
 
     Never called "packed latents": that is Flux's 3-d layout.
     """
+    if metadata:
+        return _with_metadata(latents, name, metadata)
     spec = TensorSpec(
         dtype=latents.dtype,
         shape=list(latents.shape),
         data_ptr=latents.array.ctypes.data,
         data_len=latents.nbytes,
     )
-    data = bytes(serialize({name: spec}))
-    return _with_metadata(data, metadata) if metadata else data
+    return bytes(serialize({name: spec}))
 
 
-def _with_metadata(data: bytes, metadata: Mapping[str, str]) -> bytes:
+def _with_metadata(latents: HostTensor, name: str, metadata: Mapping[str, str]) -> bytes:
     """The same file with text metadata in their order: safetensors would write them in another one each time."""
-    end = 8 + int.from_bytes(data[:8], "little")
-    header = json.dumps({"__metadata__": dict(metadata)} | json.loads(data[8:end])).encode()
+    theirs = next(one for one, ours in SAFETENSORS_NAMES.items() if ours == latents.dtype)
+    described = {"dtype": theirs, "shape": list(latents.shape), "data_offsets": [0, latents.nbytes]}
+    header = json.dumps({"__metadata__": dict(metadata), name: described}).encode()
     # Tensors begin at a multiple of eight bytes.
     header += b" " * (-len(header) % 8)
-    return b"".join((len(header).to_bytes(8, "little"), header, memoryview(data)[end:]))
+    # A video's may have hundreds of megabytes: they are copied once.
+    return b"".join((len(header).to_bytes(8, "little"), header, latents.array.reshape(-1).view(np.uint8).data))
 
 
 def unpack(data: bytes) -> Latents:

@@ -4,6 +4,7 @@ import json
 import struct
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -191,3 +192,19 @@ def test_a_header_that_is_none_is_refused_as_its_file_is(tmp_path: Path, data: b
     for read in (read_file, read_header):
         with pytest.raises(InvalidLatents, match="x.safetensors: "):
             read(path, 10_000)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_file_with_metadata_is_read_by_safetensors_and_takes_one_copy_of_the_tensor(dtype: torch.dtype) -> None:
+    tensor = torch.randn(2, 3, 256, 256).to(dtype)
+    held, said = from_tensor(tensor), {"seed": "7", "prompt": "été ☂"}
+
+    tracemalloc.start()
+    data = pack(held, "images", said)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert torch.equal(load(data)["images"], tensor)
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    assert list(header["__metadata__"].items()) == list(said.items())
+    assert peak < 1.1 * held.nbytes
