@@ -267,6 +267,19 @@ def test_while_redis_or_the_gateway_is_away_the_last_picture_stays_and_it_goes_o
         own.stop()
 
 
+def test_a_farm_that_cannot_be_read_any_more_ends_it_with_one_line(
+    server: RedisServer, connection: redis.Redis, open_top: OpenTop
+) -> None:
+    terminal = open_top(server.url)
+    terminal.shows("no worker")
+
+    connection.set("vaefarm:paused", "not the set that it should be")
+
+    assert terminal.ends() == 1
+    assert "cannot be read" in terminal.shown
+    assert "Traceback" not in terminal.shown
+
+
 def test_into_a_pipe_one_picture_is_printed_as_plain_text(
     vaefarm: Call, farm_url: str, farm: Farm, connection: redis.Redis
 ) -> None:

@@ -67,6 +67,10 @@ class Watcher:
             except FarmError as error:
                 self._fault = error
                 return
+            except Exception as error:
+                # On a thread nobody would ever hear of it.
+                self._fault = FarmError(f"what the farm says of itself cannot be read: {type(error).__name__}: {error}")
+                return
 
     def _noted(self, overview: Overview) -> Seen:
         self._history.append(overview.totals.images_per_second or 0.0)
