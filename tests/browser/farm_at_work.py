@@ -47,7 +47,8 @@ def fill(farm: Farm, serve: Serve, connection: redis.Redis) -> list[str]:
     serve()
     fail(farm, serve, "failed", f"no room: {LONG_WORD}")
     farm.submit(LATENTS, vae="demo", job_id="canceled").cancel()
-    farm.submit(LATENTS, vae="demo", job_id="queued", priority="high")
+    farm.submit(LATENTS, vae="demo", job_id="queued", priority="high", preview="taesd")
+    serve(FakeDecoder([Catalogue.load()["taesd"]]))
     farm.submit(np.zeros((1, 4, 8, 8), np.float32), vae="sdxl", job_id="waits")
     farm.pause("sdxl")
     endpoint = {"vae": "demo", "name": "far", "url": f"https://far.example/{LONG_WORD}", "state": "open"}
@@ -61,6 +62,7 @@ def fill(farm: Farm, serve: Serve, connection: redis.Redis) -> list[str]:
         "device_fault": "it fell off the bus",
         "endpoints": [endpoint | {"last_error": LONG_WORD}],
     }
+    workers.note_death(connection, "gone")
     connection.sadd("rq:workers", "rq:worker:listed")
     workers.publish_worker(connection, "listed", described)
     device = json.dumps({"reason": f"it fell off the bus {LONG_WORD}", "since": 1.0})

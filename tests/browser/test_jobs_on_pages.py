@@ -9,6 +9,8 @@ from tests.conftest import Serve, StartWorker, eventually
 from tests.served_gateway import ServedGateway
 
 from vaefarm_producer import Farm
+from vaefarm_shared.catalogue import Catalogue
+from vaefarm_worker.fake_decoder import FakeDecoder
 
 
 def test_a_job_that_is_submitted_appears_without_a_reload(visitor: Visitor, gateway: ServedGateway, farm: Farm) -> None:
@@ -51,6 +53,22 @@ def test_a_workers_pictures_arrive_without_a_reload(
     assert picture.get_attribute("alt") == "a boat at sea"
     assert is_as_opened(page)
     assert is_as_opened(own)
+
+
+def test_a_jobs_preview_arrives_and_gives_way_to_its_picture(
+    visitor: Visitor, gateway: ServedGateway, farm: Farm, serve: Serve
+) -> None:
+    job = farm.submit(LATENTS, vae="demo", preview="taesd")
+    page = visitor.open(f"{gateway.url}/jobs/{job.id}")
+    serve(FakeDecoder([Catalogue.load()["taesd"]]))
+    picture = page.locator(".results img")
+    expect(picture).to_have_attribute("alt", "preview 0")
+    until(page, "it is drawn", lambda: picture.evaluate("(one) => one.naturalWidth") == 64)
+    serve()
+    expect(picture).to_have_attribute("alt", "picture 0")
+    expect(page.get_by_role("heading", name="Its newest preview")).to_have_count(0)
+    until(page, "it is drawn", lambda: picture.evaluate("(one) => one.naturalWidth") == 64)
+    assert is_as_opened(page)
 
 
 def test_a_failure_shows_its_reason_and_goes_when_it_is_retried(
