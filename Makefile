@@ -8,7 +8,7 @@ TORCH_INDEX ?= $(if $(shell command -v nvidia-smi 2>/dev/null),,https://download
 OUT ?= vaefarm-demo
 # Test files run side by side, each with one thread of torch's: threads of several that wait for one another take ten times as long.
 PROCESSES ?= 2
-CHROMIUM ?= $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name))))
+CHROMIUM ?= $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name) 2>/dev/null)))
 
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 BIN := $(VENV)/bin
