@@ -123,8 +123,11 @@ async def test_calls_of_a_page_whose_key_is_gone_have_no_browser_ask_for_a_passw
     keys.make("boss", admin=True)
 
     async def challenges() -> list[str]:
-        async with gateway.client.post("/v1/jobs/some/retry", headers={"Origin": gateway.url}) as answer:
-            return answer.headers.getall("WWW-Authenticate", [])
+        # A call that is under way as its key goes is ended with it.
+        with suppress(aiohttp.ServerDisconnectedError):
+            async with gateway.client.post("/v1/jobs/some/retry", headers={"Origin": gateway.url}) as answer:
+                return answer.headers.getall("WWW-Authenticate", [])
+        return []
 
     await soon("the key is gone", challenges)
     assert await challenges() == ['Bearer realm="vaefarm"']
