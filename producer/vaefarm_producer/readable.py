@@ -13,8 +13,8 @@ SPANS: Final[tuple[tuple[str, float], ...]] = (("d", 86400.0), ("h", 3600.0), ("
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds, in the one or two units that fit; nothing for None."""
-    if seconds is None:
+    """Seconds, in the one or two units that fit; nothing for None, and for what has no end."""
+    if seconds is None or not math.isfinite(seconds):
         return ""
     units = [*SPANS, ("s", 1.0)]
     for (name, span), (smaller, part) in pairwise(units):

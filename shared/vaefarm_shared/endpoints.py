@@ -106,7 +106,8 @@ class EndpointEntry(BaseModel):
 class EndpointState(BaseModel):
     """How one endpoint does, as the worker that asks it tells in its description (`endpoints`)."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    # Infinity is a number to json, and none in JSON.
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     vae: str
     name: str

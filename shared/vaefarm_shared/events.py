@@ -16,6 +16,7 @@ import redis.asyncio
 
 from . import keys
 from .job import ADMIN, JobStatus
+from .told import text_of
 
 #: The place before every event.
 START: Final[str] = "0-0"
@@ -107,12 +108,20 @@ def _events(page: list[Any]) -> list[Event]:
     return [
         Event(
             event_id.decode(),
-            fields[b"id"].decode(),
-            JobStatus(fields[b"status"].decode()),
-            fields.get(b"owner", ADMIN.encode()).decode("utf-8", "replace"),
+            text_of(fields.get(b"id", b"")),
+            status_of(fields.get(b"status", b"")),
+            text_of(fields.get(b"owner", ADMIN)),
         )
         for event_id, fields in page
     ]
+
+
+def status_of(raw: bytes) -> JobStatus:
+    """A status of a release that this one does not know is of a job that has not ended, as far as we can tell."""
+    try:
+        return JobStatus(text_of(raw))
+    except ValueError:
+        return JobStatus.STARTED
 
 
 def _id_of(page: Any) -> str:

@@ -5,16 +5,21 @@ difference of the counters in its description, which holds them as they are and 
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, Literal
+from math import isfinite
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticUseDefault
 from pydantic_core.core_schema import ValidatorFunctionWrapHandler
 
 from .endpoints import EndpointState, read_endpoints
+from .told import MOST
 from .workers import serves
 
 FROZEN: Final = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+#: How many of something a worker says that there are.
+Count = Annotated[int, Field(ge=0, le=MOST)]
 
 #: What is wrong, or held back: a VAE's jobs wait for a worker that serves it, or for one that holds pictures so large;
 #: a VAE is paused; RQ is suspended: nothing is claimed; a device is quarantined; a worker died, says nothing, or
@@ -65,7 +70,7 @@ class Counters(BaseModel):
 
     up_seconds: float
     busy_seconds: float
-    pictures: int
+    pictures: Count
 
 
 class BatchInHand(BaseModel):
@@ -74,8 +79,8 @@ class BatchInHand(BaseModel):
     model_config = FROZEN
 
     vae: str
-    jobs: int
-    pictures: int
+    jobs: Count
+    pictures: Count
     #: Since it began.
     seconds: float
 
@@ -106,12 +111,12 @@ class WorkerOverview(BaseModel):
     device_fault: str | None = None
     endpoints: list[EndpointState] = Field(default_factory=list)
     #: Jobs that it has claimed and not settled yet; what its device decodes.
-    held: int | None = None
+    held: Count | None = None
     batch: BatchInHand | None = None
     #: Jobs that it has ended so; pictures, or latents of encodes, of those that are finished.
-    finished: int | None = None
-    failed: int | None = None
-    pictures: int | None = None
+    finished: Count | None = None
+    failed: Count | None = None
+    pictures: Count | None = None
     #: Seconds since its process began, and for how many of those its device decoded.
     up_seconds: float | None = None
     busy_seconds: float | None = None
@@ -252,9 +257,10 @@ def worker_overview(description: Mapping[str, Any], silent_seconds: float | None
         seconds = told.up_seconds - before.up_seconds
         if told.busy_seconds is not None and told.has_device is not False:
             busy = (told.busy_seconds - before.busy_seconds) / seconds
-            changes["busy_share"] = round(min(max(busy, 0.0), 1.0), 4)
+            changes["busy_share"] = round(min(max(busy, 0.0), 1.0), 4) if isfinite(busy) else None
         if told.pictures is not None:
-            changes["images_per_second"] = round(max(told.pictures - before.pictures, 0) / seconds, 4)
+            rate = max(told.pictures - before.pictures, 0) / seconds
+            changes["images_per_second"] = round(rate, 4) if isfinite(rate) else None
     return told.model_copy(update=changes)
 
 

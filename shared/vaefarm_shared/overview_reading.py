@@ -1,13 +1,11 @@
 """Reading an overview from Redis: two round trips, however many jobs wait, have failed or are in hand."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any, Final
 
 import redis
-from rq.utils import as_text
 from rq.worker_registration import REDIS_WORKER_KEYS
 
 from . import keys, quarantine, rq_bridge
@@ -19,7 +17,8 @@ from .overview import Death, Overview, Quarantined, RecentFailure, Totals, VaeOv
 from .overview_warnings import with_warnings
 from .pace import Backlog, backlog, paces
 from .queues import PRIORITIES, parts_of
-from .workers import description_keys
+from .told import count_of, text_of, without_kinds
+from .workers import description_keys, read_description
 
 #: Newest failures that are looked at, as many as Redis keeps the ids of; and how many are shown at most.
 LOOKED_AT: Final[int] = 100
@@ -49,12 +48,12 @@ def read_overview(
     first = _read_first(connection)
     queues = sorted(
         name
-        for name in (as_text(key).removeprefix(rq_bridge.QUEUE_PREFIX) for key in first["queues"])
+        for name in (text_of(key).removeprefix(rq_bridge.QUEUE_PREFIX) for key in first["queues"])
         if name.startswith("vaefarm.")
     )
-    failed = [as_text(job_id) for job_id in reversed(first["failures"])]
+    failed = [text_of(job_id) for job_id in reversed(first["failures"])]
     depths, workers, records = _read_second(connection, queues, first["workers"], failed)
-    paused = {as_text(vae) for vae in first["paused"]}
+    paused = {text_of(vae) for vae in first["paused"]}
     pace = paces(first["pace"])
     vaes = vae_overviews(list(zip(queues, depths, strict=True)), pace, first["ended"], paused, workers)
     now = first["time"][0] + first["time"][1] / 1e6
@@ -64,11 +63,12 @@ def read_overview(
         vaes=vaes,
         workers=workers,
         failures=_failures(failed, records)[:most_failures],
-        quarantined=[quarantined(as_text(device), raw) for device, raw in sorted(first["quarantined"].items())],
+        quarantined=[quarantined(text_of(device), raw) for device, raw in sorted(first["quarantined"].items())],
         deaths=[
-            Death(worker=name.decode("utf-8", "replace"), at=at)
+            Death(worker=text_of(name), at=at)
             for name, at in reversed(first["deaths"])
-            if at > now - DEATH_SECONDS
+            # One of a time to come would stay for as long.
+            if abs(now - at) < DEATH_SECONDS
         ],
         suspended=bool(first["suspended"]),
     )
@@ -124,7 +124,7 @@ def _read_first(connection: redis.Redis) -> dict[str, Any]:
 
 def _read_second(
     connection: redis.Redis, queues: Sequence[str], members: Iterable[bytes | str], failed: Sequence[str]
-) -> tuple[list[int], list[WorkerOverview], list[list[bytes | None]]]:
+) -> tuple[list[int], list[WorkerOverview], list[list[bytes | None] | None]]:
     """Depths of queues, what workers say of themselves, records of failed jobs."""
     described = description_keys(members)
     with connection.pipeline(transaction=False) as pipe:
@@ -135,14 +135,15 @@ def _read_second(
         for key in described:
             pipe.get(key)
             pipe.pttl(key)
-        replies = pipe.execute()
+        replies = without_kinds(pipe.execute(raise_on_error=False))
     said = replies[len(queues) + len(failed) :]
     workers = [
-        worker_overview(json.loads(raw), silent_seconds(left_milliseconds))
-        for raw, left_milliseconds in zip(said[::2], said[1::2], strict=True)
+        # What lives and cannot be read is told of by its name.
+        worker_overview(read_description(raw) or {"name": key.rpartition(":")[2]}, silent_seconds(left_milliseconds))
+        for key, raw, left_milliseconds in zip(described, said[::2], said[1::2], strict=True)
         if raw is not None
     ]
-    return replies[: len(queues)], workers, replies[len(queues) : len(queues) + len(failed)]
+    return [depth or 0 for depth in replies[: len(queues)]], workers, replies[len(queues) : len(queues) + len(failed)]
 
 
 def silent_seconds(left_milliseconds: int) -> float | None:
@@ -168,7 +169,7 @@ def vae_overviews(
         priorities.setdefault(vae, Counter(dict.fromkeys(PRIORITIES, 0)))[priority or "plain"] += queued
         if size:
             sizes.setdefault(vae, Counter())[size] += queued
-    ends = {as_text(field): int(count) for field, count in ended.items()}
+    ends = {text_of(field): count_of(count) for field, count in ended.items()}
     serving = Counter(vae for worker in workers for vae in worker.serves)
     loaded = Counter(vae for worker in workers for vae in worker.hot if vae in worker.serves)
     found = []
@@ -201,7 +202,7 @@ def _totals(
     memory = first["memory"]
     most = int(memory.get("maxmemory", 0))
     limits = limits_of(most, budget_bytes, max_jobs)
-    used_bytes, used_jobs = (int(number(one) or 0) for one in first["budget"])
+    used_bytes, used_jobs = (count_of(one) for one in first["budget"])
     return Totals(
         queued=sum(vae.queued for vae in vaes),
         backlog_seconds=round(sum(vae.backlog_seconds for vae in vaes), 3),
@@ -216,18 +217,19 @@ def _totals(
     )
 
 
-def _failures(job_ids: Sequence[str], records: Sequence[Sequence[bytes | None]]) -> list[RecentFailure]:
+def _failures(job_ids: Sequence[str], records: Sequence[Sequence[bytes | None] | None]) -> list[RecentFailure]:
     """Those that are failed still: one may have been retried, or be past its life."""
     found = []
-    for job_id, (status, reason, attempts, ended_at, owner, queue) in zip(job_ids, records, strict=True):
+    for job_id, fields in zip(job_ids, records, strict=True):
+        status, reason, attempts, ended_at, owner, queue = fields or [None] * 6
         if status == JobStatus.FAILED.encode():
             found.append(
                 RecentFailure(
                     id=job_id,
-                    vae=vae_of(as_text(queue)) if queue and b"." in queue else "",
-                    reason=(reason or b"").decode("utf-8", "replace")[:REASON_LENGTH],
-                    attempts=int(number(attempts) or 0),
-                    owner=ADMIN if owner is None else owner.decode("utf-8", "replace"),
+                    vae=vae_of(text_of(queue)) if queue and b"." in queue else "",
+                    reason=text_of(reason or b"")[:REASON_LENGTH],
+                    attempts=count_of(attempts),
+                    owner=ADMIN if owner is None else text_of(owner),
                     ended_at=number(ended_at),
                 )
             )

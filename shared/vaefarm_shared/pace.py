@@ -8,10 +8,11 @@ from statistics import fmean
 from typing import Any, Final
 
 import redis
-from rq.utils import as_text
 
 from . import keys
+from .leases import number
 from .queues import parts_of
+from .told import text_of
 
 #: Device seconds that a job counts as, while none of its VAE was decoded.
 UNKNOWN_SECONDS: Final[float] = 1.0
@@ -38,7 +39,7 @@ def read_pace(connection: redis.Redis) -> dict[tuple[str, str], float]:
 
 def paces(raw: Mapping[Any, Any]) -> dict[tuple[str, str], float]:
     """The same of the hash as Redis gives it."""
-    return {_key(as_text(field)): float(mean) for field, mean in raw.items()}
+    return {_key(text_of(field)): seconds for field, mean in raw.items() if (seconds := number(mean)) is not None}
 
 
 def backlog(queues: Iterable[tuple[str, int]], pace: Mapping[tuple[str, str], float]) -> dict[str, Backlog]:

@@ -1,9 +1,9 @@
 """Paused VAEs: their jobs are taken in and wait, no worker claims them."""
 
 import redis
-from rq.utils import as_text
 
 from . import keys
+from .told import text_of
 
 
 def pause(connection: redis.Redis, vae: str) -> bool:
@@ -21,4 +21,4 @@ def resume(connection: redis.Redis, vae: str) -> bool:
 
 def read_paused(connection: redis.Redis) -> list[str]:
     """The ids of the paused VAEs, sorted."""
-    return sorted(as_text(vae) for vae in connection.smembers(keys.PAUSED))
+    return sorted(text_of(vae) for vae in connection.smembers(keys.PAUSED))

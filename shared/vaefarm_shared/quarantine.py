@@ -17,7 +17,9 @@ from rq.utils import as_text
 
 from . import keys
 from .device_locks import read_workers
+from .leases import number
 from .redis_policy import read_clock
+from .told import object_of
 
 #: Seconds in which exits count together.
 WINDOW_SECONDS: Final[int] = 600
@@ -27,6 +29,9 @@ EXITS: Final[int] = 3
 
 #: Exits that are kept for a device.
 MAX_NOTED: Final[int] = 16
+
+#: The reason of what somebody garbled.
+UNREADABLE: Final[str] = "its reason cannot be read"
 
 QUARANTINE: Final[str] = f"{keys.PREFIX}quarantine"
 
@@ -114,8 +119,6 @@ def read_entry(raw: bytes | str | None) -> tuple[str | None, float | None]:
     """Reason and time of a quarantine; what somebody garbled is quarantined all the same."""
     if raw is None:
         return None, None
-    try:
-        written = json.loads(raw)
-        return str(written["reason"]), float(written["since"])
-    except (ValueError, TypeError, KeyError):
-        return "its reason cannot be read", None
+    written = object_of(raw) or {}
+    since = written.get("since")
+    return str(written.get("reason", UNREADABLE)), number(str(since))

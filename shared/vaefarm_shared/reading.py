@@ -7,13 +7,13 @@ from typing import Any, Final
 import redis
 from pydantic import ValidationError
 from redis.client import Pipeline
-from rq.utils import as_text
 from rq.worker_registration import REDIS_WORKER_KEYS
 
 from . import keys
 from .blob_names import job_of, token_of
 from .catalogue import Contract
 from .errors import FarmError, JobExpired, JobNotFound
+from .events import status_of
 from .job import ADMIN, JobSpec, JobStatus
 from .leases import number
 from .pace import Backlog, backlog, eta_seconds, read_pace
@@ -21,6 +21,7 @@ from .queues import parts_of, size_of
 from .records import DecodeReport, JobRecord, Tombstone, blob_references
 from .rq_bridge import QUEUE_PREFIX, QUEUES_KEY
 from .scripts import script
+from .told import text_of, without_kinds
 from .workers import describe_workers, holders
 
 #: How a job has ended that needs its latent no more: a failed one keeps it, for a retry.
@@ -60,7 +61,7 @@ def read_statuses(connection: redis.Redis, job_ids: Sequence[str]) -> list[JobSt
     statuses: list[JobStatus | None] = []
     for status, tombstone in zip(replies[::2], replies[1::2], strict=True):
         if status is not None:
-            statuses.append(_status(status))
+            statuses.append(status_of(status))
         else:
             # The record lived out its life; the tombstone says that there was one.
             statuses.append(JobStatus.EXPIRED if tombstone else None)
@@ -77,20 +78,12 @@ def read_owned_statuses(connection: redis.Redis, job_ids: Sequence[str]) -> list
     found: list[tuple[JobStatus, str] | None] = []
     for (status, owner), stone in zip(replies[::2], replies[1::2], strict=True):
         if status is not None:
-            found.append((_status(status), ADMIN if owner is None else owner.decode("utf-8", "replace")))
+            found.append((status_of(status), ADMIN if owner is None else text_of(owner)))
         elif stone is not None:
-            found.append((JobStatus.EXPIRED, Tombstone.model_validate_json(stone).owner))
+            found.append((JobStatus.EXPIRED, _tombstone(stone).owner))
         else:
             found.append(None)
     return found
-
-
-def _status(raw: bytes) -> JobStatus:
-    """A status of a release that this one does not know is of a job that has not ended, as far as we can tell."""
-    try:
-        return JobStatus(raw.decode("utf-8", "replace"))
-    except ValueError:
-        return JobStatus.STARTED
 
 
 def read_status(connection: redis.Redis, job_id: str) -> JobStatus:
@@ -122,9 +115,17 @@ def _found(job_id: str, raw: dict[bytes, bytes], stone: bytes | None) -> JobReco
         return _record(job_id, text(raw))
     if stone is None:
         raise not_found(job_id)
-    left = Tombstone.model_validate_json(stone)
+    left = _tombstone(stone)
     reason = left.reason or f"it was {left.status.value}, and what was kept of it is past its life"
     return JobRecord(id=job_id, status=JobStatus.EXPIRED, reason=reason, owner=left.owner)
+
+
+def _tombstone(raw: bytes) -> Tombstone:
+    """What is left of a job; of one whose traces somebody garbled, that there was one."""
+    try:
+        return Tombstone.model_validate_json(raw)
+    except ValidationError:
+        return Tombstone(status=JobStatus.EXPIRED, request_hash="", reason="what is left of it cannot be read")
 
 
 def read_standing(connection: redis.Redis, job_id: str) -> Standing:
@@ -172,7 +173,7 @@ def _waiting(record: JobRecord, waits: Sequence[Any], workers: list[dict[str, An
         return Standing(record, position, queued)
     queue = record.queue or ""
     queues = [(name.decode(), int(depth)) for name, depth in _pairs(flat_queues)]
-    paces = {size.decode(): float(pace) for size, pace in _pairs(flat_paces)}
+    paces = {size.decode(): known for size, pace in _pairs(flat_paces) if (known := number(pace)) is not None}
     able = holders(workers, parts_of(queue)[0], size_of(queue))
     return Standing(record, position, queued, eta_seconds(position, queue, queues, paces, len(able)))
 
@@ -190,7 +191,7 @@ def _record(job_id: str, fields: dict[str, str]) -> JobRecord:
         spec = None
     return JobRecord(
         id=job_id,
-        status=_status(fields.get("status", "").encode()),
+        status=status_of(fields.get("status", "").encode()),
         reason=fields.get("reason"),
         last_error=fields.get("last_error"),
         vae=spec.vae if spec else None,
@@ -202,13 +203,21 @@ def _record(job_id: str, fields: dict[str, str]) -> JobRecord:
         worker=fields.get("worker"),
         owner=fields.get("owner", ADMIN),
         metadata=spec.metadata if spec else {},
-        report=DecodeReport.model_validate_json(fields["report"]) if "report" in fields else None,
+        report=_report(fields.get("report")),
     )
+
+
+def _report(raw: str | None) -> DecodeReport | None:
+    """A job's report; None where there is none, or it cannot be read."""
+    try:
+        return None if raw is None else DecodeReport.model_validate_json(raw)
+    except ValidationError:
+        return None
 
 
 def text(raw: Mapping[bytes, bytes]) -> dict[str, str]:
     """A hash of Redis as text; bytes that are no UTF-8 become replacement characters."""
-    return {name.decode(): value.decode("utf-8", "replace") for name, value in raw.items()}
+    return {text_of(name): text_of(value) for name, value in raw.items()}
 
 
 def read_contract(connection: redis.Redis, vae: str) -> Contract | None:
@@ -227,13 +236,14 @@ def read_queues(connection: redis.Redis) -> list[QueueDepth]:
     """Every queue of ours that RQ knows, and its depth."""
     names = sorted(
         name
-        for name in (as_text(key).removeprefix(QUEUE_PREFIX) for key in connection.smembers(QUEUES_KEY))
+        for name in (text_of(key).removeprefix(QUEUE_PREFIX) for key in connection.smembers(QUEUES_KEY))
         if name.startswith("vaefarm.")
     )
     with connection.pipeline(transaction=False) as pipe:
         for name in names:
             pipe.llen(f"{QUEUE_PREFIX}{name}")
-        return [QueueDepth(name, depth) for name, depth in zip(names, pipe.execute(), strict=True)]
+        depths = without_kinds(pipe.execute(raise_on_error=False))
+    return [QueueDepth(name, depth or 0) for name, depth in zip(names, depths, strict=True)]
 
 
 def read_backlog(connection: redis.Redis) -> dict[str, Backlog]:

@@ -6,8 +6,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 import redis
-from pydantic import ConfigDict, ValidationError
-from rq.utils import as_text
+from pydantic import ValidationError
 from rq.worker_registration import REDIS_WORKER_KEYS
 
 from . import keys
@@ -15,6 +14,7 @@ from .endpoints import EndpointState, read_endpoints
 from .queues import parts_of, plain_queue_name
 from .rq_bridge import QUEUE_PREFIX, QUEUES_KEY
 from .scripts import script
+from .told import object_of, text_of
 
 #: Deaths that are kept, and seconds for how long.
 DEATHS_KEPT: Final[int] = 20
@@ -23,9 +23,6 @@ DEATH_SECONDS: Final[int] = 3600
 
 class WorkerEndpoint(EndpointState):
     """A remote endpoint, as the worker that asks it sees it."""
-
-    # Infinity is a number to json, and none in JSON.
-    model_config = ConfigDict(allow_inf_nan=False)
 
     #: The worker's name.
     worker: str
@@ -52,7 +49,7 @@ def forget_dead(connection: redis.Redis) -> int:
     Each look at the farm asks for all that are listed: where workers have a new name each time they start, as pods do,
     they would be ever more.
     """
-    names = (as_text(key).removeprefix(QUEUE_PREFIX) for key in connection.smembers(QUEUES_KEY))
+    names = (text_of(key).removeprefix(QUEUE_PREFIX) for key in connection.smembers(QUEUES_KEY))
     vaes = {parts_of(name)[0] for name in names if name.startswith("vaefarm.")}
     return int(script("forget_workers").run(connection, *(plain_queue_name(vae) for vae in sorted(vaes))))
 
@@ -64,13 +61,28 @@ def read_workers(connection: redis.Redis) -> list[dict[str, Any]]:
 
 def describe_workers(connection: redis.Redis, members: Iterable[bytes | str]) -> list[dict[str, Any]]:
     """As `read_workers`, of the members of RQ's set."""
-    found = connection.mget(asked) if (asked := description_keys(members)) else []
-    return [json.loads(raw) for raw in found if raw is not None]
+    found: Any = connection.mget(asked) if (asked := description_keys(members)) else []
+    return [one for raw in found if (one := read_description(raw)) is not None]
+
+
+def read_description(raw: bytes | None) -> dict[str, Any] | None:
+    """What a worker says of itself, with what everybody reads of it in its form; None for what nobody can read."""
+    found = object_of(raw)
+    if found is None:
+        return None
+    vaes, sizes = found.get("vaes"), found.get("sizes")
+    held = sizes.items() if isinstance(sizes, dict) else ()
+    return {
+        **found,
+        "name": str(found.get("name", "")),
+        "vaes": vaes if isinstance(vaes, dict) else {},
+        "sizes": {vae: classes for vae, classes in held if isinstance(classes, list)},
+    }
 
 
 def description_keys(members: Iterable[bytes | str]) -> list[str]:
     """Where the members of RQ's set describe themselves, by name."""
-    return [keys.worker(name) for name in sorted(as_text(key).rpartition(":")[2] for key in members)]
+    return [keys.worker(name) for name in sorted(text_of(key).rpartition(":")[2] for key in members)]
 
 
 def serves(worker: dict[str, object]) -> set[str]:

@@ -19,7 +19,10 @@ from vaefarm_shared.errors import ConfigurationError, Forbidden
 from .settings import GatewaySettings, names
 
 #: `Host`: a name or an address, and a port.
-AUTHORITY: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
+AUTHORITY: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
+
+#: The highest port that there is.
+MOST_PORT: Final[int] = 65535
 
 #: What of a client's text an error shows.
 SHOWN: Final[int] = 80
@@ -42,6 +45,8 @@ def is_loopback(host: str) -> bool:
 def name_of(authority: str) -> str | None:
     """The name or address in `host:port`, in lower case, or None."""
     found = AUTHORITY.fullmatch(authority)
+    if found and int(found[2] or 0) > MOST_PORT:
+        return None
     return found[1].strip("[]").lower().removesuffix(".") if found else None
 
 

@@ -19,6 +19,11 @@ logger = logging.getLogger(__name__)
 LOOK_SECONDS: Final[float] = 1.0
 
 
+def is_same(before: Principal, after: Principal | None) -> bool:
+    """Whether a key's holder may still see what it saw."""
+    return after is not None and (before.name, before.is_admin) == (after.name, after.is_admin)
+
+
 class KeyRing:
     """Principals by the hashes of their keys."""
 
@@ -67,10 +72,10 @@ class KeyRing:
             self._change(principals)
 
     def _change(self, principals: dict[str, Principal]) -> None:
-        """Go on with other keys, and end what those that are gone have running."""
-        gone = self._principals.keys() - principals.keys()
+        """Go on with other keys, and end what those have running that are gone, or are somebody else's now."""
+        gone = {digest for digest, one in self._principals.items() if not is_same(one, principals.get(digest))}
         self._principals = principals
-        logger.info("%s has %d keys now; %d are gone", self._path, len(principals), len(gone))
+        logger.info("%s has %d keys now; %d are gone, or changed", self._path, len(principals), len(gone))
         for digest in gone:
             for task in list(self._requests.get(digest, ())):
                 task.cancel()

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Final, NamedTuple
 
 from aiohttp import web
+from redis.exceptions import RedisError
 
 from vaefarm_shared.errors import FarmError
 from vaefarm_shared.history import Sample, read_history
@@ -21,7 +22,7 @@ from ..desk import Desk
 from ..farm_overview import LOOKS, seen_by
 from ..follower import GatewayStops
 from .charts import charts_of
-from .drawing import draw
+from .drawing import draw, draw_sections
 from .newest import SHOWN, Card, Newest
 
 logger = logging.getLogger(__name__)
@@ -121,7 +122,10 @@ class Board:
 
     @asynccontextmanager
     async def screen(self, view: View) -> AsyncIterator[Screen]:
-        """A view, kept up to date while this lasts."""
+        """A view, kept up to date while this lasts. Raises GatewayStops."""
+        if self._desk.follower.stopping:
+            # Nobody looks any more, or soon.
+            raise GatewayStops
         screen = self._screens.get(view)
         if screen is None:
             screen = self._screens[view] = Screen(Newest(self._desk, *view))
@@ -148,16 +152,15 @@ class Board:
     async def _look(self) -> None:
         follower, tick = self._desk.follower, 0
         while not follower.stopping:
-            with suppress(FarmError):
-                if tick % HISTORY_TICKS == 0:
-                    self._samples = await self._desk.call(self._desk.transport.ask, read_history)
             try:
+                if tick % HISTORY_TICKS == 0:
+                    await self._read_history()
                 await self._show()
             except FarmError as error:
                 for screen in self._screens.values():
                     screen.show({"notice": str(draw("sections/notice.html", message=str(error)))})
             except Exception:
-                logger.exception("a page was not drawn")
+                logger.exception("pages were not drawn")
             tick += 1
             with suppress(TimeoutError):
                 async with asyncio.timeout(TICK_SECONDS):
@@ -169,15 +172,30 @@ class Board:
         glance = await self._glance()
         pages = sum(screen.readers for screen in self._screens.values())
         for view, screen in list(self._screens.items()):
-            more = min(PICTURES_PER_SECOND, FETCHES_PER_SECOND / max(pages, 1)) * TICK_SECONDS
-            screen.allowance = min(screen.allowance + more, SHOWN)
-            # The first pictures are more than that, and no debt.
-            screen.allowance = max(0.0, screen.allowance - await screen.newest.look(int(screen.allowance)))
-            screen.show(sections_of(view, glance, screen.newest.cards))
+            try:
+                await self._show_on(screen, view, glance, pages)
+            except FarmError:
+                raise
+            except Exception:
+                logger.exception("a page of %s was not drawn", view.vae or "the farm")
+
+    async def _show_on(self, screen: Screen, view: View, glance: Glance, pages: int) -> None:
+        """`pages`: how many are open, of all views."""
+        more = min(PICTURES_PER_SECOND, FETCHES_PER_SECOND / max(pages, 1)) * TICK_SECONDS
+        screen.allowance = min(screen.allowance + more, SHOWN)
+        # The first pictures are more than that, and no debt.
+        screen.allowance = max(0.0, screen.allowance - await screen.newest.look(int(screen.allowance)))
+        screen.show(sections_of(view, glance, screen.newest.cards))
+
+    async def _read_history(self) -> None:
+        try:
+            self._samples = await self._desk.call(self._desk.transport.ask, read_history)
+        except RedisError as error:
+            logger.error("the farm's history cannot be read, charts stay as they are: %s", error)
 
     async def _glance(self) -> Glance:
         if not self._samples:
-            self._samples = await self._desk.call(self._desk.transport.ask, read_history)
+            await self._read_history()
         return Glance(await self._app[LOOKS].ask(None), self._samples)
 
 
@@ -202,7 +220,7 @@ def sections_of(view: View, glance: Glance, cards: Sequence[Card]) -> dict[str, 
         "message": None,
     }
     names = OF_FARM if vae is None else OF_VAE
-    return {name: str(draw(f"sections/{name}.html", **values)) for name in names}
+    return draw_sections(names, values)
 
 
 def of_vae(overview: Overview, vae: str) -> Overview:

@@ -1,5 +1,7 @@
 """Drawing: HTML from templates. Whatever others wrote, a prompt, a name, an error, is text and never markup."""
 
+import logging
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Final
@@ -15,6 +17,8 @@ from ... import readable
 from ...http_client import part
 from ..access import principal_of
 from ..admission import GATE
+
+logger = logging.getLogger(__name__)
 
 #: What a page may load and run: the gateway's own files alone, and no style or script that stands in it.
 PAGE_POLICY: Final[str] = (
@@ -57,11 +61,28 @@ def draw(template: str, **values: Any) -> Markup:
     return Markup(environment().get_template(template).render(values))
 
 
+def draw_sections(names: Iterable[str], values: Mapping[str, Any]) -> dict[str, str]:
+    """Sections of a page, each with all values; one that cannot be drawn says so, and takes no other along."""
+    return {name: _section(name, values) for name in names}
+
+
+def _section(name: str, values: Mapping[str, Any]) -> str:
+    try:
+        return str(draw(f"sections/{name}.html", **values))
+    except Exception:
+        logger.exception("section %s of a page was not drawn", name)
+        return str(draw("sections/notice.html", message=f"{name}: this cannot be drawn; the gateway's log says why"))
+
+
 def moment(seconds: float | None) -> str:
     """Unix seconds as the element of a time, in UTC; the page's script writes it in the reader's own zone."""
     if seconds is None:
         return ""
-    when = datetime.fromtimestamp(seconds, UTC)
+    try:
+        when = datetime.fromtimestamp(seconds, UTC)
+    except (OverflowError, OSError, ValueError):
+        # Of no year from 1 to 9999: who wrote it knows no time.
+        return ""
     return Markup('<time datetime="{}">{}</time>').format(
         when.isoformat(timespec="milliseconds"), when.strftime("%Y-%m-%d %H:%M:%S UTC")
     )

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from math import inf, isfinite
 from typing import Any, Final, NamedTuple
 
 from aiohttp import web
@@ -21,7 +22,7 @@ from ..pictures import etag_of
 from ..standing import job_id_of, standing_for
 from ..streams import open_stream, send
 from .board import event_of
-from .drawing import draw, page, plainly
+from .drawing import draw, draw_sections, page, plainly
 
 #: Seconds after which a job that has not ended is looked at again, whatever is told of it: its place moves.
 LOOK_SECONDS: Final[float] = 2.0
@@ -142,7 +143,7 @@ def sections_of(standing: Standing, preview: Preview | None) -> dict[str, str]:
         "facts": facts_of(record),
         "message": None,
     }
-    return {name: str(draw(f"sections/{name}.html", **values)) for name in SECTIONS}
+    return draw_sections(SECTIONS, values)
 
 
 def stages_of(record: JobRecord) -> list[Stage]:
@@ -162,7 +163,7 @@ def stages_of(record: JobRecord) -> list[Stage]:
 def bars_of(record: JobRecord) -> list[Bar]:
     """How a finished job's life is shared by waiting, decode, the writing of files, and all else."""
     waited, worked = _between(record.queued_at, record.started_at), _between(record.started_at, record.ended_at)
-    if record.report is None or waited is None or worked is None or waited + worked <= 0:
+    if record.report is None or waited is None or worked is None or not 0 < waited + worked < inf:
         return []
     decode, encode = record.report.seconds_decode, record.report.seconds_encode
     parts = {
@@ -171,7 +172,9 @@ def bars_of(record: JobRecord) -> list[Bar]:
         ("encodes", "files"): encode,
         ("rests", "everything else"): max(0.0, worked - decode - encode),
     }
-    whole, begin, bars = sum(parts.values()), 0.0, []
+    whole, begin, bars = sum(parts.values()), 0.0, list[Bar]()
+    if not isfinite(whole):
+        return bars
     for (kind, name), seconds in parts.items():
         bars.append(Bar(kind, name, begin / whole, seconds / whole))
         begin += seconds

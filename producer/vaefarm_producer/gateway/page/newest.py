@@ -4,12 +4,13 @@ Each picture that is put on a page is fetched by every browser that has it open,
 second goes by how many pages there are. Of more than that the newest are taken.
 """
 
+import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from vaefarm_shared.errors import JobNotFound
+from vaefarm_shared.errors import FarmError, JobNotFound
 from vaefarm_shared.events import Event, newest_events
 from vaefarm_shared.job import JobStatus
 from vaefarm_shared.previews import is_preview
@@ -18,6 +19,8 @@ from vaefarm_shared.records import ImageRecord, JobRecord, VideoRecord
 
 from ..access import Principal
 from ..desk import Desk
+
+logger = logging.getLogger(__name__)
 
 #: Pictures of a strip.
 SHOWN: Final[int] = 12
@@ -66,12 +69,20 @@ class Newest:
             most = SHOWN
         elif not most:
             return 0
-        events = None if self._place is None else follower.kept_after(self._place)
-        self._place = follower.last
-        if events is None:
-            # The first look, or one that comes so late that what is between is not worth finding.
-            events = await self._desk.call(self._desk.transport.ask, newest_events, LOOKED_AT)
-        return await self._put_in(events, most)
+        place, events = follower.last, None if self._place is None else follower.kept_after(self._place)
+        try:
+            if events is None:
+                # The first look, or one that comes so late that what is between is not worth finding.
+                events = await self._desk.call(self._desk.transport.ask, newest_events, LOOKED_AT)
+            count = await self._put_in(events, most)
+        except FarmError:
+            # What ended meanwhile is found once Redis is back.
+            raise
+        except Exception:
+            logger.exception("the newest pictures were not found")
+            count = 0
+        self._place = place
+        return count
 
     async def _put_in(self, events: Sequence[Event], most: int) -> int:
         ended = list(dict.fromkeys(event.job_id for event in reversed(events) if self._is_wanted(event)))
@@ -90,9 +101,10 @@ class Newest:
         return event.status is JobStatus.FINISHED and self._principal.sees(event.owner) and not is_preview(event.job_id)
 
     def _card(self, record: JobRecord) -> Card | None:
-        """A job's card; None for one of another VAE, or without a picture."""
+        """A job's card; None for one of another VAE or owner, or without a picture."""
         report = record.report
-        if report is None or self._vae not in (None, record.vae):
+        # The event may be of another's job that had the same id before.
+        if report is None or self._vae not in (None, record.vae) or not self._principal.sees(record.owner):
             return None
         shown = [one for one in report.stored if isinstance(one, ImageRecord | VideoRecord)]
         if not shown:

@@ -4,7 +4,9 @@ import asyncio
 import io
 import logging
 from collections import OrderedDict
-from typing import Final
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any, Final
 
 from aiohttp import ETag, web
 from PIL import Image
@@ -44,7 +46,7 @@ class Thumbnails:
         async with self._turn:
             if (found := self._kept.get(one.blob)) is None:
                 desk = desk_of(request)
-                found = await desk.carry(lambda: small(desk.transport.stored(job_id, one)))
+                found = await whole(desk.carry(lambda: small(desk.transport.stored(job_id, one))))
                 self._kept[one.blob] = found
                 while len(self._kept) > KEPT:
                     self._kept.popitem(last=False)
@@ -78,6 +80,17 @@ async def get_thumbnail(request: web.Request) -> web.Response:
     return answer
 
 
+async def whole(work: Coroutine[Any, Any, bytes]) -> bytes:
+    """What work on a thread gives. One who leaves waits for its end: the thread goes on, and so does its turn."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        with suppress(Exception):
+            await task
+        raise
+
+
 def small(data: bytes) -> bytes:
     """A picture's thumbnail. Raises ValueError for bytes that are none, or one larger than it was said to be."""
     try:
@@ -89,6 +102,7 @@ def small(data: bytes) -> bytes:
             shown = picture if picture.mode in ("RGB", "RGBA") else picture.convert("RGB")
             out = io.BytesIO()
             shown.save(out, "WEBP", quality=80)
-    except (OSError, Image.DecompressionBombError) as error:
+    except Exception as error:
+        # Pillow's readers raise what they meet: of a torn PNG a SyntaxError, of others a struct.error.
         raise ValueError(f"it cannot be read: {error}") from error
     return out.getvalue()
