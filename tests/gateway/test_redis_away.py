@@ -11,6 +11,7 @@ import pytest
 from pydantic import SecretStr
 from tests.conftest import RedisServer, redis_servers
 from tests.gateway.conftest import StartGateway, soon
+from tests.gateway.test_pages import PAGE, followed, section
 
 from vaefarm_producer.gateway.desk import DESK, FROZEN_SECONDS
 from vaefarm_shared.errors import FarmUnavailable
@@ -127,3 +128,31 @@ async def test_a_redis_that_is_frozen_is_away_as_well(
             return answer.status == 200
 
     await soon("the gateway finds Redis again", works)
+
+
+@pytest.mark.slow
+async def test_open_pages_say_that_redis_is_away_and_go_on_once_it_is_back(
+    start_gateway: StartGateway, own_server: RedisServer, settings: Settings
+) -> None:
+    gateway = await start_gateway(settings.at(own_server.url))
+    async with gateway.client.put("/v1/jobs/mine", params=RAW, data=ARRAY.tobytes()) as answer:
+        assert answer.status == 202
+    async with followed(gateway, "/page/events") as of_farm, followed(gateway, "/page/jobs/mine/events") as of_job:
+        await asyncio.to_thread(own_server.stop)
+        for news in (of_farm, of_job):
+            await section(news, "notice", 'role="alert"')
+        await asyncio.to_thread(own_server.start)
+        async with asyncio.timeout(30):
+            for news in (of_farm, of_job):
+                while (await news.get()).get("notice") != "":
+                    pass
+
+
+async def test_a_page_that_is_loaded_while_redis_is_away_says_so_and_comes_back_by_itself(
+    start_gateway: StartGateway, settings: Settings
+) -> None:
+    gateway = await start_gateway(settings.at("redis://127.0.0.1:1/0"))
+    async with gateway.client.get("/", headers=PAGE) as answer:
+        assert answer.status == 503
+        assert "cannot be shown" in await answer.text()
+        assert int(answer.headers["Refresh"]) > 0
