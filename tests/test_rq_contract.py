@@ -17,10 +17,13 @@ from tests.claims import begin, take
 from tests.conftest import Serve, StartWorker, eventually
 
 from vaefarm_producer import Farm
-from vaefarm_shared import leases, rq_bridge, transitions
+from vaefarm_shared import keys, leases, rq_bridge, transitions
+from vaefarm_shared.catalogue import Catalogue
 from vaefarm_shared.job import JobStatus
 from vaefarm_shared.transitions import Outcome
-from vaefarm_shared.workers import forget_dead
+from vaefarm_shared.workers import forget_dead, read_workers
+from vaefarm_worker.fake_decoder import FakeDecoder
+from vaefarm_worker.registration import Registration
 
 QUEUE = "vaefarm.demo.normal.s.default"
 LATENTS = torch.zeros(1, 4, 8, 8)
@@ -109,3 +112,21 @@ def test_a_worker_that_died_is_taken_off_rqs_lists_and_none_that_lives(
 
     assert [connection.smembers(one) for one in lists] == [{f"rq:worker:{living.name}".encode()}] * 2
     assert forget_dead(connection) == 0
+
+
+def test_a_worker_that_was_taken_for_dead_is_listed_again_once_it_speaks(connection: redis.Redis) -> None:
+    """It was stopped, say, or the network between: its entries ended, and somebody tidied meanwhile."""
+    registration = Registration(connection, "sleeper", FakeDecoder([Catalogue.load()["demo"]]))
+    registration.birth()
+    entries = ("rq:worker:sleeper", keys.worker("sleeper"))
+    lists = [REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY % "vaefarm.demo"]
+    connection.sadd("rq:queues", "rq:queue:vaefarm.demo")
+    for entry in entries:
+        connection.delete(entry)
+        assert forget_dead(connection) == (entry == entries[-1]), "what either tells is that it lives"
+    assert not any(connection.exists(one) for one in lists)
+
+    registration.heartbeat()
+
+    assert [connection.smembers(one) for one in lists] == [{b"rq:worker:sleeper"}] * 2
+    assert [one["name"] for one in read_workers(connection)] == ["sleeper"]

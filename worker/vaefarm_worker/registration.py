@@ -10,6 +10,7 @@ import redis
 from rq.serializers import JSONSerializer
 from rq.utils import utcformat
 from rq.worker import BaseWorker
+from rq.worker_registration import register
 
 from vaefarm_shared import keys
 from vaefarm_shared.errors import ConfigurationError
@@ -76,7 +77,11 @@ class Registration:
 
     def heartbeat(self) -> None:
         """Say that the worker lives."""
-        self._rq_worker.heartbeat(RQ_WORKER_SECONDS)
+        with self._connection.pipeline() as pipe:
+            self._rq_worker.heartbeat(RQ_WORKER_SECONDS, pipe)
+            # One that said nothing for so long that its entries ended was taken off the lists (`forget_dead`).
+            register(self._rq_worker, pipe)
+            pipe.execute()
         figures, self.sizes = self.figures(), held_sizes(self._decoder)
         counts: dict[Any, Any] = {
             "successful_job_count": figures.get("finished", 0),
