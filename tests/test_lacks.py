@@ -1,7 +1,7 @@
 """A job that needs what not every worker has: it goes to one that has it, undecoded, or fails with what to install."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,20 @@ def farm(stored: Settings) -> Iterator[Farm]:
         yield farm
 
 
+@pytest.fixture
+def serve_without_pyav(
+    stored: Settings, serve: Serve, fake: Counting, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], None]:
+    """A worker that has no PyAV serves until nothing is left that it takes."""
+
+    def run() -> None:
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, "av", None)
+            serve(fake, settings=stored, name="without")
+
+    return run
+
+
 def say_that_one_lives(connection: redis.Redis, **said: Any) -> None:
     """A worker that says so, and does nothing."""
     publish_worker(
@@ -71,43 +85,31 @@ def say_that_one_lives(connection: redis.Redis, **said: Any) -> None:
 
 
 def test_a_worker_without_pyav_decodes_no_video_that_plays(
-    farm: Farm,
-    stored: Settings,
-    serve: Serve,
-    fake: Counting,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    farm: Farm, serve_without_pyav: Callable[[], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "av", None)
-        mp4, webp = (farm.submit(LATENTS, vae="wan", video_format=name) for name in ("mp4", "webp"))
-        others = [
-            farm.submit(LATENTS, vae="wan", video_format="zip"),
-            farm.submit(LATENTS, vae="wan", output_type="pt"),
-        ]
-        serve(fake, settings=stored)
+    mp4, webp = (farm.submit(LATENTS, vae="wan", video_format=name) for name in ("mp4", "webp"))
+    others = [farm.submit(LATENTS, vae="wan", video_format="zip"), farm.submit(LATENTS, vae="wan", output_type="pt")]
+    serve_without_pyav()
 
     for job in (mp4, webp):
         with pytest.raises(JobFailed, match=r"pip install 'vaefarm\[video\]'.*; no other worker that lives has it"):
             job.video(timeout=20)
         assert job.record().attempts == 0
     assert [job.status() for job in others] == ["finished", "finished"]
-    assert "worker here leaves videos that play to others: a video's file needs PyAV" in caplog.text
+    assert "worker without leaves videos that play to others: a video's file needs PyAV" in caplog.text
 
 
 def test_another_worker_with_pyav_has_the_video(
     farm: Farm,
     stored: Settings,
     serve: Serve,
+    serve_without_pyav: Callable[[], None],
     fake: Counting,
     connection: redis.Redis,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     job = farm.submit(LATENTS, vae="wan")
     say_that_one_lives(connection, lacks=["store"])
-    with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "av", None)
-        serve(fake, settings=stored, name="without")
+    serve_without_pyav()
 
     assert (job.status(), fake.decodes) == ("queued", 0)
     serve(fake, settings=stored, name="with")
@@ -115,17 +117,11 @@ def test_another_worker_with_pyav_has_the_video(
 
 
 def test_a_worker_that_lacks_the_same_is_none_that_could(
-    farm: Farm,
-    stored: Settings,
-    serve: Serve,
-    fake: Counting,
-    connection: redis.Redis,
-    monkeypatch: pytest.MonkeyPatch,
+    farm: Farm, serve_without_pyav: Callable[[], None], fake: Counting, connection: redis.Redis
 ) -> None:
     job = farm.submit(LATENTS, vae="wan")
     say_that_one_lives(connection, lacks=["store", "video"])
-    monkeypatch.setitem(sys.modules, "av", None)
-    serve(fake, settings=stored)
+    serve_without_pyav()
 
     assert (job.status(), fake.decodes) == ("failed", 0)
 

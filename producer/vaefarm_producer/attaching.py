@@ -85,23 +85,23 @@ class Attached:
                 " put FarmVAE in the place of the pipeline's VAE"
             )
         call.apply_defaults()
-        size = call_options(self.pipeline, self._kind, self._contract, call.arguments)
+        said = call_options(self.pipeline, self._kind, self._contract, call.arguments)
         options_of_job = self._described(call.arguments)
         call.arguments["output_type"] = "latent"
         call.arguments["return_dict"] = True
         preview = self._options.get("preview")
         if preview is None:
-            return self._submit(call, size, options_of_job)
+            return self._submit(call, said, options_of_job)
         job_id = self._options.get("job_id") or new_job_id()
-        with self._farm.previews(job_id, vae=preview, every=self._every, **self._step_options(size)) as previews:
+        with self._farm.previews(job_id, vae=preview, every=self._every, **self._step_options(said)) as previews:
             call.arguments["callback_on_step_end_tensor_inputs"] = with_latents(call.arguments)
             call.arguments["callback_on_step_end"] = after(call.arguments["callback_on_step_end"], previews)
-            return self._submit(call, size, {**options_of_job, "job_id": job_id}, previews)
+            return self._submit(call, said, {**options_of_job, "job_id": job_id}, previews)
 
     def _submit(
         self,
         call: inspect.BoundArguments,
-        size: CallOptions,
+        said: CallOptions,
         options: AttachOptions,
         previews: StepPreviews | None = None,
     ) -> Job:
@@ -111,14 +111,14 @@ class Attached:
             # The job's own preview is of these latents; none of a step before may come after it.
             previews.close()
         # What `attach` was told counts for more than what the call says.
-        said = cast("SubmitOptions", {**size, **options})
-        return self._farm.submit(latents, vae=self._vae, **said)
+        all_options = cast("SubmitOptions", {**said, **options})
+        return self._farm.submit(latents, vae=self._vae, **all_options)
 
-    def _step_options(self, size: CallOptions) -> StepOptions:
+    def _step_options(self, said: CallOptions) -> StepOptions:
         """What previews of steps say as the job will."""
         found: StepOptions = {}
         if self._kind == "packed":
-            found["height"], found["width"] = size["height"], size["width"]
+            found["height"], found["width"] = said["height"], said["width"]
         if "producer" in self._options:
             found["producer"] = self._options["producer"]
         if "priority" in self._options:

@@ -93,7 +93,7 @@ class Settings(EnvironmentSettings):
     exact: bool = False
     """Whether a worker decodes and encodes every job as a reproducible one."""
     tiling: bool = False
-    """Whether a picture that the device has no room for may be decoded in tiles, which changes it visibly."""
+    """Whether what the device has no room for may be decoded in tiles, which changes it visibly."""
     budget_bytes: Annotated[int, Field(ge=1)] | None = None
     """Bytes of Redis that latents and pictures may take; 60 % of its maxmemory, else 2 GiB, unless given."""
     max_queued_jobs: Annotated[int, Field(ge=1)] = 1_000_000

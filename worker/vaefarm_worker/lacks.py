@@ -11,8 +11,8 @@ from vaefarm_shared.job import MAX_REDIS_BYTES, JobSpec
 
 Lack = Literal["video", "store"]
 
-#: What each is to who reads why a job is not decoded here.
-WHAT: Final[dict[Lack, str]] = {
+#: Why a job that needs it is not decoded here, and what to do.
+REASONS: Final[dict[Lack, str]] = {
     "video": (
         "a video's file needs PyAV on the worker: pip install 'vaefarm[video]', or submit with video_format='zip'"
     ),
@@ -33,7 +33,7 @@ def check_lacks(spec: JobSpec, lacks: Collection[Lack]) -> None:
     """Raise WorkerLacks for the first of what a job needs and this worker lacks."""
     for need in needs(spec):
         if need in lacks:
-            raise WorkerLacks(WHAT[need], need)
+            raise WorkerLacks(REASONS[need], need)
 
 
 def needs(spec: JobSpec) -> Iterator[Lack]:

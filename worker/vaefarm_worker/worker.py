@@ -27,7 +27,7 @@ from .decoder import Decoder
 from .device import Device
 from .forwarder import Forwarder
 from .intake import Intake
-from .lacks import WHAT, lacks_of
+from .lacks import REASONS, lacks_of
 from .lifeline import Lifeline
 from .outbox import Outbox
 from .patience import Abandoned
@@ -115,7 +115,7 @@ class Worker:
             if part is not None:
                 part.start()
         if "video" in self._station.lacks and any(one.contract.temporal_scale for one in self._decoder.vaes.values()):
-            logger.warning("worker %s leaves videos that play to others: %s", self.name, WHAT["video"])
+            logger.warning("worker %s leaves videos that play to others: %s", self.name, REASONS["video"])
         logger.info("worker %s serves %s on %s", self.name, ", ".join(self._decoder.vaes), self._decoder.device)
         try:
             while not self._over.wait(BURST_LOOK_SECONDS if burst else LOOK_SECONDS):

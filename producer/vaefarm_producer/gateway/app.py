@@ -9,19 +9,7 @@ from aiohttp import web
 
 from vaefarm_shared.settings import Settings
 
-from . import (
-    deliverer,
-    farm_overview,
-    health,
-    hf,
-    hf_routes,
-    jobs,
-    metrics,
-    openapi,
-    pictures,
-    previews,
-    streams,
-)
+from . import deliverer, farm_overview, health, hf, hf_routes, jobs, metrics, openapi, pictures, previews, streams
 from .admission import GATE, Gate, add_origin_headers, admit
 from .bodies import ROOM, Room
 from .desk import DESK, Desk
