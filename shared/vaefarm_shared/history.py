@@ -26,15 +26,12 @@ class Sample(NamedTuple):
 
     #: Unix seconds by Redis' clock.
     taken_at: float
-    #: Jobs that were finished, or failed, since the farm began.
+    #: Jobs that were finished since the farm began.
     finished: int
-    failed: int
-    #: Jobs that waited, and the device seconds that they were to take.
-    queued: int
+    #: Device seconds that what waited was to take.
     backlog_seconds: float
-    #: Of the ten seconds before: the mean share of the workers' devices, and pictures of all each second.
+    #: The mean share of the workers' devices in the ten seconds before.
     busy_share: float | None
-    images_per_second: float | None
 
 
 def take_sample(connection: redis.Redis, budget_bytes: int | None, max_jobs: int) -> bool:
@@ -47,14 +44,10 @@ def take_sample(connection: redis.Redis, budget_bytes: int | None, max_jobs: int
 
 def write_sample(connection: redis.Redis, overview: Overview) -> None:
     """Keep how the farm stands; what is older than an hour goes."""
-    totals = overview.totals
     sample: dict[str, float | int | None] = {
         "finished": sum(vae.finished for vae in overview.vaes),
-        "failed": sum(vae.failed for vae in overview.vaes),
-        "queued": totals.queued,
-        "backlog_seconds": totals.backlog_seconds,
-        "busy_share": totals.busy_share,
-        "images_per_second": totals.images_per_second,
+        "backlog_seconds": overview.totals.backlog_seconds,
+        "busy_share": overview.totals.busy_share,
     }
     told: Any = {name: value for name, value in sample.items() if value is not None}
     with connection.pipeline() as pipe:
@@ -76,9 +69,6 @@ def _sample(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Sample:
     return Sample(
         taken_at=int(entry_id.partition(b"-")[0]) / 1000,
         finished=int(told("finished") or 0),
-        failed=int(told("failed") or 0),
-        queued=int(told("queued") or 0),
         backlog_seconds=told("backlog_seconds") or 0.0,
         busy_share=told("busy_share"),
-        images_per_second=told("images_per_second"),
     )

@@ -101,7 +101,7 @@ GARBAGE: dict[str, list[Command]] = {
     ],
     "counters that are none": [("HSET", "vaefarm:ended", "demo:failed", "x", b"\xff", "1e300")],
     "a history that is none": [
-        ("XADD", "vaefarm:history", "*", b"\xff", b"\xff", "finished", "1e308", "queued", "inf")
+        ("XADD", "vaefarm:history", "*", b"\xff", b"\xff", "finished", "1e308", "backlog_seconds", "inf")
     ],
     "a history after all years": [("XADD", "vaefarm:history", f"{2**64 - 1}-0", "finished", "1", "busy_share", "nan")],
     "an event that is none": [("XADD", "vaefarm:events", "*", "odd", b"\xff")],

@@ -268,6 +268,13 @@ async def follow(url: str, key: str, admin: str, job_id: str) -> None:
         for path in ("/metrics", "/v1/devices", "/v1/endpoints", "/v1/failed", "/v1/queued?vae=demo", "/ready"):
             async with operator.get(path) as answer:
                 assert answer.status == 200, await answer.text()
+        for path in ("/", "/vaes/demo", f"/jobs/{job_id}"):
+            for visitor in (client, operator):
+                async with visitor.get(path, headers={"Accept": "text/html"}) as answer:
+                    assert answer.status == 200, await answer.text()
+        for path in ("/page/events", f"/page/jobs/{job_id}/events"):
+            async with client.get(path) as answer:
+                assert b"event: sections" in await answer.content.readuntil(b"\n\n")
         for path in ("/v1/statuses", "/v1/cancels"):
             async with client.post(path, json={"ids": [job_id]}) as answer:
                 assert answer.status == 200, await answer.text()
