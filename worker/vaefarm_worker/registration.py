@@ -67,13 +67,16 @@ class Registration:
             # The reply to an earlier try may have been lost after it took effect.
             if born is None or self._connection.hget(self._rq_worker.key, "birth") != utcformat(born).encode():
                 raise ConfigurationError(f"a worker named {self._name!r} is alive: choose another --name") from error
-        for vae, served in self._decoder.vaes.items():
-            # What a worker with the weights read from them counts for more than what the catalogue says.
-            is_told = isinstance(self._decoder, PooledDecoder) and not self._decoder.has_weights(vae)
-            contract = served.contract.model_dump_json()
-            self._connection.set(keys.contract(vae), contract, ex=keys.CONTRACT_SECONDS, nx=is_told)
+        for vae in self._decoder.vaes:
+            self._tell_contract(vae)
         self._connection.zrem(keys.DEATHS, self._name)
         self.heartbeat()
+
+    def _tell_contract(self, vae: str) -> None:
+        # What a worker with the weights read from them counts for more than what the catalogue says.
+        is_told = isinstance(self._decoder, PooledDecoder) and not self._decoder.has_weights(vae)
+        contract = self._decoder.vaes[vae].contract.model_dump_json()
+        self._connection.set(keys.contract(vae), contract, ex=keys.CONTRACT_SECONDS, nx=is_told)
 
     def heartbeat(self) -> None:
         """Say that the worker lives."""
@@ -89,7 +92,9 @@ class Registration:
         }
         self._connection.hset(self._rq_worker.key, mapping=counts)
         for vae in self._decoder.vaes:
-            self._connection.expire(keys.contract(vae), keys.CONTRACT_SECONDS)
+            if not self._connection.expire(keys.contract(vae), keys.CONTRACT_SECONDS):
+                # Redis lost it.
+                self._tell_contract(vae)
         publish_worker(self._connection, self._name, self._description(figures))
         self._before.append({name: figures.get(name, 0) for name in COUNTERS})
 
