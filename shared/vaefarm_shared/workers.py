@@ -44,14 +44,16 @@ def note_death(connection: redis.Redis, name: str) -> None:
 
 
 def forget_dead(connection: redis.Redis) -> int:
-    """Take workers that died off RQ's lists, which nothing else does; how many there were.
+    """Take workers that died off RQ's lists, which nothing else does, and note deaths that nobody has; how many there
+    were.
 
     Each look at the farm asks for all that are listed: where workers have a new name each time they start, as pods do,
     they would be ever more.
     """
     names = (text_of(key).removeprefix(QUEUE_PREFIX) for key in connection.smembers(QUEUES_KEY))
     vaes = {parts_of(name)[0] for name in names if name.startswith("vaefarm.")}
-    return int(script("forget_workers").run(connection, *(plain_queue_name(vae) for vae in sorted(vaes))))
+    queues = [plain_queue_name(vae) for vae in sorted(vaes)]
+    return int(script("forget_workers").run(connection, keys.WORKER_SECONDS, DEATHS_KEPT, DEATH_SECONDS, *queues))
 
 
 def read_workers(connection: redis.Redis) -> list[dict[str, Any]]:

@@ -69,7 +69,6 @@ class Registration:
                 raise ConfigurationError(f"a worker named {self._name!r} is alive: choose another --name") from error
         for vae in self._decoder.vaes:
             self._tell_contract(vae)
-        self._connection.zrem(keys.DEATHS, self._name)
         self.heartbeat()
 
     def _tell_contract(self, vae: str) -> None:
@@ -84,6 +83,7 @@ class Registration:
             self._rq_worker.heartbeat(RQ_WORKER_SECONDS, pipe)
             # One that said nothing for so long that its entries ended was taken off the lists (`forget_dead`).
             register(self._rq_worker, pipe)
+            pipe.zrem(keys.DEATHS, self._name)
             pipe.execute()
         figures, self.sizes = self.figures(), held_sizes(self._decoder)
         counts: dict[Any, Any] = {

@@ -13,6 +13,9 @@ from vaefarm_shared.keeper import TIDY_SECONDS, Keeper
 from vaefarm_shared.reaper import LOOK_SECONDS, Reaper
 from vaefarm_shared.settings import Settings
 
+#: Seconds between two looks for workers that died with nobody to say so.
+FORGET_SECONDS: Final[float] = 5.0
+
 #: Seconds that the chore under way may take as the gateway stops.
 END_SECONDS: Final[float] = 1.0
 
@@ -26,14 +29,16 @@ async def do_chores(farm: Settings) -> AsyncIterator[None]:
 
     def tidy() -> None:
         rq_bridge.clean_registries(tidying)
-        workers.forget_dead(tidying)
         budget.repair(tidying)
 
     def sample() -> None:
         history.take_sample(tidying, farm.budget_bytes, farm.max_queued_jobs)
 
+    def forget() -> None:
+        workers.forget_dead(tidying)
+
     # Where another gateway ends its turn is soon taken.
-    others = [(TIDY_SECONDS, tidy), (SAMPLE_SECONDS / 3, sample)]
+    others = [(TIDY_SECONDS, tidy), (SAMPLE_SECONDS / 3, sample), (FORGET_SECONDS, forget)]
     keepers = [Keeper([(LOOK_SECONDS, reaper.look)]), Keeper(others)]
     for keeper in keepers:
         keeper.start()
