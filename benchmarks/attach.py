@@ -17,9 +17,10 @@ from diffusers.utils import logging
 from vaefarm_producer.local.processes import worker_command
 
 from . import attach_generator
-from .attach_generator import PIXELS, VAE, peak_bytes
+from .attach_generator import PIXELS, VAE
 from .farm_under_test import FarmUnderTest, Options, farm_with, python_path
 from .report import Figure, middle
+from .resident import peak_bytes
 
 #: Pictures of a round, each a call of its own, and steps of each.
 PICTURES: Final = 6

@@ -8,7 +8,6 @@ The farm is that of the environment.
 import json
 import sys
 import time
-from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -17,6 +16,8 @@ from diffusers.utils import logging
 from PIL import Image
 
 from vaefarm_producer import Farm
+
+from .resident import peak_bytes
 
 #: The VAE of the catalogue whose latents these are, and the pictures' side in pixels.
 VAE: Final = "sd-v1"
@@ -100,14 +101,8 @@ def told(seconds: float, free: float, cpu: float) -> dict[str, Any]:
         "seconds": seconds,
         "free_seconds": free,
         "cpu_seconds": time.process_time() - cpu,
-        "peak_bytes": peak_bytes("self"),
+        "peak_bytes": peak_bytes(),
     }
-
-
-def peak_bytes(process: int | str) -> int:
-    """The most bytes of a process that ever lay in memory."""
-    lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
 
 
 if __name__ == "__main__":

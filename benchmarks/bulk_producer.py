@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -18,6 +17,8 @@ from rq.utils import as_text
 
 from vaefarm_producer import Farm
 from vaefarm_shared.connection import connect
+
+from .resident import resident_bytes
 
 #: The VAE of every figure, and the latents: 2 KiB of float16, 128 x 128 pixels.
 VAE: Final = "demo"
@@ -69,7 +70,7 @@ def run(farm_url: str, redis_url: str, jobs: int, gateway: int | None) -> Run:
             assert result.data[0], "a picture of nothing"
             if done in marks or done % LOOK_JOBS == 0:
                 seconds = time.perf_counter() - began
-                sample = Sample(done, seconds, *held(connection), None if gateway is None else resident(gateway))
+                sample = Sample(done, seconds, *held(connection), None if gateway is None else resident_bytes(gateway))
                 found.looks.append(sample)
                 if done in marks:
                     found.samples.append(sample)
@@ -89,13 +90,7 @@ def held(connection: redis.Redis) -> tuple[int, int, int]:
     """Bytes of this process, bytes allocated by Redis without what clients' buffers hold for a moment, and keys."""
     memory = connection.info("memory")
     allocated = memory["used_memory"] - memory["mem_clients_normal"] - memory["mem_aof_buffer"]
-    return resident("self"), int(allocated), int(connection.dbsize())
-
-
-def resident(process: int | str) -> int:
-    """Bytes of a process that lie in memory."""
-    lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) * 1024
+    return resident_bytes(), int(allocated), int(connection.dbsize())
 
 
 def kinds(connection: redis.Redis) -> tuple[dict[str, int], dict[str, int]]:

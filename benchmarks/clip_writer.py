@@ -5,7 +5,6 @@ import json
 import sys
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Final
 from weakref import WeakSet
 
@@ -16,6 +15,8 @@ from vaefarm_producer.local.processes import worker_folder
 from vaefarm_shared.job import JobSpec
 from vaefarm_worker.clips import Clip, Frames
 from vaefarm_worker.video_files import encode_clip
+
+from .resident import peak_bytes, reset_peak, resident_bytes
 
 #: (frames, height, width, channels) of the clip.
 SHAPE: Final = (129, 720, 1280, 3)
@@ -67,9 +68,10 @@ def written(video_format: str, shape: tuple[int, int, int, int]) -> Written:
         return chunk
 
     gc.collect()
-    before, began = reset_peak(), time.monotonic()
+    reset_peak()
+    before, began = resident_bytes(), time.monotonic()
     file = encode_clip(Clip(shape, read), spec_of(video_format, frames, height, width))
-    return Written(time.monotonic() - began, len(file), most, most_bytes, resident("VmHWM") - before)
+    return Written(time.monotonic() - began, len(file), most, most_bytes, peak_bytes() - before)
 
 
 def photograph() -> Image.Image:
@@ -82,18 +84,6 @@ def spec_of(video_format: str, frames: int, height: int, width: int) -> JobSpec:
     fixed = {"id": "clip", "vae": "wan", "dtype": "float32", "layout": "video", "count": 1, "request_hash": ""}
     sizes = {"num_frames": frames, "height": height, "width": width, "fps": 16, "video_format": video_format}
     return JobSpec.model_validate({**fixed, **sizes, "shape": (1, 16, (frames - 1) // 4 + 1, height // 8, width // 8)})
-
-
-def reset_peak() -> int:
-    """Resident bytes now, from which the kernel's mark of the most begins anew."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return resident("VmRSS")
-
-
-def resident(name: str) -> int:
-    """A line of this process' status, in bytes."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(lines[name].split()[0]) * 1024
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any, Final, cast
 
 import numpy as np
@@ -26,6 +25,7 @@ from .crowd import OF_ALL, WAITING
 from .depth import BUDGET_BYTES, FILL_JOBS, SHAPE
 from .farm_under_test import END_SECONDS, JOB_SECONDS, VAE, FarmUnderTest, Options, farm_with, local_redis, python_path
 from .report import Figure, middle
+from .resident import resident_bytes
 
 #: Jobs that pass while others wait for them.
 PASSING: Final = 2000
@@ -224,7 +224,6 @@ def clean_environment(redis_url: str, options: Options) -> dict[str, str]:
 def memory_of(number: int) -> float:
     """Mebibytes of memory that a process holds; NaN where there is no /proc."""
     try:
-        status = Path(f"/proc/{number}/status").read_text()
+        return resident_bytes(number) / 1024**2
     except OSError:
         return float("nan")
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")) / 1024
