@@ -189,3 +189,18 @@ def test_a_picture_that_is_torn_or_garbled_has_a_thumbnail_or_none_and_no_other_
             torn[place] = rng.integers(0, 256)
         with suppress(ValueError):
             thumbnails.small(bytes(torn))
+
+
+async def test_a_vae_that_nobody_knows_has_no_stream_that_would_be_drawn(gateway: Gateway) -> None:
+    for vae in ("nope", "x" * 99, "..%2F"):
+        async with gateway.client.get(f"/page/vaes/{vae}/events") as answer:
+            assert (answer.status, answer.content_type) == (422, "application/json")
+    assert not gateway.app[board.BOARD]._screens
+
+
+@pytest.mark.parametrize(("form", "side"), [("PNG", 8193), ("WEBP", 4097)])
+def test_a_picture_that_would_take_too_much_memory_has_no_thumbnail(form: str, side: int) -> None:
+    out = io.BytesIO()
+    Image.new("L", (side, side)).save(out, form)
+    with pytest.raises(ValueError, match=f"{side} x {side} pixels"):
+        thumbnails.small(out.getvalue())

@@ -34,8 +34,12 @@ async def get_vae_page(request: web.Request) -> web.Response:
 
 
 async def farm_events(request: web.Request) -> web.StreamResponse:
-    """The sections of the farm's page, or of a VAE's, as they change."""
-    view = View(principal_of(request), request.match_info.get("vae"))
+    """The sections of the farm's page, or of a VAE's, as they change. Raises UnknownVae."""
+    desk, vae = desk_of(request), request.match_info.get("vae")
+    if vae is not None:
+        # Each view is drawn once a second: there are no more of them than VAEs.
+        await desk.call(desk.transport.contract, vae)
+    view = View(principal_of(request), vae)
     async with request.app[BOARD].screen(view) as screen, open_stream(request) as stream:
         version = 0
         while stream.is_connected():

@@ -29,6 +29,10 @@ SHOWN: Final[int] = 12
 LOOKED_AT: Final[int] = 2000
 ASKED: Final[int] = 60
 
+#: Pixels of the largest picture that a small one is made of, by format. While it is made 8192 x 8192 take 260 MiB, with
+#: transparency 520; libwebp takes four times as much.
+MOST_PIXELS: Final[dict[str, int]] = {"png": 8192 * 8192, "jpeg": 8192 * 8192, "webp": 4096 * 4096}
+
 #: Characters of a prompt that a picture's card has.
 PROMPT_LENGTH: Final[int] = 120
 
@@ -121,8 +125,9 @@ class Newest:
 
 
 def has_thumbnail(one: ImageRecord | VideoRecord) -> bool:
-    """Whether Pillow draws it: pictures, and videos that are pictures that move."""
-    return isinstance(one, ImageRecord) or one.video_format == "webp"
+    """Whether Pillow draws it, in memory that there is: pictures, and videos that are pictures that move."""
+    form = one.image_format if isinstance(one, ImageRecord) else one.video_format
+    return one.width * one.height <= MOST_PIXELS.get(form, 0)
 
 
 def _what(shown: Sequence[ImageRecord | VideoRecord]) -> str:
