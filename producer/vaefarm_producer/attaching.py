@@ -187,8 +187,9 @@ class Attaching:
         contract = self.contract(vae)
         _check_makes(pipeline, kind, vae, contract, options)
         if (preview := options.get("preview")) is not None:
-            check_family(vae, contract, preview, self.contract(preview))
+            # First what no other preview's VAE would change.
             check_previews(pipeline, kind)
+            check_family(vae, contract, preview, self.contract(preview))
         return Attached(cast("Farm", self), pipeline, vae, kind, contract, record_call, preview_every, options)
 
     def previews(

@@ -6,6 +6,7 @@ from typing import Any, Final
 import pytest
 import redis
 import torch
+from tests.parity.pipelines import case as picture_case
 from tests.parity.test_videos import BUILDERS, case, frames_of
 from tests.parity.videos import SEED, VideoCase
 from tests.pipelines.conftest import PATIENCE, FarmOf
@@ -96,7 +97,7 @@ def test_noise_of_a_decode_has_the_generators_seed_or_one_that_is_drawn(farm: Fa
     ("name", "options", "message"),
     [
         ("wan", {"vae": "flux"}, "a WanPipeline makes videos, and VAE 'flux' pictures"),
-        ("wan", {"vae": "wan", "preview": "taesdxl"}, "preview"),
+        ("wan", {"vae": "wan", "preview": "taesdxl"}, "a preview is a picture, and a WanPipeline makes videos"),
     ],
 )
 def test_what_does_not_fit_a_pipeline_of_videos_is_refused_as_it_is_attached(
@@ -104,6 +105,25 @@ def test_what_does_not_fit_a_pipeline_of_videos_is_refused_as_it_is_attached(
 ) -> None:
     with pytest.raises(InvalidOption, match=message):
         farm.attach(case(name).pipeline, **options)
+
+
+def test_what_is_for_videos_is_refused_of_a_pipeline_that_makes_pictures(farm: Farm) -> None:
+    one = picture_case("flux")
+
+    with pytest.raises(InvalidOption, match="fps is for videos; a FluxPipeline makes pictures: leave it out"):
+        farm.attach(one.pipeline, vae=one.vae_id, fps=24)
+
+
+@pytest.mark.parametrize(("left_out", "said"), [("height", "height and width"), ("num_frames", "num_frames")])
+def test_what_tokens_of_videos_do_not_say_must_be_in_the_call(
+    left_out: str, said: str, farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = case("ltx")
+    generate = farm.attach(one.pipeline, vae=one.vae_id)
+    monkeypatch.setattr(one.pipeline.transformer, "forward", None)
+
+    with pytest.raises(InvalidOption, match=f"LTXPipeline was called without {said}"):
+        generate(**{**one.arguments, left_out: None})
 
 
 def test_videos_of_one_call_are_told_one_timestep(farm: Farm) -> None:
