@@ -25,7 +25,7 @@ LOOKED_AT: Final[int] = 100
 SHOWN: Final[int] = 20
 
 #: Seconds for which a worker's death is shown.
-DEATH_SECONDS: Final[float] = 600.0
+DEATH_SHOWN_SECONDS: Final[float] = 600.0
 
 #: Characters of a reason that are shown.
 REASON_LENGTH: Final[int] = 500
@@ -68,7 +68,7 @@ def read_overview(
             Death(worker=text_of(name), at=at)
             for name, at in reversed(first["deaths"])
             # One of a time to come would stay for as long.
-            if abs(now - at) < DEATH_SECONDS
+            if abs(now - at) < DEATH_SHOWN_SECONDS
         ],
         suspended=bool(first["suspended"]),
     )

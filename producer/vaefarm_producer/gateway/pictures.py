@@ -9,6 +9,7 @@ from vaefarm_shared.errors import InvalidOption, JobNotFound, WaitTimeout
 from vaefarm_shared.records import BlobRecord, JobRecord
 
 from ..handle import report_of
+from .copies import has_copy, not_modified
 from .desk import desk_of
 from .direct import content_type_of, file_name
 from .models import PictureQuery
@@ -34,8 +35,8 @@ async def get_image(request: web.Request) -> web.StreamResponse:
         answer.headers["Retry-After"] = str(ASK_AGAIN_SECONDS)
         return answer
     tag = etag_of(one)
-    if request.if_none_match is not None and any(seen.value in (tag, "*") for seen in request.if_none_match):
-        return web.Response(status=304, headers={"ETag": f'"{tag}"', "Cache-Control": CACHE_CONTROL})
+    if has_copy(request, tag):
+        return not_modified(tag, CACHE_CONTROL)
     if wants_redirect(request) and (link := await desk.carry(desk.links.link, job_id, index, one, request.method)):
         return web.Response(status=307, headers={"Location": link, "Cache-Control": "no-store"})
     data = await desk.carry(desk.transport.stored, job_id, one)

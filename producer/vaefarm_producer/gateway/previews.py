@@ -14,6 +14,7 @@ from ..previews import prepare_step
 from ..submission import DecodeOptions, PreparedJob
 from .access import Principal, need_sight, principal_of
 from .bodies import ROOM, read_body
+from .copies import has_copy, not_modified
 from .desk import Desk, desk_of
 from .direct import content_type_of
 from .follower import GatewayStops
@@ -40,7 +41,7 @@ async def get_preview(request: web.Request) -> web.StreamResponse:
         return _none_yet(job_id, state, index)
     tag = etag_of(one)
     if _is_seen(request, one):
-        return web.Response(status=304, headers={"ETag": f'"{tag}"', "Cache-Control": CACHE_CONTROL})
+        return not_modified(tag, CACHE_CONTROL)
     try:
         data = await desk.carry(desk.transport.stored, job_id, one)
     except JobExpired:
@@ -114,9 +115,7 @@ def _picture(state: Preview, index: int) -> ImageRecord | None:
 
 def _is_seen(request: web.Request, one: ImageRecord | None) -> bool:
     """Whether there is nothing that the caller has not."""
-    if one is None:
-        return True
-    return any(seen.value in (etag_of(one), "*") for seen in request.if_none_match or ())
+    return one is None or has_copy(request, etag_of(one))
 
 
 def _none_yet(job_id: str, state: Preview, index: int) -> web.Response:

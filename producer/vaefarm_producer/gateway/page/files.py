@@ -7,12 +7,17 @@ from typing import Final
 
 from aiohttp import ETag, web
 
+from ..copies import has_copy, not_modified
+
 #: The files, and their types.
 TYPES: Final[dict[str, str]] = {
     "page.css": "text/css",
     "page.js": "text/javascript",
     "icon.svg": "image/svg+xml",
 }
+
+#: Kept, and asked for each time whether it is still the same: the next release has another under the same address.
+CACHE_CONTROL: Final[str] = "no-cache"
 
 
 async def get_file(request: web.Request) -> web.Response:
@@ -21,10 +26,11 @@ async def get_file(request: web.Request) -> web.Response:
     if name not in TYPES:
         raise web.HTTPNotFound
     data, tag = content(name)
-    headers = {"Cache-Control": "no-cache", "ETag": f'"{tag}"'}
-    if any(seen.value == tag for seen in request.if_none_match or ()):
-        return web.Response(status=304, headers=headers)
-    answer = web.Response(body=data, content_type=TYPES[name], charset="utf-8", headers={"Cache-Control": "no-cache"})
+    if has_copy(request, tag):
+        return not_modified(tag, CACHE_CONTROL)
+    answer = web.Response(
+        body=data, content_type=TYPES[name], charset="utf-8", headers={"Cache-Control": CACHE_CONTROL}
+    )
     answer.etag = ETag(tag)
     return answer
 

@@ -14,6 +14,7 @@ from PIL import Image
 from vaefarm_shared.errors import JobNotFound
 from vaefarm_shared.records import ImageRecord, VideoRecord
 
+from ..copies import has_copy, not_modified
 from ..desk import desk_of
 from ..pictures import CACHE_CONTROL, etag_of, index_of, stored_at
 from ..standing import job_id_of, standing_for
@@ -62,9 +63,8 @@ async def get_thumbnail(request: web.Request) -> web.Response:
     if not isinstance(one, ImageRecord | VideoRecord) or not has_thumbnail(one):
         raise none
     tag = etag_of(one)
-    headers = {"ETag": f'"{tag}"', "Cache-Control": CACHE_CONTROL}
-    if request.if_none_match is not None and any(seen.value in (tag, "*") for seen in request.if_none_match):
-        return web.Response(status=304, headers=headers)
+    if has_copy(request, tag):
+        return not_modified(tag, CACHE_CONTROL)
     try:
         data = await request.app[THUMBNAILS].get(request, job_id, one)
     except ValueError as error:
