@@ -11,15 +11,14 @@ from tests.parity import cogvideox, hunyuan, ltx, mochi, svd, videos
 from tests.parity.case import embeddings
 from tests.parity.videos import VideoCase
 from tests.worker.items import item
+from tests.worker.video_decodes import decoded
 
 from vaefarm_shared.catalogue import Catalogue
 from vaefarm_shared.errors import OutOfMemory
-from vaefarm_shared.job import JobSpec
 from vaefarm_worker import by_frames, ladder
 from vaefarm_worker.bench.live_bytes import FusedAttention, peak_bytes
 from vaefarm_worker.by_frames import FrameTiles
 from vaefarm_worker.decoder import Batch, Decoded
-from vaefarm_worker.families.family import Network, whole
 from vaefarm_worker.families.known import FAMILIES, family_of
 from vaefarm_worker.local_decoder import LocalDecoder
 from vaefarm_worker.memory import SHARE
@@ -38,18 +37,6 @@ TILED: Final[dict[str, tuple[Callable[[], VideoCase], int]]] = {
 }
 
 
-def decoded(vae: Any, grid: torch.Tensor, network: Network = whole, **options: Any) -> torch.Tensor:
-    """(n, c, t, h, w) of a decoder's input -> its videos."""
-    family = family_of(type(vae).__name__)
-    scale = family.scale(vae.config)
-    count, _, _, rows, columns = grid.shape
-    sizes = {"count": count, "height": rows * scale, "width": columns * scale, "num_frames": 1, "video_format": "zip"}
-    named = {"id": "x", "vae": "x", "dtype": "float32", "shape": tuple(grid.shape), "layout": "video"}
-    spec = JobSpec.model_validate({**named, **sizes, "request_hash": "", "normalised": False})
-    with torch.inference_mode():
-        return family.decode(vae, grid, spec, network, **options)
-
-
 def latents_of(vae: Any, frames: int, count: int = 1) -> torch.Tensor:
     """Noise that changes with time."""
     channels = family_of(type(vae).__name__).channels(vae.config)
@@ -62,7 +49,7 @@ def test_frame_by_frame_gives_the_frames_of_a_whole_decode(name: str, count: int
     vae = CAUSAL[name]().vae
     grid = latents_of(vae, frames, count)
 
-    plain, made = decoded(vae, grid), decoded(vae, grid, by_frames.decode)
+    plain, made = decoded(vae, grid), decoded(vae, grid, network=by_frames.decode)
 
     assert made.shape == plain.shape
     assert torch.allclose(made, plain, rtol=0, atol=2e-5), (made - plain).abs().max()

@@ -1,19 +1,18 @@
 """Tiles and slices of videos: no pixel is dropped, and each video is what it is alone."""
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import pytest
 import torch
 from tests.parity import cogvideox, hunyuan, ltx, mochi, svd, videos
 from tests.parity.case import embeddings
 from tests.parity.videos import VideoCase
+from tests.worker.video_decodes import decoded
 
 from vaefarm_shared.errors import OutOfMemory
-from vaefarm_shared.job import JobSpec
-from vaefarm_worker.families.family import whole
 from vaefarm_worker.families.known import family_of
-from vaefarm_worker.families.switches import bound_tiles, switched_on
+from vaefarm_worker.families.switches import bound_tiles
 
 #: Each family's VAE, and rows and columns of latents that make two rows and two columns of tiles.
 TILED: Final[dict[str, tuple[Callable[[], VideoCase], int, int]]] = {
@@ -27,18 +26,6 @@ TILED: Final[dict[str, tuple[Callable[[], VideoCase], int, int]]] = {
     "ltx-timestep": (ltx.ltx_with_timestep, 18, 17),
     "ltx-2": (ltx.ltx_2, 18, 17),
 }
-
-
-def decoded(vae: Any, grid: torch.Tensor, *switches: str) -> torch.Tensor:
-    """(n, c, t, h, w) of a decoder's input -> its videos, with those switches on."""
-    family = family_of(type(vae).__name__)
-    scale = family.scale(vae.config)
-    count, _, _, rows, columns = grid.shape
-    sizes = {"count": count, "height": rows * scale, "width": columns * scale, "num_frames": 1, "video_format": "zip"}
-    named = {"id": "x", "vae": "x", "dtype": "float32", "shape": tuple(grid.shape), "layout": "video"}
-    spec = JobSpec.model_validate({**named, **sizes, "request_hash": "", "normalised": False})
-    with torch.inference_mode(), switched_on(vae, switches):
-        return family.decode(vae, grid, spec, whole)
 
 
 @pytest.mark.slow

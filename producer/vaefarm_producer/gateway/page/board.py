@@ -39,8 +39,8 @@ PICTURES_PER_SECOND: Final[float] = 3.0
 #: Pictures that browsers fetch each second, of all pages together, so that many pages do not cost much more than one.
 FETCHES_PER_SECOND: Final[float] = 20.0
 
-#: Sections of the farm's page, and of a VAE's.
-OF_FARM: Final = ("notice", "totals", "warnings", "charts", "pictures", "vaes", "workers", "failures", "endpoints",
+#: Sections of the farm's page, and of a VAE's, from the top down.
+OF_FARM: Final = ("notice", "warnings", "totals", "charts", "pictures", "vaes", "workers", "failures", "endpoints",
                   "devices")  # fmt: skip
 OF_VAE: Final = ("notice", "vae", "pictures", "workers", "failures", "endpoints")
 

@@ -33,8 +33,8 @@ ENDED_LOOK_SECONDS: Final[float] = 30.0
 #: Files that a page shows; more are named.
 SHOWN: Final[int] = 32
 
-#: Sections of a job's page.
-SECTIONS: Final = ("notice", "state", "stages", "results", "record")
+#: Sections of a job's page, from the top down.
+SECTIONS: Final = ("notice", "state", "results", "stages", "record")
 
 
 class Stage(NamedTuple):
