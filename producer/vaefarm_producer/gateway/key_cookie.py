@@ -23,7 +23,7 @@ def key_in_cookie(request: web.Request) -> str | None:
     if ALLOWED_ORIGIN in request:
         return None
     if request.method not in SAFE and "Origin" not in request.headers:
-        # What there is of it was found to be the gateway's own.
+        # One that there is was found to be the gateway's own: `Hosts.check_origin`.
         return None
     return request.cookies.get(_name(request))
 

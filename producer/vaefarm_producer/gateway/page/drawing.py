@@ -17,6 +17,7 @@ from ... import readable
 from ...http_client import part
 from ..access import principal_of
 from ..admission import GATE
+from . import charts
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,12 @@ def environment() -> Environment:
         "plainly": plainly,
         "written": written,
     }
-    made.globals |= {"PRIORITIES": PRIORITIES, "SILENT_SECONDS": SILENT_SECONDS}
+    made.globals |= {
+        "PRIORITIES": PRIORITIES,
+        "SILENT_SECONDS": SILENT_SECONDS,
+        "CHART_WIDTH": charts.WIDTH,
+        "CHART_HEIGHT": charts.HEIGHT,
+    }
     return made
 
 
