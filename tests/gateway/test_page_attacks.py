@@ -11,12 +11,14 @@ import pytest
 import redis
 from PIL import Image
 from tests.conftest import Serve
-from tests.gateway.conftest import Gateway, Keys, StartGateway, raw
+from tests.gateway.conftest import Gateway, Keys, StartGateway, raw, soon
 from tests.gateway.test_pages import PAGE, followed, section, shown
+from yarl import URL
 
 from vaefarm_producer import Farm
 from vaefarm_producer.gateway.access import Principal
 from vaefarm_producer.gateway.desk import DESK
+from vaefarm_producer.gateway.metrics import METRICS
 from vaefarm_producer.gateway.page import board, thumbnails
 from vaefarm_shared.errors import FarmUnavailable
 
@@ -204,3 +206,20 @@ def test_a_picture_that_would_take_too_much_memory_has_no_thumbnail(form: str, s
     Image.new("L", (side, side)).save(out, form)
     with pytest.raises(ValueError, match=f"{side} x {side} pixels"):
         thumbnails.small(out.getvalue())
+
+
+@pytest.mark.parametrize("path", ["/page/events", "/page/vaes/demo/events", "/v1/events"])
+async def test_a_reader_that_leaves_before_its_stream_begins_is_no_error_of_the_gateway(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    async with gateway.client.get("/page/events") as ready:
+        assert ready.status == 200
+    request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+    for number in range(30):
+        _, writer = await asyncio.open_connection("127.0.0.1", URL(gateway.url).port)
+        writer.write(request)
+        if number % 2:
+            writer.transport.abort()
+        writer.close()
+    await soon("all have left", lambda: asyncio.sleep(0.05, not gateway.app[METRICS].in_flight))
+    assert not [one.getMessage() for one in caplog.records if one.levelname == "ERROR"]

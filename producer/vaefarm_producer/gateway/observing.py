@@ -11,7 +11,7 @@ from vaefarm_shared.job_ids import JOB_ID_PATTERN
 
 from .access import PRINCIPAL
 from .metrics import METRICS
-from .problems import Handler
+from .problems import LEFT, Handler
 
 logger = logging.getLogger(__name__)
 
@@ -20,9 +20,6 @@ UNMATCHED: Final[str] = "unmatched"
 
 #: Routes that probes ask each second: their lines are for --verbose.
 PROBES: Final = frozenset({"/health", "/ready", "/metrics"})
-
-#: The status of a request whose caller left before its answer, as nginx has it.
-LEFT: Final[int] = 499
 
 
 @web.middleware

@@ -29,6 +29,9 @@ CHALLENGES: Final = ('Bearer realm="vaefarm"', 'Basic realm="vaefarm", charset="
 #: Seconds after which to try again, where the error does not say.
 RETRY_SECONDS: Final[float] = 1.0
 
+#: The status of a request whose caller left before its answer, as nginx has it.
+LEFT: Final[int] = 499
+
 #: Statuses after which a client should try again.
 RETRYABLE: Final = frozenset({429, 503})
 
@@ -49,7 +52,8 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
     except FarmError as error:
         return farm_problem(error)
     except ConnectionResetError:
-        raise
+        # Nobody reads what is answered; aiohttp would log a traceback of it.
+        return web.Response(status=LEFT)
     except Exception:
         logger.exception("%s %s went wrong", request.method, request.path)
         return problem(500, "the gateway met an error that it does not know; its log has it", "InternalError")

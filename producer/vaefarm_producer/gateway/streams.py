@@ -116,12 +116,18 @@ async def replay(desk: Desk, after: str, until: str) -> AsyncIterator[list[Event
 
 @asynccontextmanager
 async def open_stream(request: web.Request) -> AsyncIterator[EventSourceResponse]:
-    """An event stream, which shows that it lives and gives up clients that read nothing. Ends when nobody reads it."""
-    with suppress(ConnectionResetError):
+    """An event stream, which shows that it lives and gives up clients that read nothing. Ends when nobody reads it.
+    Raises ConnectionResetError where the reader left before it began."""
+    is_open = False
+    try:
         async with sse_response(request, sep="\n") as stream:
+            is_open = True
             # As the gateway stops the reader comes again, to another, with the id of the last event that it saw.
             with suppress(GatewayStops):
                 yield stream
+    except ConnectionResetError:
+        if not is_open:
+            raise
 
 
 async def tell(stream: EventSourceResponse, events: Sequence[Event]) -> None:
