@@ -78,6 +78,8 @@ async def test_a_key_that_was_entered_is_kept_where_no_script_sees_it(
     farm.submit(LATENTS, vae="demo", job_id="some")
 
     assert (await enter(gateway, "vf_wrong")).status == 401
+    status, text = await shown(gateway, "/login")
+    assert (status, 'name="key"' in text) == (401, True), "its address, asked for again, leads to the form"
     assert (await shown(gateway, "/"))[0] == 401
     answer = await enter(gateway, key, "/jobs/some")
     assert (answer.status, answer.headers["Location"]) == (303, "/jobs/some")

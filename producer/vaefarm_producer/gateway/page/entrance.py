@@ -41,6 +41,11 @@ async def post_login(request: web.Request) -> web.Response:
     return answer
 
 
+async def get_login(_: web.Request) -> web.Response:
+    """Where the form's address was asked for again: the first page has the form for who has no key yet."""
+    raise web.HTTPSeeOther("/")
+
+
 async def post_logout(request: web.Request) -> web.Response:
     """Forget the key."""
     answer = web.Response(status=303, headers={"Location": "/", "Cache-Control": "no-store"})

@@ -27,6 +27,7 @@ PAGES: Final = [
     _page("/page/jobs/{job_id}/events", job_page.job_page_events, "A job's page as it changes."),
     _page("/page/thumbnails/{job_id}/{index}", thumbnails.get_thumbnail, "A small picture."),
     Route("GET", "/page/{file}", files.get_file, "A file of the pages.", access="open", is_page=True),
+    Route("GET", "/login", entrance.get_login, "Go to the form.", access="open", is_page=True),
     Route("POST", "/login", entrance.post_login, "Keep a key.", access="open", is_page=True),
     Route("POST", "/logout", entrance.post_logout, "Forget it.", access="open", is_page=True),
 ]  # fmt: skip
