@@ -239,7 +239,7 @@ async def test_who_is_no_admin_sees_depths_without_lanes_and_workers_without_nam
         "vaefarm.demo.normal.s.acme",
         "vaefarm.demo.normal.s.rival",
     ]
-    assert await get(as_bob, "/v1/workers") == {"workers": [{"vaes": {"demo": "sha256:1"}}]}
+    assert await get(as_bob, "/v1/workers") == {"workers": [{"vaes": {"demo": "sha256:1"}, "sizes": {}}]}
     assert (await get(gateway.client, "/v1/workers"))["workers"][0]["name"] == "secret-host"
 
 
