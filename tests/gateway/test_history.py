@@ -38,10 +38,10 @@ def test_a_sample_has_the_counters_of_the_farm(farm: Farm, serve: Serve, connect
     farm.submit_many([LATENTS] * 3, vae="demo")
     serve()
     farm.submit_many([LATENTS] * 2, vae="demo")
+    connection.hset("vaefarm:pace", "demo:s", 2.5)
     write_sample(connection, farm.overview())
     (found,) = read_history(connection)
-    assert found.finished == 3
-    assert found.backlog_seconds > 0
+    assert (found.finished, found.backlog_seconds) == (3, 5.0)
     assert found.busy_share is None, "no worker lives that could tell"
 
 
