@@ -1,13 +1,20 @@
 """How the farm stood in the last hour: what gateways keep of it, and the charts that are made of that."""
 
+import asyncio
+
 import numpy as np
 import pytest
 import redis
 from tests.conftest import Serve
+from tests.gateway.conftest import Gateway
 
 from vaefarm_producer import Farm
+from vaefarm_producer.gateway.access import ADMIN
+from vaefarm_producer.gateway.farm_overview import LOOKS
+from vaefarm_producer.gateway.page.board import BOARD, View
 from vaefarm_producer.gateway.page.charts import HEIGHT, WIDTH, Chart, charts_of
 from vaefarm_shared.history import KEPT_SECONDS, SAMPLE_SECONDS, Sample, read_history, take_sample, write_sample
+from vaefarm_shared.overview import Overview
 
 LATENTS = np.zeros((1, 4, 8, 8), np.float32)
 NOW = 1_000_000.0
@@ -83,3 +90,25 @@ def test_what_is_older_than_an_hour_is_not_drawn() -> None:
 def test_without_samples_charts_say_so(samples: list[Sample]) -> None:
     chart = charts_of(samples, NOW)[2]
     assert (chart.now, chart.lines) == ("", ())
+
+
+async def test_charts_are_sent_anew_with_a_sample_and_not_with_each_second(
+    gateway: Gateway, farm: Farm, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # By Redis' clock: two samples of just now, and looks within the quarter of a minute that they are in.
+    for _ in range(2):
+        write_sample(connection, farm.overview())
+    overview = await asyncio.to_thread(farm.overview)
+    begin = overview.taken_at // SAMPLE_SECONDS * SAMPLE_SECONDS
+    drawn = []
+    for seconds in (1, 7, 14, SAMPLE_SECONDS + 1):
+        looked = overview.model_copy(update={"taken_at": begin + seconds})
+
+        async def ask(_: None, looked: Overview = looked) -> Overview:
+            return looked
+
+        monkeypatch.setattr(gateway.app[LOOKS], "ask", ask)
+        drawn.append((await gateway.app[BOARD].draw(View(ADMIN)))["charts"])
+
+    assert "<polyline" in drawn[0]
+    assert drawn[0] == drawn[1] == drawn[2] != drawn[3]

@@ -6,6 +6,7 @@ A page is a set of sections. Whoever looks is sent those that changed; a reader 
 import asyncio
 import json
 import logging
+import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final, NamedTuple
@@ -14,15 +15,15 @@ from aiohttp import web
 from redis.exceptions import RedisError
 
 from vaefarm_shared.errors import FarmError
-from vaefarm_shared.history import Sample, read_history
+from vaefarm_shared.history import SAMPLE_SECONDS, Sample, read_history
 from vaefarm_shared.overview import Overview, busiest_first
 
 from ..access import Principal
 from ..desk import Desk
 from ..farm_overview import LOOKS, seen_by
 from ..follower import GatewayStops
-from .charts import charts_of
-from .drawing import draw, draw_sections
+from .charts import Chart, charts_of
+from .drawing import changed, draw_sections, notice
 from .newest import SHOWN, Card, Newest
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class Glance(NamedTuple):
     """What was seen at a look."""
 
     overview: Overview
-    samples: Sequence[Sample]
+    charts: Sequence[Chart]
 
 
 class Screen:
@@ -76,11 +77,10 @@ class Screen:
 
     def show(self, sections: Mapping[str, str]) -> None:
         """Take what was drawn, and tell who looks where something is new."""
-        changed = {name: text for name, text in sections.items() if self.sections.get(name) != text}
-        if changed:
-            self.sections |= changed
+        if news := changed(self.sections, sections):
+            self.sections |= news
             self.version += 1
-            self.changes = event_of(changed)
+            self.changes = event_of(news)
             self._wake()
 
     def stop(self) -> None:
@@ -158,7 +158,7 @@ class Board:
                 await self._show()
             except FarmError as error:
                 for screen in self._screens.values():
-                    screen.show({"notice": str(draw("sections/notice.html", message=str(error)))})
+                    screen.show({"notice": notice(error)})
             except Exception:
                 logger.exception("pages were not drawn")
             tick += 1
@@ -196,7 +196,10 @@ class Board:
     async def _glance(self) -> Glance:
         if not self._samples:
             await self._read_history()
-        return Glance(await self._app[LOOKS].ask(None), self._samples)
+        overview = await self._app[LOOKS].ask(None)
+        # They move with the samples: with each second all points would be others, and be sent to everyone.
+        until = math.ceil(overview.taken_at / SAMPLE_SECONDS) * SAMPLE_SECONDS
+        return Glance(overview, charts_of(self._samples, until))
 
 
 #: Where an application keeps its board.
@@ -215,7 +218,7 @@ def sections_of(view: View, glance: Glance, cards: Sequence[Card]) -> dict[str, 
         "vae": next((one for one in overview.vaes if one.id == vae), None),
         "vae_id": vae,
         "cards": cards,
-        "charts": charts_of(glance.samples, overview.taken_at),
+        "charts": glance.charts,
         "is_admin": principal.is_admin,
         "message": None,
     }

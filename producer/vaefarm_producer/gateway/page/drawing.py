@@ -77,7 +77,17 @@ def _section(name: str, values: Mapping[str, Any]) -> str:
         return str(draw(f"sections/{name}.html", **values))
     except Exception:
         logger.exception("section %s of a page was not drawn", name)
-        return str(draw("sections/notice.html", message=f"{name}: this cannot be drawn; the gateway's log says why"))
+        return notice(f"{name}: this cannot be drawn; the gateway's log says why")
+
+
+def notice(message: object) -> str:
+    """What is said where something cannot be shown."""
+    return str(draw("sections/notice.html", message=str(message)))
+
+
+def changed(shown: Mapping[str, str], drawn: Mapping[str, str]) -> dict[str, str]:
+    """Those of the sections that were drawn which are not shown as they are."""
+    return {name: text for name, text in drawn.items() if shown.get(name) != text}
 
 
 def moment(seconds: float | None) -> str:

@@ -22,7 +22,7 @@ from ..pictures import etag_of
 from ..standing import job_id_of, standing_for
 from ..streams import open_stream, send
 from .board import event_of
-from .drawing import draw, draw_sections, page, plainly
+from .drawing import changed, draw_sections, notice, page, plainly
 
 #: Seconds after which a job that has not ended is looked at again, whatever is told of it: its place moves.
 LOOK_SECONDS: Final[float] = 2.0
@@ -95,10 +95,9 @@ async def job_page_events(request: web.Request) -> web.StreamResponse:
                     async with asyncio.timeout(ENDED_LOOK_SECONDS if has_ended else LOOK_SECONDS):
                         await news.get()
                 shown, has_ended = await look_again(request, job_id)
-                changed = {name: text for name, text in shown.items() if sections.get(name) != text}
-                if changed:
-                    sections |= changed
-                    await send(stream, event_of(changed))
+                if told := changed(sections, shown):
+                    sections |= told
+                    await send(stream, event_of(told))
     return stream
 
 
@@ -119,14 +118,15 @@ async def look_again(request: web.Request, job_id: str) -> tuple[dict[str, str],
         return await look(request, job_id)
     except JobNotFound as error:
         # It was removed meanwhile.
-        return {"notice": str(draw("sections/notice.html", message=str(error))), "state": "", "results": ""}, True
+        return {"notice": notice(error), "state": "", "results": ""}, True
     except FarmUnavailable as error:
-        return {"notice": str(draw("sections/notice.html", message=str(error)))}, False
+        return {"notice": notice(error)}, False
 
 
 def sections_of(standing: Standing, preview: Preview | None) -> dict[str, str]:
     """What a job's page shows."""
     record = standing.record
+    results = results_of(record)
     previewed = preview.report.images if preview is not None and preview.report is not None else ()
     values: dict[str, Any] = {
         "standing": standing,
@@ -138,8 +138,8 @@ def sections_of(standing: Standing, preview: Preview | None) -> dict[str, str]:
         "may_retry": record.status is JobStatus.FAILED,
         "stages": stages_of(record),
         "bars": bars_of(record),
-        "results": results_of(record)[:SHOWN],
-        "left_out": max(0, len(results_of(record)) - SHOWN),
+        "results": results[:SHOWN],
+        "left_out": max(0, len(results) - SHOWN),
         "facts": facts_of(record),
         "message": None,
     }
