@@ -40,6 +40,14 @@ def enter(page: "Page", key: str) -> None:
     page.keyboard.press("Enter")
 
 
+def sign_in(visitor: Visitor, url: str, key: str) -> "Page":
+    """The farm's page, opened with a key that was entered."""
+    page = visitor.open(url)
+    enter(page, key)
+    expect(page.get_by_role("heading", level=1)).to_have_text("The farm")
+    return page
+
+
 @pytest.mark.parametrize("path", ["/", "/jobs/some", "/vaes/demo", "/jobs/unknown"])
 def test_without_a_key_nothing_is_shown_but_the_form_for_it(
     visitor: Visitor, start_gateway: StartGateway, keys: Keys, farm: Farm, serve: Serve, path: str
@@ -77,9 +85,7 @@ def test_a_key_is_kept_where_no_script_sees_it_until_sign_out(
 ) -> None:
     key = made(keys, "boss", admin=True)
     gateway = start_gateway(keys=keys.path)
-    page = visitor.open(gateway.url)
-    enter(page, key)
-    expect(page.get_by_role("heading", level=1)).to_have_text("The farm")
+    page = sign_in(visitor, gateway.url, key)
     (cookie,) = visitor.come().cookies()
     assert (cookie["value"], cookie["httpOnly"], cookie["sameSite"], cookie["path"]) == (key, True, "Strict", "/")
     assert page.evaluate("() => document.cookie") == ""
@@ -96,9 +102,7 @@ def test_another_sites_page_leads_here_without_the_key(
 ) -> None:
     key = made(keys, "boss", admin=True)
     gateway = start_gateway(keys=keys.path)
-    page = visitor.open(gateway.url)
-    enter(page, key)
-    expect(page.get_by_role("heading", level=1)).to_have_text("The farm")
+    sign_in(visitor, gateway.url, key)
 
     away = visitor.come().new_page()
     away.route("http://elsewhere.test/", lambda route: route.fulfill(
