@@ -5,8 +5,7 @@ import json
 import signal
 import subprocess
 import sys
-import tracemalloc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 
 import numpy as np
@@ -18,14 +17,11 @@ from rq.utils import as_text
 from tests.conftest import RedisServer, Serve, eventually
 from tests.served_gateway import ServedGateway
 
-from vaefarm_producer import AsyncFarm, Farm, InvalidInput, InvalidOption, QueueFull, backpressure
-from vaefarm_producer import farm as farm_module
-from vaefarm_producer.backpressure import JITTER, Patience, batches
-from vaefarm_producer.redis_transport import RedisTransport
-from vaefarm_producer.submission import PreparedJob
+from vaefarm_producer import AsyncFarm, Farm, InvalidInput, InvalidOption, QueueFull, backpressure, sending
+from vaefarm_producer.backpressure import JITTER, Patience
 from vaefarm_shared import latents
 from vaefarm_shared.errors import ConfigurationError
-from vaefarm_shared.job import JobSpec, JobStatus
+from vaefarm_shared.job import JobSpec
 from vaefarm_shared.settings import Settings
 
 LATENTS = np.random.default_rng(0).standard_normal((1, 4, 8, 8)).astype(np.float32)
@@ -75,7 +71,7 @@ def test_a_farm_of_so_many_jobs_takes_the_next_once_one_has_ended(
             waits.append(seconds)
             serve()
 
-        monkeypatch.setattr(farm_module, "sleep", sleep)
+        monkeypatch.setattr(sending, "sleep", sleep)
 
         jobs = farm.submit_many([LATENTS + n for n in range(7)], vae="demo", job_ids=ids, block=True)
         serve()
@@ -95,7 +91,7 @@ def test_block_waits_what_was_suggested_until_the_farm_takes_the_job(
         if len(waits) == 3:
             empty(full)
 
-    monkeypatch.setattr(farm_module, "sleep", sleep)
+    monkeypatch.setattr(sending, "sleep", sleep)
 
     job = farm.submit(LATENTS, vae="demo", block=True)
 
@@ -110,7 +106,7 @@ def test_a_blocked_submit_gives_up_at_its_timeout_with_the_farms_refusal(
 ) -> None:
     now = [1000.0]
     monkeypatch.setattr(backpressure, "monotonic", lambda: now[0])
-    monkeypatch.setattr(farm_module, "sleep", lambda seconds: now.append(now.pop() + seconds))
+    monkeypatch.setattr(sending, "sleep", lambda seconds: now.append(now.pop() + seconds))
 
     with pytest.raises(QueueFull):
         farm.submit(LATENTS, vae="demo", block=True, timeout=10)
@@ -147,60 +143,6 @@ def test_a_job_that_holds_more_than_the_farm_ever_may_is_not_told_to_wait(
 def test_a_timeout_without_block_is_refused(farm: Farm) -> None:
     with pytest.raises(InvalidOption, match="timeout=5 is for block=True"):
         farm.submit(LATENTS, vae="demo", timeout=5)
-
-
-class FillingTransport(RedisTransport):
-    """Notes what each round trip carries, and finds the farm full after the first."""
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
-        self.trips: list[list[str]] = []
-
-    def submit(self, jobs: Sequence[PreparedJob]) -> list[JobStatus]:
-        self.trips.append([job.spec.id for job in jobs])
-        statuses = super().submit(jobs)
-        if len(self.trips) == 1:
-            fill(self._connection)
-        return statuses
-
-
-def test_a_bulk_submit_goes_on_from_where_it_was_refused(
-    settings: Settings, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(backpressure, "ROUND_TRIP_JOBS", 2)
-    monkeypatch.setattr(farm_module, "sleep", lambda _: empty(connection))
-    ids = ["a", "b", "c", "d", "e"]
-    with Farm(settings=settings) as farm:
-        farm._transport = transport = FillingTransport(settings)
-
-        jobs = farm.submit_many([LATENTS + n for n in range(5)], vae="demo", job_ids=ids, block=True)
-        transport.close()
-
-    assert [job.id for job in jobs] == ids == queued(connection)
-    assert transport.trips == [["a", "b"], ["c", "d"], ["c", "d"], ["e"]]
-
-
-def test_a_bulk_submit_holds_no_second_copy_of_all_its_latents(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backpressure, "ROUND_TRIP_BYTES", 64 * 1024)
-    many = list(np.zeros((64, 1, 4, 64, 64), np.float16))
-    farm.submit_many(many[:1], vae="demo")
-
-    tracemalloc.start()
-    farm.submit_many(many, vae="demo")
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-
-    assert peak < sum(one.nbytes for one in many) / 2
-
-
-def test_round_trips_hold_so_many_bytes_and_jobs_and_keep_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backpressure, "ROUND_TRIP_BYTES", 10)
-    monkeypatch.setattr(backpressure, "ROUND_TRIP_JOBS", 3)
-    jobs = [PreparedJob(n, b"x" * size) for n, size in enumerate([4, 4, 4, 30, 1, 1, 1, 1])]  # type: ignore[arg-type]
-
-    carried: list[list[object]] = [[job.spec for job in batch] for batch in batches(jobs)]
-    assert carried == [[0, 1], [2], [3], [4, 5, 6], [7]]
-    assert list(batches([])) == []
 
 
 async def test_the_async_farm_waits_without_a_thread_and_can_be_cancelled(

@@ -15,10 +15,11 @@ from vaefarm_shared.workers import WorkerEndpoint
 
 from .async_flow import walk
 from .async_handle import AsyncJob
-from .backpressure import Patience, batches
+from .backpressure import Patience
 from .encoding import EncodeOptions
 from .farm import Farm
 from .handle import Job, Result
+from .sending import batches
 from .submission import DecodeOptions, PreparedJob, SubmitOptions
 from .transport import Flushed
 
@@ -96,7 +97,7 @@ class AsyncFarm:
         """As `Farm.submit_prepared`; no thread is held while it waits."""
         patience = Patience(block, timeout)
         jobs: list[Job] = []
-        for batch in batches(prepared):
+        for batch, _ in batches(prepared):
             while True:
                 try:
                     jobs += await asyncio.to_thread(self._farm.submit_prepared, batch)

@@ -1,37 +1,14 @@
-"""A farm that takes no more just now: how submits are cut into round trips, and how long a refused one waits."""
+"""A farm that takes no more just now: how long a refused submit waits."""
 
 import random
-from collections.abc import Iterable, Iterator
 from math import inf
 from time import monotonic
 from typing import Final
 
 from vaefarm_shared.errors import InvalidOption, RetryLater
 
-from .submission import PreparedJob
-
-#: Bytes of latents in one round trip: enough to hide the trip, little enough to hold, and to repeat when refused.
-ROUND_TRIP_BYTES: Final[int] = 8 * 1024 * 1024
-
-#: Jobs in one round trip.
-ROUND_TRIP_JOBS: Final[int] = 500
-
 #: By how much of itself a suggested wait is stretched at most, so that those who wait do not come back together.
 JITTER: Final[float] = 0.5
-
-
-def batches(jobs: Iterable[PreparedJob]) -> Iterator[list[PreparedJob]]:
-    """Jobs in their order, as many at a time as one round trip takes."""
-    batch: list[PreparedJob] = []
-    size = 0
-    for job in jobs:
-        if batch and (size + len(job.packed) > ROUND_TRIP_BYTES or len(batch) >= ROUND_TRIP_JOBS):
-            yield batch
-            batch, size = [], 0
-        batch.append(job)
-        size += len(job.packed)
-    if batch:
-        yield batch
 
 
 class Patience:

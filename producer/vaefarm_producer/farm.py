@@ -7,24 +7,25 @@ from contextlib import AbstractContextManager, suppress
 from functools import partial
 from os import PathLike, fspath
 from queue import Empty, SimpleQueue
-from time import monotonic, sleep
+from time import monotonic
 from types import TracebackType
 from typing import Any, Unpack
 
 from vaefarm_shared import tracing
-from vaefarm_shared.errors import QueueFull, QuotaExceeded, WaitTimeout
+from vaefarm_shared.errors import WaitTimeout
 from vaefarm_shared.job import JobStatus
 from vaefarm_shared.job_ids import check_job_id
 from vaefarm_shared.settings import Settings
 
 from .attaching import Attaching
-from .backpressure import Patience, batches
+from .backpressure import Patience
 from .bulk import Bulk
 from .encoding import EncodeOptions, prepare_encode
 from .handle import Job
 from .opening import open_transport
 from .operating import Operating
 from .previews import check_many_with_previews, prepare_with_preview
+from .sending import submit_all
 from .submission import DecodeOptions, PreparedJob, SubmitOptions, prepare
 from .transport import Flushed, Transport
 
@@ -124,7 +125,8 @@ class Farm(Attaching, Operating, Bulk, AbstractContextManager["Farm"]):
         """
         with tracing.span("vaefarm submit", "producer", vaefarm__vae=vae):
             checked = check_many_with_previews(latents, vae, self._transport.contract, job_ids, options)
-            # Each is packed for its own round trip: workers have those before it meanwhile, and memory no second copy.
+            # Each is packed for its own round trip, while the one before it goes: memory holds two of them, and workers
+            # have what is there meanwhile.
             return self.submit_prepared((pack() for pack in checked), block=block, timeout=timeout)
 
     def encode(
@@ -184,17 +186,8 @@ class Farm(Attaching, Operating, Bulk, AbstractContextManager["Farm"]):
 
         Raises JobConflict, FarmUnavailable, QueueFull, ConfigurationError as `submit`.
         """
-        patience, jobs = Patience(block, timeout), list[Job]()
-        for batch in batches(prepared):
-            while True:
-                try:
-                    self._transport.submit(batch)
-                    break
-                except (QueueFull, QuotaExceeded) as refusal:
-                    # What was taken before the refusal is not queued twice when all is sent again.
-                    sleep(patience.after(refusal))
-            jobs += (Job(one.spec.id, self._transport) for one in batch)
-        return jobs
+        patience = Patience(block, timeout)
+        return [Job(one, self._transport) for one in submit_all(self._transport, prepared, patience)]
 
     def put_latent(
         self, latents: Any, *, vae: str, job_id: str | None = None, **options: Unpack[DecodeOptions]

@@ -13,10 +13,11 @@ from typing import Final, Generic, TypeVar
 from vaefarm_shared.errors import FarmError, InvalidOption, RetryLater, UnknownVae, WaitTimeout
 from vaefarm_shared.job import JobStatus
 
-from .backpressure import ROUND_TRIP_BYTES, Patience
+from .backpressure import Patience
 from .collectors import COLLECTORS, Collectors, Stopped
 from .handle import Job
 from .outcome import ITS_OWN, Outcome, Stage
+from .sending import ROUND_TRIP_BYTES
 from .submission import PreparedJob
 from .transport import Transport
 

@@ -147,9 +147,8 @@ class Job:
 
     def fetch(self) -> Result:
         """The result of a job that has ended. Raises as `result`, and WaitTimeout while it has not ended."""
-        record = self.record()
-        report = report_of(record)
-        return Result(record, report, tuple(self._transport.stored(self.id, one) for one in report.stored))
+        record, data = self._transport.fetch(self.id)
+        return Result(record, report_of(record), data)
 
     def images(self, timeout: float | None = None) -> list[Image.Image]:
         """Wait for the job; all its pictures. Raises as `result`, and InvalidOption for what has none."""

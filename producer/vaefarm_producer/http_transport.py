@@ -91,6 +91,11 @@ class HttpTransport(HttpOperations):
         self._client.check(answer)
         return JobRecord.model_validate(answer.json())
 
+    def fetch(self, job_id: str) -> tuple[JobRecord, tuple[bytes, ...]]:
+        """A job's record, and of a finished one all that it stored, each in one request."""
+        record = self.record(job_id)
+        return record, tuple(self.stored(job_id, one) for one in record.stored)
+
     def stored(self, job_id: str, one: BlobRecord) -> bytes:
         """The bytes of a stored picture, or latents."""
         data = self._background.run(self._client.call("GET", f"/v1/jobs/{part(job_id)}/image/{_index(one)}")).body

@@ -141,6 +141,15 @@ class RedisTransport(RedisPreviews):
         with farm_errors(self._connection):
             return reading.read_record(self._connection, job_id)
 
+    def fetch(self, job_id: str) -> tuple[JobRecord, tuple[bytes, ...]]:
+        """A job's record, and of a finished one all that it stored, in one round trip unless it is large."""
+        with farm_errors(self._connection):
+            record, pictures = reading.read_result(self._connection, job_id)
+        return record, tuple(
+            pictures[one.blob] if len(pictures.get(one.blob, b"")) == one.size_bytes else self.stored(job_id, one)
+            for one in record.stored
+        )
+
     def ended(self, job_id: str) -> "Future[JobStatus]":
         """A future of the job's final status."""
         return self._watcher.ended(job_id)

@@ -102,6 +102,10 @@ class SpoolingTransport(RedisTransport):
             metadata=spec.metadata if spec else {},
         )
 
+    def fetch(self, job_id: str) -> tuple[JobRecord, tuple[bytes, ...]]:
+        """As without a spool; of a job in the spool its record."""
+        return super().fetch(job_id) if self._status_here(job_id) is None else (self.record(job_id), ())
+
     def _status_here(self, job_id: str) -> JobStatus | None:
         if self._spool.holds(job_id):
             return JobStatus.SPOOLED

@@ -72,6 +72,10 @@ class Transport(Protocol):
         """A job's record. Raises JobNotFound."""
         ...
 
+    def fetch(self, job_id: str) -> tuple[JobRecord, tuple[bytes, ...]]:
+        """A job's record, and of a finished one all that it stored. Raises as `record` and `stored`."""
+        ...
+
     def stored(self, job_id: str, one: BlobRecord) -> bytes:
         """The bytes of a stored picture, or latents. Raises JobExpired when they are past their life."""
         ...

@@ -123,6 +123,11 @@ class JobRecord(BaseModel):
     metadata: dict[str, str] = Field(default_factory=dict)
     report: DecodeReport | None = None
 
+    @property
+    def stored(self) -> tuple[BlobRecord, ...]:
+        """All that its result consists of; nothing of a job that has not finished."""
+        return self.report.stored if self.status is JobStatus.FINISHED and self.report is not None else ()
+
 
 class Tombstone(BaseModel):
     """What is left of a job past its life."""

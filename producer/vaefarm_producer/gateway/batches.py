@@ -16,7 +16,7 @@ from vaefarm_shared.errors import FarmError, FarmUnavailable, InvalidOption
 from vaefarm_shared.job import JobStatus
 from vaefarm_shared.job_ids import check_job_id, new_job_id
 
-from ..backpressure import ROUND_TRIP_JOBS
+from ..sending import ROUND_TRIP_JOBS
 from ..submission import PreparedJob
 from .access import Principal, principal_of
 from .bodies import ROOM, read_chunks
