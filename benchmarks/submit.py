@@ -8,8 +8,11 @@ from statistics import median
 from typing import ParamSpec, TypeVar
 from unittest.mock import patch
 
+import redis
+
 from vaefarm_producer import Farm, submission
 from vaefarm_shared import latents
+from vaefarm_shared.connection import connect
 from vaefarm_shared.digests import request_hash
 
 from . import workload
@@ -57,9 +60,12 @@ class Stopwatch:
 def submit(options: Options) -> Figure:
     """Latents of 128 KiB as NumPy arrays, one after another."""
     tensors = workload.noise(options.jobs, (1, 4, 128, 128))
-    with local_redis(options) as server, Farm(server.url) as farm, packing() as watch:
+    rounds, bare = list[Samples](), list[list[float]]()
+    with local_redis(options) as server, connect(server.url) as client, Farm(server.url) as farm, packing() as watch:
         _round(farm, tensors[: workload.WARM_UP_JOBS], watch)
-        rounds = [_round(farm, tensors, watch) for _ in range(options.rounds)]
+        for _ in range(options.rounds):
+            rounds.append(_round(farm, tensors, watch))
+            bare.append(_set(client, tensors))
     cpu = [1e3 * one.cpu_seconds / len(tensors) for one in rounds]
     return Figure(
         title=f"submit, {workload.describe(tensors)}",
@@ -69,11 +75,13 @@ def submit(options: Options) -> Figure:
             ("of it: check", *percentiles([one.check for one in rounds])),
             ("of it: pack and hash", *percentiles([one.pack for one in rounds])),
             ("of it: send", *percentiles([one.send for one in rounds])),
+            ("a bare SET of the bytes", *percentiles(bare)),
         ),
         raw={
             "check_seconds": [one.check for one in rounds],
             "pack_seconds": [one.pack for one in rounds],
             "send_seconds": [one.send for one in rounds],
+            "set_seconds": bare,
             "cpu_seconds": [one.cpu_seconds for one in rounds],
         },
         note=f"CPU milliseconds of the producer for each submit: {median(cpu):.2f}.",
@@ -89,6 +97,16 @@ def packing() -> Iterator[Stopwatch]:
         patch.object(submission, "request_hash", watch.timed(request_hash)),
     ):
         yield watch
+
+
+def _set(client: redis.Redis, tensors: Sequence[latents.Latents]) -> list[float]:
+    """Seconds of each SET of a latent's bytes, less than which nothing durable can cost."""
+    seconds = []
+    for place, held in enumerate(tensors):
+        data, began = held.array.tobytes(), time.perf_counter()
+        client.set(f"bench:{place}", data)
+        seconds.append(time.perf_counter() - began)
+    return seconds
 
 
 def _round(farm: Farm, tensors: Sequence[latents.Latents], watch: Stopwatch) -> Samples:
