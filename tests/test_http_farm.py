@@ -17,8 +17,16 @@ from PIL import Image
 from tests.conftest import Serve, eventually
 from tests.served_gateway import ServedGateway
 
-from vaefarm_producer import AsyncFarm, ConfigurationError, Farm, FarmError, FarmUnavailable, JobConflict, QueueFull
-from vaefarm_producer import farm as farm_module
+from vaefarm_producer import (
+    AsyncFarm,
+    ConfigurationError,
+    Farm,
+    FarmError,
+    FarmUnavailable,
+    JobConflict,
+    QueueFull,
+    sending,
+)
 from vaefarm_producer.encoding import prepare_encode
 from vaefarm_producer.gateway.models import TensorOptions
 from vaefarm_producer.http_address import read_address
@@ -116,7 +124,7 @@ def test_a_full_farm_says_when_to_come_again_and_block_waits_for_room(
         waits.append(seconds)
         serve()
 
-    monkeypatch.setattr(farm_module, "sleep", sleep)
+    monkeypatch.setattr(sending, "sleep", sleep)
     small = ServedGateway(settings.model_copy(update={"max_queued_jobs": 2}))
     small.start()
     with Farm(settings=settings.at(small.url)) as farm:

@@ -2,17 +2,12 @@
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future
-from contextlib import AbstractContextManager, suppress
-from functools import partial
+from contextlib import AbstractContextManager
 from os import PathLike, fspath
-from queue import Empty, SimpleQueue
-from time import monotonic
 from types import TracebackType
 from typing import Any, Unpack
 
 from vaefarm_shared import tracing
-from vaefarm_shared.errors import WaitTimeout
 from vaefarm_shared.job import JobStatus
 from vaefarm_shared.job_ids import check_job_id
 from vaefarm_shared.settings import Settings
@@ -20,6 +15,7 @@ from vaefarm_shared.settings import Settings
 from .attaching import Attaching
 from .backpressure import Patience
 from .bulk import Bulk
+from .completing import completed
 from .encoding import EncodeOptions, prepare_encode
 from .handle import Job
 from .opening import open_transport
@@ -229,26 +225,7 @@ class Farm(Attaching, Operating, Bulk, AbstractContextManager["Farm"]):
             WaitTimeout: `timeout` is over; says how many have not ended.
             JobNotFound: one of them is not known.
         """
-        end = None if timeout is None else monotonic() + timeout
-        ended: SimpleQueue[int] = SimpleQueue()
-        waiting: dict[int, tuple[Job, Future[JobStatus]]] = {}
-        for place, job in enumerate(jobs):
-            waiting[place] = job, job.ended()
-            waiting[place][1].add_done_callback(partial(tell, ended, place))
-        try:
-            while waiting:
-                places = together(ended, None if end is None else max(0.0, end - monotonic()))
-                if not places:
-                    raise WaitTimeout(f"{len(waiting)} jobs have not ended within {timeout} seconds; they live on")
-                for place in places:
-                    job, future = waiting.pop(place)
-                    future.result()
-                    yield job
-                    if discard:
-                        job.discard()
-        finally:
-            for _, future in waiting.values():
-                future.cancel()
+        return completed(self._transport, list(jobs), timeout, discard)
 
     def spooled(self) -> int:
         """How many jobs are in the spool, of this process and of others; 0 without a spool."""
@@ -270,18 +247,3 @@ class Farm(Attaching, Operating, Bulk, AbstractContextManager["Farm"]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-
-def tell(ended: "SimpleQueue[int]", place: int, _: "Future[JobStatus]") -> None:
-    """Say that the job of that place has ended."""
-    ended.put(place)
-
-
-def together(ended: "SimpleQueue[int]", seconds: float | None) -> list[int]:
-    """What is in the queue, in order, after waiting for the first; empty after `seconds`."""
-    places = []
-    with suppress(Empty):
-        places.append(ended.get(timeout=seconds))
-        while True:
-            places.append(ended.get_nowait())
-    return sorted(places)

@@ -4,6 +4,7 @@ import io
 from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -19,6 +20,7 @@ from vaefarm_shared.latents import STORAGE, HostTensor, Latents, read_tensor, un
 from vaefarm_shared.reading import expired
 from vaefarm_shared.records import DecodeReport, JobRecord, VideoRecord
 
+from .read_ahead import ReadAhead
 from .transport import Transport
 
 #: Seconds between two looks of one who waits for a preview.
@@ -91,6 +93,8 @@ class Job:
     def __init__(self, job_id: str, transport: Transport) -> None:
         self.id = job_id
         self._transport = transport
+        #: Reads it with others that ended together, of a job that `as_completed` gave.
+        self._ahead: ReadAhead | None = None
 
     def __repr__(self) -> str:
         return f"Job({self.id!r})"
@@ -142,12 +146,16 @@ class Job:
             WaitTimeout, JobNotFound: as `wait`.
             JobFailed, JobCanceled, JobExpired: it ended without a result, or that is past its life.
         """
+        if self._ahead is not None:
+            # It had ended: only a retry since then makes it wait.
+            with suppress(WaitTimeout):
+                return self.fetch()
         self.wait(timeout)
         return self.fetch()
 
     def fetch(self) -> Result:
         """The result of a job that has ended. Raises as `result`, and WaitTimeout while it has not ended."""
-        record, data = self._transport.fetch(self.id)
+        record, data = (self._ahead or self._transport).fetch(self.id)
         return Result(record, report_of(record), data)
 
     def images(self, timeout: float | None = None) -> list[Image.Image]:
@@ -240,7 +248,15 @@ class Job:
 
         Its id then counts as expired: a finished job's for a minute, any other's for a week.
         """
+        self._ahead = None
         self._transport.discard(self.id)
+
+
+def read_together(transport: Transport, jobs: Sequence[Job]) -> None:
+    """Have the results of jobs that have ended be read some in a round trip, as they are taken in this order."""
+    ahead = ReadAhead(transport, [job.id for job in jobs])
+    for job in jobs:
+        job._ahead = ahead
 
 
 def unended(job_id: str, timeout: float | None) -> WaitTimeout:

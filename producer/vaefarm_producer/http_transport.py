@@ -22,7 +22,7 @@ from .http_client import HttpClient, made_error, part
 from .http_operations import HttpOperations
 from .http_watcher import PAGE, HttpWatcher
 from .submission import PreparedJob
-from .transport import Flushed, Glimpse
+from .transport import Fetched, Flushed, Glimpse
 
 #: Seconds for which a contract that was read is believed.
 CONTRACT_SECONDS: Final[float] = 60.0
@@ -76,11 +76,19 @@ class HttpTransport(HttpOperations):
 
     def status(self, job_id: str) -> JobStatus:
         """A job's status, in one request."""
-        answer = self._background.run(self._client.call("POST", "/v1/statuses", json={"ids": [job_id]}))
-        status = answer.json()["statuses"][0]
+        (status,) = self.statuses([job_id])
         if status is None:
             raise not_found(job_id)
-        return JobStatus(status)
+        return status
+
+    def statuses(self, job_ids: Sequence[str]) -> list[JobStatus | None]:
+        """The status of each job; None where nobody knows it."""
+        found: list[str | None] = []
+        for start in range(0, len(job_ids), PAGE):
+            page = list(job_ids[start : start + PAGE])
+            answer = self._background.run(self._client.call("POST", "/v1/statuses", json={"ids": page}))
+            found += answer.json()["statuses"]
+        return [None if status is None else JobStatus(status) for status in found]
 
     def record(self, job_id: str) -> JobRecord:
         """A job's record, in one request; its blobs are paths of the gateway's."""
@@ -91,10 +99,14 @@ class HttpTransport(HttpOperations):
         self._client.check(answer)
         return JobRecord.model_validate(answer.json())
 
-    def fetch(self, job_id: str) -> tuple[JobRecord, tuple[bytes, ...]]:
+    def fetch(self, job_id: str) -> Fetched:
         """A job's record, and of a finished one all that it stored, each in one request."""
         record = self.record(job_id)
         return record, tuple(self.stored(job_id, one) for one in record.stored)
+
+    def fetch_many(self, job_ids: Sequence[str]) -> list[Fetched | None]:
+        """None: each is a request of its own."""
+        return [None] * len(job_ids)
 
     def stored(self, job_id: str, one: BlobRecord) -> bytes:
         """The bytes of a stored picture, or latents."""

@@ -20,7 +20,7 @@ from vaefarm_shared.workers import WorkerEndpoint, read_workers, worker_endpoint
 
 T = TypeVar("T")
 
-#: Ids of waiting jobs that one round trip reads.
+#: Jobs that one round trip reads: ids of those that wait, or how some stand.
 PAGE: Final[int] = 1000
 
 

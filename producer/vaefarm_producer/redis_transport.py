@@ -2,13 +2,13 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Final, TypeVar
 
 import redis
 
-from vaefarm_shared import reading, transitions
+from vaefarm_shared import reading, results, transitions
 from vaefarm_shared.blob_names import latent_name
 from vaefarm_shared.blobs import BlobStore
 from vaefarm_shared.budget import Limits
@@ -21,9 +21,10 @@ from vaefarm_shared.redis_policy import check_policy
 from vaefarm_shared.settings import Settings
 from vaefarm_shared.submissions import Submission
 
+from .redis_operations import PAGE
 from .redis_previews import RedisPreviews
 from .submission import PreparedJob
-from .transport import Flushed
+from .transport import Fetched, Flushed
 from .watcher import Watcher
 
 logger = logging.getLogger(__name__)
@@ -136,19 +137,32 @@ class RedisTransport(RedisPreviews):
         with farm_errors(self._connection):
             return reading.read_status(self._connection, job_id)
 
+    def statuses(self, job_ids: Sequence[str]) -> list[JobStatus | None]:
+        """The status of each job; None where nobody knows it."""
+        with farm_errors(self._connection):
+            return [
+                status
+                for start in range(0, len(job_ids), PAGE)
+                for status in reading.read_statuses(self._connection, job_ids[start : start + PAGE])
+            ]
+
     def record(self, job_id: str) -> JobRecord:
         """A job's record, in one round trip, or two for a job past its life."""
         with farm_errors(self._connection):
             return reading.read_record(self._connection, job_id)
 
-    def fetch(self, job_id: str) -> tuple[JobRecord, tuple[bytes, ...]]:
+    def fetch(self, job_id: str) -> Fetched:
         """A job's record, and of a finished one all that it stored, in one round trip unless it is large."""
         with farm_errors(self._connection):
-            record, pictures = reading.read_result(self._connection, job_id)
-        return record, tuple(
-            pictures[one.blob] if len(pictures.get(one.blob, b"")) == one.size_bytes else self.stored(job_id, one)
-            for one in record.stored
-        )
+            record, pictures = results.read_result(self._connection, job_id)
+        whole = fetched(record, pictures)
+        return whole or (record, tuple(self.stored(job_id, one) for one in record.stored))
+
+    def fetch_many(self, job_ids: Sequence[str]) -> list[Fetched | None]:
+        """As `fetch` for each finished job whose result is not large, in one round trip."""
+        with farm_errors(self._connection):
+            found = results.read_results(self._connection, job_ids)
+        return [None if one is None or one[0].status is not JobStatus.FINISHED else fetched(*one) for one in found]
 
     def ended(self, job_id: str) -> "Future[JobStatus]":
         """A future of the job's final status."""
@@ -181,3 +195,10 @@ class RedisTransport(RedisPreviews):
         self._watcher.close()
         self._connection.close()
         self._blobs.close()
+
+
+def fetched(record: JobRecord, pictures: Mapping[str, bytes]) -> Fetched | None:
+    """A record and all that it names, out of what came with it; None where something did not."""
+    data = tuple(pictures.get(one.blob, b"") for one in record.stored)
+    are_whole = all(len(bytes_) == one.size_bytes for bytes_, one in zip(data, record.stored, strict=True))
+    return (record, data) if are_whole else None

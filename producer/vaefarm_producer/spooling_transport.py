@@ -15,7 +15,7 @@ from .redis_transport import RedisTransport
 from .spool import Spool
 from .spool_sender import SpoolSender
 from .submission import PreparedJob
-from .transport import Flushed
+from .transport import Fetched, Flushed
 
 
 class SpoolingTransport(RedisTransport):
@@ -88,6 +88,11 @@ class SpoolingTransport(RedisTransport):
         """A job's status, the spool asked first: a job leaves it only once Redis has it."""
         return self._status_here(job_id) or super().status(job_id)
 
+    def statuses(self, job_ids: Sequence[str]) -> list[JobStatus | None]:
+        """As `status` of each; None where nobody knows it."""
+        here = [self._status_here(job_id) for job_id in job_ids]
+        return [one or other for one, other in zip(here, super().statuses(job_ids), strict=True)]
+
     def record(self, job_id: str) -> JobRecord:
         """A job's record; of one in the spool, what the spool knows."""
         status = self._status_here(job_id)
@@ -102,9 +107,14 @@ class SpoolingTransport(RedisTransport):
             metadata=spec.metadata if spec else {},
         )
 
-    def fetch(self, job_id: str) -> tuple[JobRecord, tuple[bytes, ...]]:
+    def fetch(self, job_id: str) -> Fetched:
         """As without a spool; of a job in the spool its record."""
         return super().fetch(job_id) if self._status_here(job_id) is None else (self.record(job_id), ())
+
+    def fetch_many(self, job_ids: Sequence[str]) -> list[Fetched | None]:
+        """As without a spool."""
+        found = super().fetch_many(job_ids)
+        return [one if self._status_here(job_id) is None else None for job_id, one in zip(job_ids, found, strict=True)]
 
     def _status_here(self, job_id: str) -> JobStatus | None:
         if self._spool.holds(job_id):

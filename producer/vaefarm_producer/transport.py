@@ -24,6 +24,10 @@ class Flushed(NamedTuple):
     refused: int
 
 
+#: A job's record, and of a finished one the bytes of all that its report names.
+Fetched = tuple[JobRecord, tuple[bytes, ...]]
+
+
 class Glimpse(NamedTuple):
     """A preview as it is just now."""
 
@@ -68,12 +72,20 @@ class Transport(Protocol):
         """A job's status. Raises JobNotFound."""
         ...
 
+    def statuses(self, job_ids: Sequence[str]) -> list[JobStatus | None]:
+        """The status of each job, in few round trips; None where nobody knows it."""
+        ...
+
     def record(self, job_id: str) -> JobRecord:
         """A job's record. Raises JobNotFound."""
         ...
 
-    def fetch(self, job_id: str) -> tuple[JobRecord, tuple[bytes, ...]]:
+    def fetch(self, job_id: str) -> Fetched:
         """A job's record, and of a finished one all that it stored. Raises as `record` and `stored`."""
+        ...
+
+    def fetch_many(self, job_ids: Sequence[str]) -> list[Fetched | None]:
+        """As `fetch` for each, in one round trip; None for those that it does not bring whole, whatever the reason."""
         ...
 
     def stored(self, job_id: str, one: BlobRecord) -> bytes:

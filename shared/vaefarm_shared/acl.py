@@ -63,7 +63,17 @@ class Role:
 REAPER_SCRIPTS: Final = ("probe", "reap", "expire_kept", "settle", "strand")
 TIDY_SCRIPTS: Final = ("repair", "correct_inflight", "forget_workers")
 WORKER_SCRIPTS: Final = ("adopt", "begin", "claim", "give_back", "renew", "renew_device", "take_device")
-PRODUCER_SCRIPTS: Final = ("cancel", "discard", "drop_preview", "fetch", "put_preview", "retry", "standing", "submit")
+PRODUCER_SCRIPTS: Final = (
+    "cancel",
+    "discard",
+    "drop_preview",
+    "fetch",
+    "put_preview",
+    "retry",
+    "standing",
+    "statuses",
+    "submit",
+)
 WEBHOOK_SCRIPTS: Final = ("answer_webhook", "claim_webhooks")
 
 #: What producers, gateways and operators send: for records, queues, blobs, pauses, devices, and one subscription.

@@ -1,16 +1,20 @@
 """What came of a job in one round trip: its record, and with it pictures that are not large."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
 import redis
 from tests.conftest import Serve
 
-from vaefarm_producer import Farm, FarmError, JobExpired, JobFailed, JobNotFound, WaitTimeout
+from vaefarm_producer import Farm, FarmError, FarmUnavailable, Job, JobExpired, JobFailed, JobNotFound, WaitTimeout
+from vaefarm_producer.completing import FEW_JOBS, completed
 from vaefarm_producer.redis_transport import RedisTransport
-from vaefarm_shared import keys, reading
+from vaefarm_producer.transport import Fetched
+from vaefarm_shared import keys, results
 from vaefarm_shared.catalogue import Catalogue
+from vaefarm_shared.job import JobStatus
 from vaefarm_shared.records import BlobRecord
 from vaefarm_shared.settings import Settings
 from vaefarm_worker.fake_decoder import FakeDecoder
@@ -54,7 +58,7 @@ def test_pictures_come_with_their_record_in_their_order(farm: Farm, asking: Aski
 
 
 def test_pictures_that_are_large_together_are_asked_for_one_by_one(farm: Farm, asking: Asking, serve: Serve) -> None:
-    size = reading.FETCHED_BYTES // 3 + 1
+    size = results.FETCHED_BYTES // 3 + 1
     many = farm.submit(np.concatenate([LATENTS, LATENTS + 1, LATENTS + 2]), vae="demo")
     few = farm.submit(np.concatenate([LATENTS, LATENTS + 1]), vae="demo")
     decode(serve, size)
@@ -107,3 +111,172 @@ def test_a_job_that_is_unknown_waits_failed_or_left_a_tombstone_has_no_pictures(
     job.discard()
     with pytest.raises(JobExpired, match="discarded"):
         job.fetch()
+
+
+class Counting(RedisTransport):
+    """Notes what is asked: of which jobs together, and which alone."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.together: list[list[str]] = []
+        self.alone: list[str] = []
+
+    def fetch_many(self, job_ids: Sequence[str]) -> list[Fetched | None]:
+        self.together.append(list(job_ids))
+        return super().fetch_many(job_ids)
+
+    def fetch(self, job_id: str) -> Fetched:
+        self.alone.append(job_id)
+        return super().fetch(job_id)
+
+
+@pytest.fixture
+def counting(settings: Settings) -> Iterator[Counting]:
+    transport = Counting(settings)
+    yield transport
+    transport.close()
+
+
+def ended_together(counting: Counting, farm: Farm, serve: Serve, image_bytes: int = 1000) -> list[Job]:
+    """Jobs that have ended, as `as_completed` gives them, in the hands of one transport."""
+    ids = [job.id for job in farm.submit_many([LATENTS + n for n in range(40)], vae="demo")]
+    decode(serve, image_bytes)
+    return list(completed(counting, [Job(one, counting) for one in ids], 10, False))
+
+
+def test_results_of_jobs_that_ended_together_are_read_sixteen_at_a_time_as_they_are_taken(
+    counting: Counting, farm: Farm, serve: Serve
+) -> None:
+    jobs = ended_together(counting, farm, serve)
+    assert counting.together == [], "nobody took one yet"
+
+    taken = [job.result() for job in jobs]
+
+    ids = [job.id for job in jobs]
+    assert counting.together == [ids[:16], ids[16:32], ids[32:]]
+    assert counting.alone == []
+    assert [one.record for one in taken] == [farm.job(one).record() for one in ids]
+    assert [one.data for one in taken] == [farm.job(one).fetch().data for one in ids]
+
+
+def test_a_result_that_was_read_ahead_is_asked_for_anew_the_second_time(
+    counting: Counting, farm: Farm, serve: Serve
+) -> None:
+    first, second, *_ = ended_together(counting, farm, serve)
+    first.fetch()
+    second.fetch()
+    assert counting.alone == []
+    farm.job(second.id).discard()
+
+    with pytest.raises(JobExpired):
+        second.fetch()
+    assert counting.alone == [second.id]
+
+
+def test_a_job_that_is_discarded_by_who_holds_it_has_no_result_though_it_was_read_ahead(
+    counting: Counting, farm: Farm, serve: Serve
+) -> None:
+    first, second, *_ = ended_together(counting, farm, serve)
+    first.fetch()
+    second.discard()
+
+    with pytest.raises(JobExpired):
+        second.fetch()
+
+
+def test_jobs_that_are_passed_over_are_not_read_and_may_be_asked_for_later(
+    counting: Counting, farm: Farm, serve: Serve
+) -> None:
+    jobs = ended_together(counting, farm, serve)
+    jobs[30].fetch()
+    assert counting.together == [[job.id for job in jobs[30:]]]
+
+    assert jobs[3].fetch().record.id == jobs[3].id
+    assert counting.alone == [jobs[3].id]
+
+
+def test_results_that_are_large_are_read_one_by_one(counting: Counting, farm: Farm, serve: Serve) -> None:
+    jobs = ended_together(counting, farm, serve, image_bytes=results.FETCHED_BYTES + 1)
+
+    assert {len(job.result().data[0]) for job in jobs} == {results.FETCHED_BYTES + 1}
+    assert counting.together == [[job.id for job in jobs[:16]]], "once, to see it"
+    assert counting.alone == [job.id for job in jobs]
+
+
+def test_a_failed_job_among_others_raises_its_own_error_and_one_that_is_retried_is_waited_for(
+    counting: Counting, farm: Farm, serve: Serve, connection: redis.Redis
+) -> None:
+    jobs = ended_together(counting, farm, serve)
+    connection.hset(keys.job(jobs[4].id), mapping={"status": "failed", "reason": "odd"})
+    assert farm.job(jobs[5].id).record().status == "finished"
+    connection.hset(keys.job(jobs[5].id), "status", "started")
+
+    for place, job in enumerate(jobs):
+        if place == 4:
+            with pytest.raises(JobFailed, match="odd"):
+                job.result()
+        elif place == 5:
+            with pytest.raises(WaitTimeout, match="has not ended within"):
+                job.result(timeout=0.1)
+        else:
+            assert job.result().record.id == job.id
+    assert counting.alone == [jobs[4].id, jobs[5].id]
+
+
+def test_what_redis_does_not_answer_loses_no_result(
+    counting: Counting, farm: Farm, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = ended_together(counting, farm, serve)
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "read_results", away)
+        with pytest.raises(FarmUnavailable):
+            jobs[0].fetch()
+
+    assert [job.fetch().record.id for job in jobs] == [job.id for job in jobs]
+    assert counting.alone == []
+
+
+def away(*_: object) -> list[None]:
+    raise redis.ConnectionError("away")
+
+
+@pytest.mark.parametrize("count", [FEW_JOBS, FEW_JOBS + 1], ids=["few", "many"])
+def test_of_many_jobs_those_that_have_ended_are_given_without_a_wait_for_them(
+    farm: Farm, serve: Serve, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[str] = []
+    ended_of = Job.ended
+
+    def noted(job: Job) -> "Future[JobStatus]":
+        waited.append(job.id)
+        return ended_of(job)
+
+    monkeypatch.setattr(Job, "ended", noted)
+    ended = farm.submit_many([LATENTS + n for n in range(count - 2)], vae="demo")
+    decode(serve, 1000)
+    waiting = farm.submit_many([LATENTS, LATENTS + 1], vae="demo")
+    order = farm.as_completed([waiting[0], *ended, waiting[1]], timeout=30)
+
+    first = [next(order) for _ in ended]
+    decode(serve, 1000)
+
+    assert first == ended
+    assert list(order) == waiting
+    assert waited == [job.id for job in (waiting if count > FEW_JOBS else [waiting[0], *ended, waiting[1]])]
+
+
+def test_an_unknown_job_among_many_is_told_and_a_farm_that_is_away_is_waited_for(
+    farm: Farm, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = farm.submit_many([LATENTS + n for n in range(FEW_JOBS + 1)], vae="demo")
+    decode(serve, 1000)
+    with monkeypatch.context() as patch:
+        patch.setattr(farm._transport, "statuses", unavailable)
+        assert set(farm.as_completed(jobs, timeout=30)) == set(jobs)
+
+    with pytest.raises(JobNotFound):
+        list(farm.as_completed([*jobs, farm.job("nobody")], timeout=30))
+
+
+def unavailable(_: object) -> None:
+    raise FarmUnavailable("away")
