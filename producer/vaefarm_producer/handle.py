@@ -253,7 +253,7 @@ class Job:
 
 
 def read_together(transport: Transport, jobs: Sequence[Job]) -> None:
-    """Have the results of jobs that have ended be read some in a round trip, as they are taken in this order."""
+    """Have the results of jobs that have ended be read some at a time, as they are taken in this order."""
     ahead = ReadAhead(transport, [job.id for job in jobs])
     for job in jobs:
         job._ahead = ahead

@@ -105,8 +105,8 @@ class HttpTransport(HttpOperations):
         return record, tuple(self.stored(job_id, one) for one in record.stored)
 
     def fetch_many(self, job_ids: Sequence[str]) -> list[Fetched | None]:
-        """None: each is a request of its own."""
-        return [None] * len(job_ids)
+        """None of the first: each is a request of its own."""
+        return [None]
 
     def stored(self, job_id: str, one: BlobRecord) -> bytes:
         """The bytes of a stored picture, or latents."""

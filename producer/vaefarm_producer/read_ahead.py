@@ -1,4 +1,4 @@
-"""Results of jobs that ended together, some in a round trip: whoever takes one takes the next one soon."""
+"""Results of jobs that ended together, some at a time: whoever takes one takes the next one soon."""
 
 from collections.abc import Sequence
 from threading import Lock
@@ -6,8 +6,9 @@ from typing import Final
 
 from .transport import Fetched, Transport
 
-#: Results that are read together: 4 MiB at most, as larger ones are read one by one.
+#: Results that are read together, and bytes that they hold, but for a single one that is larger.
 AHEAD_JOBS: Final[int] = 16
+AHEAD_BYTES: Final[int] = 8 * 1024 * 1024
 
 
 class ReadAhead:
@@ -23,7 +24,7 @@ class ReadAhead:
         self._lock = Lock()
 
     def fetch(self, job_id: str) -> Fetched:
-        """As `Transport.fetch`, with the jobs behind it in the same round trip. From any thread."""
+        """As `Transport.fetch`, with some of the jobs behind it in the same round trips. From any thread."""
         with self._lock:
             if self._places[job_id] >= self._next:
                 self._read_from(self._places[job_id])
@@ -33,6 +34,5 @@ class ReadAhead:
     def _read_from(self, place: int) -> None:
         wanted = self._job_ids[place : place + AHEAD_JOBS]
         found = self._transport.fetch_many(wanted)
-        self._read.update((job_id, one) for job_id, one in zip(wanted, found, strict=True) if one is not None)
-        # Where none came whole they are too large, or not in Redis, and so are those behind them.
-        self._next = place + len(wanted) if any(found) else len(self._job_ids)
+        self._read.update((job_id, one) for job_id, one in zip(wanted, found, strict=False) if one is not None)
+        self._next = place + len(found)

@@ -2,13 +2,13 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Final, TypeVar
 
 import redis
 
-from vaefarm_shared import reading, results, transitions
+from vaefarm_shared import reading, transitions
 from vaefarm_shared.blob_names import latent_name
 from vaefarm_shared.blobs import BlobStore
 from vaefarm_shared.budget import Limits
@@ -21,6 +21,8 @@ from vaefarm_shared.redis_policy import check_policy
 from vaefarm_shared.settings import Settings
 from vaefarm_shared.submissions import Submission
 
+from .read_ahead import AHEAD_BYTES
+from .redis_blobs import store_errors
 from .redis_operations import PAGE
 from .redis_previews import RedisPreviews
 from .submission import PreparedJob
@@ -152,17 +154,23 @@ class RedisTransport(RedisPreviews):
             return reading.read_record(self._connection, job_id)
 
     def fetch(self, job_id: str) -> Fetched:
-        """A job's record, and of a finished one all that it stored, in one round trip unless it is large."""
-        with farm_errors(self._connection):
-            record, pictures = results.read_result(self._connection, job_id)
-        whole = fetched(record, pictures)
-        return whole or (record, tuple(self.stored(job_id, one) for one in record.stored))
+        """A job's record, and of a finished one all that it stored, each in one round trip."""
+        record = self.record(job_id)
+        return record, tuple(self.stored(job_id, one) for one in record.stored)
 
     def fetch_many(self, job_ids: Sequence[str]) -> list[Fetched | None]:
-        """As `fetch` for each finished job whose result is not large, in one round trip."""
-        with farm_errors(self._connection):
-            found = results.read_results(self._connection, job_ids)
-        return [None if one is None or one[0].status is not JobStatus.FINISHED else fetched(*one) for one in found]
+        """As `fetch` for as many as hold AHEAD_BYTES, in two round trips."""
+        records: list[JobRecord | None] = []
+        wanted: list[tuple[str, int]] = []
+        with farm_errors(self._connection), store_errors():
+            for record in reading.read_records(self._connection, job_ids):
+                stored = [] if record is None else [(one.blob, one.size_bytes) for one in record.stored]
+                if records and sum(size for _, size in (*wanted, *stored)) > AHEAD_BYTES:
+                    break
+                records.append(record)
+                wanted += stored
+            found = iter(self._blobs.get_many(wanted))
+        return [None if record is None else fetched(record, found) for record in records]
 
     def ended(self, job_id: str) -> "Future[JobStatus]":
         """A future of the job's final status."""
@@ -197,8 +205,8 @@ class RedisTransport(RedisPreviews):
         self._blobs.close()
 
 
-def fetched(record: JobRecord, pictures: Mapping[str, bytes]) -> Fetched | None:
-    """A record and all that it names, out of what came with it; None where something did not."""
-    data = tuple(pictures.get(one.blob, b"") for one in record.stored)
-    are_whole = all(len(bytes_) == one.size_bytes for bytes_, one in zip(data, record.stored, strict=True))
-    return (record, data) if are_whole else None
+def fetched(record: JobRecord, found: "Iterator[bytes | Exception | None]") -> Fetched | None:
+    """A record and what was found of what it names, the next of all that was; None unless that is all of a result."""
+    data = [(one, next(found)) for one in record.stored]
+    whole = tuple(got for one, got in data if isinstance(got, bytes) and len(got) == one.size_bytes)
+    return (record, whole) if len(whole) == len(data) > 0 else None

@@ -114,7 +114,7 @@ class SpoolingTransport(RedisTransport):
     def fetch_many(self, job_ids: Sequence[str]) -> list[Fetched | None]:
         """As without a spool."""
         found = super().fetch_many(job_ids)
-        return [one if self._status_here(job_id) is None else None for job_id, one in zip(job_ids, found, strict=True)]
+        return [one if self._status_here(job_id) is None else None for job_id, one in zip(job_ids, found, strict=False)]
 
     def _status_here(self, job_id: str) -> JobStatus | None:
         if self._spool.holds(job_id):

@@ -85,7 +85,10 @@ class Transport(Protocol):
         ...
 
     def fetch_many(self, job_ids: Sequence[str]) -> list[Fetched | None]:
-        """As `fetch` for each, in one round trip; None for those that it does not bring whole, whatever the reason."""
+        """As `fetch` for the first of them, and so many of the others as come in the same round trips.
+
+        None for those that did not come whole, whatever the reason.
+        """
         ...
 
     def stored(self, job_id: str, one: BlobRecord) -> bytes:

@@ -1,6 +1,6 @@
 """Reading jobs: what anyone who polls may ask, each answer in one round trip, or two for a job past its life."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -92,7 +92,7 @@ def read_record(connection: redis.Redis, job_id: str) -> JobRecord:
     """
     raw: dict[bytes, bytes] = connection.hgetall(keys.job(job_id))  # type: ignore[assignment]
     if raw:
-        return record_of(job_id, raw)
+        return _record(job_id, raw)
     with connection.pipeline(transaction=False) as pipe:
         # The record once more: the id may have been submitted anew, and then has no tombstone.
         pipe.hgetall(keys.job(job_id))
@@ -100,9 +100,18 @@ def read_record(connection: redis.Redis, job_id: str) -> JobRecord:
         return _found(job_id, *pipe.execute())
 
 
+def read_records(connection: redis.Redis, job_ids: Sequence[str]) -> Iterator[JobRecord | None]:
+    """The record of each job, all in one round trip, each made out as it is taken; None for one that has none."""
+    with connection.pipeline(transaction=False) as pipe:
+        for job_id in job_ids:
+            pipe.hgetall(keys.job(job_id))
+        replies = pipe.execute()
+    return (_record(job_id, raw) if raw else None for job_id, raw in zip(job_ids, replies, strict=True))
+
+
 def _found(job_id: str, raw: dict[bytes, bytes], stone: bytes | None) -> JobRecord:
     if raw:
-        return record_of(job_id, raw)
+        return _record(job_id, raw)
     if stone is None:
         raise not_found(job_id)
     left = _tombstone(stone)
@@ -162,19 +171,17 @@ def _waiting(record: JobRecord, waits: Sequence[Any], workers: list[dict[str, An
     if position is None or paused == b"1":
         return Standing(record, position, queued)
     queue = record.queue or ""
-    queues = [(name.decode(), int(depth)) for name, depth in pairs(flat_queues)]
-    paces = {size.decode(): known for size, pace in pairs(flat_paces) if (known := number(pace)) is not None}
+    queues = [(name.decode(), int(depth)) for name, depth in _pairs(flat_queues)]
+    paces = {size.decode(): known for size, pace in _pairs(flat_paces) if (known := number(pace)) is not None}
     able = holders(workers, parts_of(queue)[0], size_of(queue))
     return Standing(record, position, queued, eta_seconds(position, queue, queues, paces, len(able)))
 
 
-def pairs(flat: Sequence[Any]) -> list[tuple[Any, Any]]:
-    """What Redis tells one after the other: names and values."""
+def _pairs(flat: Sequence[Any]) -> list[tuple[Any, Any]]:
     return list(zip(flat[::2], flat[1::2], strict=True))
 
 
-def record_of(job_id: str, raw: Mapping[bytes, bytes]) -> JobRecord:
-    """A job's record out of its hash; what of it cannot be read counts as not told."""
+def _record(job_id: str, raw: Mapping[bytes, bytes]) -> JobRecord:
     fields = text(raw)
     spec: JobSpec | None
     try:

@@ -3,7 +3,7 @@
 import re
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
 from .job import ADMIN, ImageFormat, JobStatus, VideoFormat
 
@@ -17,7 +17,7 @@ class BlobRecord(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     blob: str
-    size_bytes: int
+    size_bytes: NonNegativeInt
 
 
 class ImageRecord(BlobRecord):

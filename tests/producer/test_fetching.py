@@ -1,4 +1,4 @@
-"""What came of a job in one round trip: its record, and with it pictures that are not large."""
+"""What came of jobs: their records and pictures, some at a time of those that ended together."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -8,67 +8,31 @@ import pytest
 import redis
 from tests.conftest import Serve
 
-from vaefarm_producer import Farm, FarmError, FarmUnavailable, Job, JobExpired, JobFailed, JobNotFound, WaitTimeout
+from vaefarm_producer import (
+    Farm,
+    FarmError,
+    FarmUnavailable,
+    Job,
+    JobExpired,
+    JobFailed,
+    JobNotFound,
+    WaitTimeout,
+    redis_transport,
+)
 from vaefarm_producer.completing import FEW_JOBS, completed
 from vaefarm_producer.redis_transport import RedisTransport
 from vaefarm_producer.transport import Fetched
-from vaefarm_shared import keys, results
+from vaefarm_shared import keys, reading
 from vaefarm_shared.catalogue import Catalogue
 from vaefarm_shared.job import JobStatus
-from vaefarm_shared.records import BlobRecord
 from vaefarm_shared.settings import Settings
 from vaefarm_worker.fake_decoder import FakeDecoder
 
 LATENTS = np.random.default_rng(0).standard_normal((1, 4, 8, 8)).astype(np.float32)
 
 
-class Asking(RedisTransport):
-    """Notes which pictures are asked for by themselves."""
-
-    asked: list[str]
-
-    def stored(self, job_id: str, one: BlobRecord) -> bytes:
-        self.asked.append(one.blob)
-        return super().stored(job_id, one)
-
-
-@pytest.fixture
-def asking(settings: Settings) -> Iterator[Asking]:
-    transport = Asking(settings)
-    transport.asked = []
-    yield transport
-    transport.close()
-
-
 def decode(serve: Serve, image_bytes: int) -> None:
     serve(FakeDecoder([Catalogue.load()["demo"]], image_bytes=image_bytes))
-
-
-def test_pictures_come_with_their_record_in_their_order(farm: Farm, asking: Asking, serve: Serve) -> None:
-    job = farm.submit(np.concatenate([LATENTS, LATENTS + 1, LATENTS + 2]), vae="demo")
-    decode(serve, 30_000)
-
-    record, data = asking.fetch(job.id)
-
-    assert asking.asked == []
-    assert data == tuple(asking.stored(job.id, one) for one in record.stored)
-    assert [len(one) for one in data] == [one.size_bytes for one in record.stored]
-    assert len(set(data)) == 3
-    assert record == job.record()
-
-
-def test_pictures_that_are_large_together_are_asked_for_one_by_one(farm: Farm, asking: Asking, serve: Serve) -> None:
-    size = results.FETCHED_BYTES // 3 + 1
-    many = farm.submit(np.concatenate([LATENTS, LATENTS + 1, LATENTS + 2]), vae="demo")
-    few = farm.submit(np.concatenate([LATENTS, LATENTS + 1]), vae="demo")
-    decode(serve, size)
-
-    assert len(asking.fetch(few.id)[1]) == 2
-    assert asking.asked == []
-    record, data = asking.fetch(many.id)
-
-    assert asking.asked == [one.blob for one in record.stored]
-    assert [len(one) for one in data] == [one.size_bytes for one in record.stored]
 
 
 def test_one_picture_of_several_that_is_gone_is_told_as_expired(
@@ -95,12 +59,11 @@ def test_a_picture_of_more_bytes_than_its_record_says_is_refused(
 
 
 def test_a_job_that_is_unknown_waits_failed_or_left_a_tombstone_has_no_pictures(
-    farm: Farm, asking: Asking, serve: Serve, connection: redis.Redis
+    farm: Farm, serve: Serve, connection: redis.Redis
 ) -> None:
     with pytest.raises(JobNotFound):
         farm.job("nobody").fetch()
     job = farm.submit(LATENTS, vae="demo")
-    assert asking.fetch(job.id)[1] == ()
     with pytest.raises(WaitTimeout, match="it has no result yet"):
         job.fetch()
     decode(serve, 1000)
@@ -195,12 +158,28 @@ def test_jobs_that_are_passed_over_are_not_read_and_may_be_asked_for_later(
     assert counting.alone == [jobs[3].id]
 
 
-def test_results_that_are_large_are_read_one_by_one(counting: Counting, farm: Farm, serve: Serve) -> None:
-    jobs = ended_together(counting, farm, serve, image_bytes=results.FETCHED_BYTES + 1)
+@pytest.mark.parametrize(("image_bytes", "at_a_time"), [(3000, 3), (11_000, 1)], ids=["several", "one"])
+def test_no_more_bytes_are_read_ahead_than_allowed_but_for_one_result_that_is_larger(
+    counting: Counting, farm: Farm, serve: Serve, monkeypatch: pytest.MonkeyPatch, image_bytes: int, at_a_time: int
+) -> None:
+    monkeypatch.setattr(redis_transport, "AHEAD_BYTES", 10_000)
+    jobs = ended_together(counting, farm, serve, image_bytes)
 
-    assert {len(job.result().data[0]) for job in jobs} == {results.FETCHED_BYTES + 1}
-    assert counting.together == [[job.id for job in jobs[:16]]], "once, to see it"
-    assert counting.alone == [job.id for job in jobs]
+    assert {len(job.result().data[0]) for job in jobs} == {image_bytes}
+    assert [asked[0] for asked in counting.together] == [job.id for job in jobs[::at_a_time]]
+    assert counting.alone == []
+
+
+def test_results_of_several_pictures_come_in_their_order(counting: Counting, farm: Farm, serve: Serve) -> None:
+    several = [np.concatenate([LATENTS + n, LATENTS - n]) for n in range(1, FEW_JOBS + 2)]
+    ids = [job.id for job in farm.submit_many(several, vae="demo")]
+    decode(serve, 1000)
+
+    taken = [job.result() for job in completed(counting, [Job(one, counting) for one in ids], 10, False)]
+
+    assert counting.alone == []
+    assert [one.data for one in taken] == [farm.job(one).fetch().data for one in ids]
+    assert len({data for one in taken for data in one.data}) == 2 * len(ids)
 
 
 def test_a_failed_job_among_others_raises_its_own_error_and_one_that_is_retried_is_waited_for(
@@ -228,7 +207,7 @@ def test_what_redis_does_not_answer_loses_no_result(
 ) -> None:
     jobs = ended_together(counting, farm, serve)
     with monkeypatch.context() as patch:
-        patch.setattr(results, "read_results", away)
+        patch.setattr(reading, "read_records", away)
         with pytest.raises(FarmUnavailable):
             jobs[0].fetch()
 
