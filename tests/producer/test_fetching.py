@@ -202,6 +202,25 @@ def test_a_failed_job_among_others_raises_its_own_error_and_one_that_is_retried_
     assert counting.alone == [jobs[4].id, jobs[5].id]
 
 
+def test_pictures_among_others_that_are_gone_or_not_of_their_size_raise_their_own_errors(
+    counting: Counting, farm: Farm, serve: Serve, connection: redis.Redis
+) -> None:
+    jobs = ended_together(counting, farm, serve)
+    gone, larger, odd = (keys.blob(job.record().stored[0].blob.removeprefix("redis:")) for job in jobs[2:5])
+    connection.delete(gone, odd)
+    connection.append(larger, b"x")
+    connection.hset(odd, "no", "picture")
+
+    for place, job in enumerate(jobs):
+        if 2 <= place <= 4:
+            with pytest.raises((JobExpired, FarmError, redis.ResponseError)) as told:
+                job.fetch()
+            assert ("past its life", "its job allows 1000", "WRONGTYPE")[place - 2] in str(told.value)
+        else:
+            assert len(job.fetch().data[0]) == 1000
+    assert counting.alone == [job.id for job in jobs[2:5]]
+
+
 def test_what_redis_does_not_answer_loses_no_result(
     counting: Counting, farm: Farm, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
