@@ -67,7 +67,6 @@ PRODUCER_SCRIPTS: Final = (
     "cancel",
     "discard",
     "drop_preview",
-    "fetch",
     "put_preview",
     "retry",
     "standing",
