@@ -22,13 +22,12 @@ def completed(transport: Transport, jobs: Sequence[Job], timeout: float | None, 
     """What `Farm.as_completed` gives."""
     end = None if timeout is None else monotonic() + timeout
     ended: SimpleQueue[int] = SimpleQueue()
-    waiting: dict[int, Future[JobStatus] | None] = {}
+    waiting: dict[int, Future[JobStatus]] = {}
+    over: Future[JobStatus] = Future()
+    over.set_result(JobStatus.FINISHED)
     for place, (job, has_ended) in enumerate(zip(jobs, have_ended(transport, jobs), strict=True)):
-        waiting[place] = future = None if has_ended else job.ended()
-        if future is None:
-            ended.put(place)
-        else:
-            future.add_done_callback(partial(tell, ended, place))
+        waiting[place] = over if has_ended else job.ended()
+        waiting[place].add_done_callback(partial(tell, ended, place))
     try:
         while waiting:
             places = together(ended, None if end is None else max(0.0, end - monotonic()))
@@ -36,16 +35,13 @@ def completed(transport: Transport, jobs: Sequence[Job], timeout: float | None, 
                 raise WaitTimeout(f"{len(waiting)} jobs have not ended within {timeout} seconds; they live on")
             read_together(transport, [jobs[place] for place in places])
             for place in places:
-                future = waiting.pop(place)
-                if future is not None:
-                    future.result()
+                waiting.pop(place).result()
                 yield jobs[place]
                 if discard:
                     jobs[place].discard()
     finally:
         for future in waiting.values():
-            if future is not None:
-                future.cancel()
+            future.cancel()
 
 
 def have_ended(transport: Transport, jobs: Sequence[Job]) -> list[bool]:

@@ -155,8 +155,11 @@ class Job:
 
     def fetch(self) -> Result:
         """The result of a job that has ended. Raises as `result`, and WaitTimeout while it has not ended."""
-        record, data = (self._ahead or self._transport).fetch(self.id)
-        return Result(record, report_of(record), data)
+        if self._ahead is not None and (taken := self._ahead.take(self.id)) is not None:
+            return Result(taken[0], report_of(taken[0]), taken[1])
+        record = self.record()
+        report = report_of(record)
+        return Result(record, report, tuple(self._transport.stored(self.id, one) for one in report.stored))
 
     def images(self, timeout: float | None = None) -> list[Image.Image]:
         """Wait for the job; all its pictures. Raises as `result`, and InvalidOption for what has none."""

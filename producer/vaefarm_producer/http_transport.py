@@ -99,11 +99,6 @@ class HttpTransport(HttpOperations):
         self._client.check(answer)
         return JobRecord.model_validate(answer.json())
 
-    def fetch(self, job_id: str) -> Fetched:
-        """A job's record, and of a finished one all that it stored, each in one request."""
-        record = self.record(job_id)
-        return record, tuple(self.stored(job_id, one) for one in record.stored)
-
     def fetch_many(self, job_ids: Sequence[str]) -> list[Fetched | None]:
         """None of the first: each is a request of its own."""
         return [None]

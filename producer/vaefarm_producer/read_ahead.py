@@ -12,7 +12,7 @@ AHEAD_BYTES: Final[int] = 8 * 1024 * 1024
 
 
 class ReadAhead:
-    """Fetches ended jobs in their order. Each that was read ahead is given once, then asked for anew."""
+    """Fetches ended jobs in their order, and gives each once: then it is asked for anew."""
 
     def __init__(self, transport: Transport, job_ids: Sequence[str]) -> None:
         self._transport = transport
@@ -23,13 +23,12 @@ class ReadAhead:
         self._read: dict[str, Fetched] = {}
         self._lock = Lock()
 
-    def fetch(self, job_id: str) -> Fetched:
-        """As `Transport.fetch`, with some of the jobs behind it in the same round trips. From any thread."""
+    def take(self, job_id: str) -> Fetched | None:
+        """A job's result, read with those of some jobs behind it; None where it is to be asked for. From any thread."""
         with self._lock:
             if self._places[job_id] >= self._next:
                 self._read_from(self._places[job_id])
-            found = self._read.pop(job_id, None)
-        return self._transport.fetch(job_id) if found is None else found
+            return self._read.pop(job_id, None)
 
     def _read_from(self, place: int) -> None:
         wanted = self._job_ids[place : place + AHEAD_JOBS]

@@ -153,13 +153,8 @@ class RedisTransport(RedisPreviews):
         with farm_errors(self._connection):
             return reading.read_record(self._connection, job_id)
 
-    def fetch(self, job_id: str) -> Fetched:
-        """A job's record, and of a finished one all that it stored, each in one round trip."""
-        record = self.record(job_id)
-        return record, tuple(self.stored(job_id, one) for one in record.stored)
-
     def fetch_many(self, job_ids: Sequence[str]) -> list[Fetched | None]:
-        """As `fetch` for as many as hold AHEAD_BYTES, in two round trips."""
+        """The results of as many as hold AHEAD_BYTES, in two round trips."""
         records: list[JobRecord | None] = []
         wanted: list[tuple[str, int]] = []
         with farm_errors(self._connection), store_errors():

@@ -107,10 +107,6 @@ class SpoolingTransport(RedisTransport):
             metadata=spec.metadata if spec else {},
         )
 
-    def fetch(self, job_id: str) -> Fetched:
-        """As without a spool; of a job in the spool its record."""
-        return super().fetch(job_id) if self._status_here(job_id) is None else (self.record(job_id), ())
-
     def fetch_many(self, job_ids: Sequence[str]) -> list[Fetched | None]:
         """As without a spool."""
         found = super().fetch_many(job_ids)

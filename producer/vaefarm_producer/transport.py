@@ -24,7 +24,7 @@ class Flushed(NamedTuple):
     refused: int
 
 
-#: A job's record, and of a finished one the bytes of all that its report names.
+#: A finished job's record, and the bytes of all that its report names.
 Fetched = tuple[JobRecord, tuple[bytes, ...]]
 
 
@@ -80,12 +80,8 @@ class Transport(Protocol):
         """A job's record. Raises JobNotFound."""
         ...
 
-    def fetch(self, job_id: str) -> Fetched:
-        """A job's record, and of a finished one all that it stored. Raises as `record` and `stored`."""
-        ...
-
     def fetch_many(self, job_ids: Sequence[str]) -> list[Fetched | None]:
-        """As `fetch` for the first of them, and so many of the others as come in the same round trips.
+        """The record and all that it names of the first, and of so many others as come in the same round trips.
 
         None for those that did not come whole, whatever the reason.
         """

@@ -25,6 +25,7 @@ from vaefarm_producer.transport import Fetched
 from vaefarm_shared import keys, reading
 from vaefarm_shared.catalogue import Catalogue
 from vaefarm_shared.job import JobStatus
+from vaefarm_shared.records import JobRecord
 from vaefarm_shared.settings import Settings
 from vaefarm_worker.fake_decoder import FakeDecoder
 
@@ -88,9 +89,9 @@ class Counting(RedisTransport):
         self.together.append(list(job_ids))
         return super().fetch_many(job_ids)
 
-    def fetch(self, job_id: str) -> Fetched:
+    def record(self, job_id: str) -> JobRecord:
         self.alone.append(job_id)
-        return super().fetch(job_id)
+        return super().record(job_id)
 
 
 @pytest.fixture
@@ -206,7 +207,9 @@ def test_pictures_among_others_that_are_gone_or_not_of_their_size_raise_their_ow
     counting: Counting, farm: Farm, serve: Serve, connection: redis.Redis
 ) -> None:
     jobs = ended_together(counting, farm, serve)
-    gone, larger, odd = (keys.blob(job.record().stored[0].blob.removeprefix("redis:")) for job in jobs[2:5])
+    gone, larger, odd = (
+        keys.blob(farm.job(job.id).record().stored[0].blob.removeprefix("redis:")) for job in jobs[2:5]
+    )
     connection.delete(gone, odd)
     connection.append(larger, b"x")
     connection.hset(odd, "no", "picture")
