@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -31,7 +30,6 @@ from vaefarm_producer import (
     WaitTimeout,
 )
 from vaefarm_producer.backpressure import Patience
-from vaefarm_producer.flow import PULL_SECONDS
 from vaefarm_shared.errors import RetryLater
 from vaefarm_shared.settings import Settings
 from vaefarm_worker.worker import Worker
@@ -217,7 +215,7 @@ def test_what_the_source_raises_comes_out_and_cancels_what_is_under_way(
         raise ZeroDivisionError("the generator is out of order")
 
     with pytest.raises(ZeroDivisionError):
-        list(farm.map(slowly(source(), lambda: connection.llen(QUEUE)), vae="demo"))
+        list(farm.map(awaiting(source(), lambda: connection.llen(QUEUE)), vae="demo"))
 
     assert not left(connection)
     decoder = CountingDecoder()
@@ -225,12 +223,11 @@ def test_what_the_source_raises_comes_out_and_cancels_what_is_under_way(
     assert decoder.decoded == []
 
 
-def slowly(source: Iterator[np.ndarray], queued: Callable[[], int]) -> Iterator[np.ndarray]:
-    """Latents that take longer to make than a map waits for company."""
-    for place, one in enumerate(source):
-        time.sleep(PULL_SECONDS)
+def awaiting(source: Iterator[np.ndarray], queued: Callable[[], int]) -> Iterator[np.ndarray]:
+    """Latents, each of which is queued before the next is made."""
+    for place, one in enumerate(source, 1):
         yield one
-        assert queued() == place + 1, "what was made is queued before the next is"
+        eventually(f"{place} are queued while the next is made", lambda now=place: queued() == now)  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("is_http", [False, True], ids=["redis", "http"])

@@ -1,7 +1,6 @@
 """Many jobs, so many of them under way at a time: pulled, submitted, waited for, collected and handed over."""
 
 import logging
-from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
 from functools import partial
@@ -10,14 +9,13 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Final, Generic, TypeVar
 
-from vaefarm_shared.errors import FarmError, InvalidOption, RetryLater, UnknownVae, WaitTimeout
+from vaefarm_shared.errors import FarmError, InvalidOption, UnknownVae, WaitTimeout
 from vaefarm_shared.job import JobStatus
 
-from .backpressure import Patience
 from .collectors import COLLECTORS, Collectors, Stopped
 from .handle import Job
 from .outcome import ITS_OWN, Outcome, Stage
-from .sending import ROUND_TRIP_BYTES
+from .outgoing import Outgoing
 from .submission import PreparedJob
 from .transport import Transport
 
@@ -29,17 +27,16 @@ R = TypeVar("R")
 #: Jobs under way unless told otherwise: some batches for each of several devices, 200 MB of pictures of 1024 x 1024.
 WINDOW: Final[int] = 128
 
-#: Seconds for which jobs are pulled before they are submitted together, and how many that are at most: a source that is
-#: slow has each of its jobs submitted at once, one that is quick pays few round trips.
+#: Seconds for which items are pulled before the next look at what has ended.
 PULL_SECONDS: Final[float] = 0.02
-PULL_JOBS: Final[int] = 32
 
 
 class Flow(Generic[T, R]):
     """Makes jobs of items and hands over what became of each; at most `window` are pulled and not handed over.
 
-    All happens on the thread that iterates, but for fetching and discarding. A full farm is waited for, and what has
-    ended is handed over meanwhile: a result that nobody takes may be what fills it.
+    All happens on the thread that iterates, but for what waits for an answer of the farm: sending, fetching and
+    discarding. So the items' iterator makes the next while one is acknowledged. A full farm is waited for, and what
+    has ended is handed over meanwhile: a result that nobody takes may be what fills it.
     """
 
     def __init__(
@@ -73,14 +70,12 @@ class Flow(Generic[T, R]):
         self._window, self._ordered, self._is_owner = window, ordered, is_owner
         self._timeout = timeout
         self._under_way: dict[int, Outcome[T, R]] = {}
-        self._unsent: deque[Outcome[T, R]] = deque()
-        #: When to try again what a full farm refused.
-        self._again = 0.0
         self._pulled = 0
         self._is_exhausted = False
         #: What happened on other threads, to be noted on the iterating one.
         self._events: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._collectors = Collectors(transport, patience_seconds)
+        self._outgoing = Outgoing(transport, self._follow, self._tell_failed, self._tell_moved)
 
     def outcomes(self) -> Generator[Outcome[T, R], None, None]:
         """What becomes of each item's job; once. Close it to end early.
@@ -97,7 +92,7 @@ class Flow(Generic[T, R]):
                 if (done := self._next_done()) is not None:
                     yield done
                     self._forget(done)
-                elif not self._send():
+                elif not self._pull():
                     if not self._under_way:
                         return
                     self._wait(end)
@@ -116,29 +111,17 @@ class Flow(Generic[T, R]):
             self._events.get()()
 
     def _wait(self, end: float | None) -> None:
-        """Wait for something to happen, or for the time to try a full farm again."""
-        until = [time for time in (end, self._again if self._unsent else None) if time is not None]
+        """Wait for something to happen."""
         try:
-            self._events.get(timeout=max(0.0, min(until) - monotonic()) if until else None)()
+            self._events.get(timeout=None if end is None else max(0.0, end - monotonic()))()
         except Empty:
-            if end is not None and monotonic() >= end:
-                left = len(self._under_way)
-                raise WaitTimeout(f"{left} jobs have not ended within {self._timeout} seconds") from None
-
-    def _send(self) -> bool:
-        """Submit some; False where there is no room, nothing left, or no room in the farm for now."""
-        if self._unsent:
-            if monotonic() < self._again:
-                return False
-        elif not self._pull():
-            return False
-        self._submit()
-        return True
+            left = len(self._under_way)
+            raise WaitTimeout(f"{left} jobs have not ended within {self._timeout} seconds") from None
 
     def _pull(self) -> bool:
         """Take items as long as there is room and they come quickly; False where none was taken."""
-        end, size, before = monotonic() + PULL_SECONDS, 0, self._pulled
-        while not self._is_exhausted and len(self._under_way) < self._window:
+        end, before = monotonic() + PULL_SECONDS, self._pulled
+        while not self._is_exhausted and len(self._under_way) < self._window and self._outgoing.has_room:
             try:
                 item = next(self._items)
             except StopIteration:
@@ -154,46 +137,28 @@ class Flow(Generic[T, R]):
             except ITS_OWN as error:
                 self._fail(one, error)
             else:
-                one.job_id, size = one.prepared.spec.id, size + len(one.prepared.packed)
-                self._unsent.append(one)
-            if monotonic() >= end or size >= ROUND_TRIP_BYTES or len(self._unsent) >= PULL_JOBS:
+                one.job_id = one.prepared.spec.id
+                self._outgoing.send(one)
+            if monotonic() >= end:
                 break
         return self._pulled > before
 
-    def _submit(self) -> None:
-        if len(self._unsent) > 1:
-            try:
-                self._transport.submit([one.prepared for one in self._unsent if one.prepared is not None])
-            except (RetryLater, *ITS_OWN):
-                # Some may have been taken: one by one it shows which, and to submit those again changes nothing.
-                self._submit_singly()
-                return
-            while self._unsent:
-                self._follow(self._unsent.popleft())
-        else:
-            self._submit_singly()
-
-    def _submit_singly(self) -> None:
-        while self._unsent:
-            one = self._unsent[0]
-            assert one.prepared is not None
-            try:
-                self._transport.submit([one.prepared])
-            except RetryLater as refusal:
-                self._again = monotonic() + Patience(True, None).after(refusal)
-                return
-            except ITS_OWN as error:
-                self._fail(one, error)
-            else:
-                self._follow(one)
-            self._unsent.popleft()
-
     def _follow(self, one: Outcome[T, R]) -> None:
-        """Wait for its end; its latents are the farm's now."""
+        """Wait for its end; its latents are the farm's now. On the thread that sends: the other may be long away."""
         assert one.job_id is not None
         one.prepared, one.stage = None, Stage.SUBMITTED
         one.end = self._transport.ended(one.job_id)
         one.end.add_done_callback(lambda end: self._events.put(partial(self._has_ended, one, end)))
+
+    def _tell_failed(self, one: Outcome[T, R], error: FarmError) -> None:
+        self._events.put(partial(self._fail, one, error))
+
+    def _tell_moved(self, error: BaseException | None) -> None:
+        self._events.put(partial(self._has_moved, error))
+
+    def _has_moved(self, error: BaseException | None) -> None:
+        if error is not None:
+            raise error
 
     def _has_ended(self, one: Outcome[T, R], end: "Future[JobStatus]") -> None:
         one.end, one.stage = None, Stage.ENDED
@@ -243,8 +208,9 @@ class Flow(Generic[T, R]):
             self._collectors.discard(one.job_id)
 
     def _end(self) -> None:
-        """Wait for no more, cancel what is under way where it is this flow's, and end the threads."""
+        """Send and wait for no more, cancel what is under way where it is this flow's, and end the threads."""
         self._collectors.stop()
+        self._outgoing.stop()
         for one in self._under_way.values():
             if one.end is not None:
                 one.end.cancel()

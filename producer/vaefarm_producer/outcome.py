@@ -49,3 +49,8 @@ class Outcome(Generic[T, R]):
     #: Until it is submitted.
     prepared: PreparedJob | None = None
     end: "Future[JobStatus] | None" = None
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes that it is sent with."""
+        return 0 if self.prepared is None else len(self.prepared.packed)

@@ -32,9 +32,10 @@ from .station import Station
 
 logger = logging.getLogger(__name__)
 
-#: Jobs and bytes of pictures that one settle takes up.
+#: Jobs that one settle takes up, and bytes of pictures. For each picture more Redis copies all before it, once they
+#: take megabytes; for each settle less it syncs once less.
 SETTLE_JOBS: Final[int] = 64
-SETTLE_BYTES: Final[int] = 16 * 1024 * 1024
+SETTLE_BYTES: Final[int] = 4 * 1024 * 1024
 
 #: Output pixels that may wait for encoder and store: 64 pictures of 1024 x 1024, and jobs, however small.
 MOST_PIXELS: Final[int] = 64 * 1024 * 1024
