@@ -148,6 +148,28 @@ def test_behind_a_refusal_nothing_is_sent_before_it(
     assert places == list(range(8))
 
 
+def test_a_full_farm_is_not_read_ahead_of(farm: Farm, gate: Gate, work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    work()
+    gate.opened.set()
+    send, pulled, ahead = gate.then, list[int](), list[int]()
+    monkeypatch.setattr(Patience, "after", lambda *_: PULL_SECONDS)
+
+    def full_at_first(jobs: Sequence[PreparedJob]) -> list[JobStatus]:
+        if len(ahead) < 20:
+            ahead.append(len(pulled))
+            raise QueueFull("the farm is full")
+        return send(jobs)
+
+    def source() -> Iterator[np.ndarray]:
+        for place, one in enumerate(slow(5)):
+            pulled.append(place)
+            yield one
+
+    gate.then = full_at_first
+    assert len(list(farm.map(source(), vae="demo", timeout=SECONDS))) == 5
+    assert max(ahead) <= 2, "the one that was refused, and one that was being made"
+
+
 def test_what_was_being_sent_is_canceled_too_when_a_loop_is_left(
     farm: Farm, gate: Gate, connection: redis.Redis
 ) -> None:
@@ -171,5 +193,5 @@ def test_a_farm_that_stays_away_ends_the_map(farm: Farm, gate: Gate) -> None:
 
     gate.then = away
     with pytest.raises(FarmUnavailable, match="Redis is not reachable"):
-        list(farm.map(slow(3), vae="demo", timeout=SECONDS))
-    assert len(gate.batches) == 1
+        list(farm.map((LATENTS + place for place in range(5)), vae="demo", timeout=SECONDS))
+    assert gate.batches == [1], "what waits behind it is not sent"

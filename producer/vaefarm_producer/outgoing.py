@@ -43,13 +43,13 @@ class Outgoing:
         self._lock = threading.Lock()
         self._waiting: list[AnyOutcome] = []
         self._waiting_bytes = 0
-        self._is_sending = self._is_refused = False
+        self._is_refused = False
         self._ending = threading.Event()
         self._thread = ThreadPoolExecutor(1, "vaefarm-send")
 
     @property
     def has_room(self) -> bool:
-        """Whether another may be given: some wait already, or the farm is full."""
+        """Whether another may be given: few wait, and the farm is not full."""
         return not self._is_refused and len(self._waiting) < MOST_WAITING and self._waiting_bytes < ROUND_TRIP_BYTES
 
     def send(self, one: AnyOutcome) -> None:
@@ -57,29 +57,25 @@ class Outgoing:
         with self._lock:
             self._waiting.append(one)
             self._waiting_bytes += one.size_bytes
-            is_idle, self._is_sending = not self._is_sending, True
-        if is_idle:
-            self._thread.submit(self._send_waiting).add_done_callback(self._tell)
+        self._thread.submit(self._send_waiting).add_done_callback(self._has_sent)
 
     def stop(self) -> None:
         """Send no more, and return once the farm has answered what is under way."""
         self._ending.set()
         self._thread.shutdown(wait=True)
 
-    def _tell(self, future: "Future[None]") -> None:
-        self._moved(future.exception())
+    def _has_sent(self, future: "Future[None]") -> None:
+        error = future.exception()
+        if error is not None:
+            self._ending.set()
+        self._moved(error)
 
     def _send_waiting(self) -> None:
-        while batch := self._next():
-            self._send(batch)
-            self._moved(None)
-
-    def _next(self) -> list[AnyOutcome]:
-        """All that wait; none once it is stopped."""
+        """Send all that waits: what was given after the call that this is for as well."""
         with self._lock:
-            batch = [] if self._ending.is_set() else self._waiting
-            self._waiting, self._waiting_bytes, self._is_sending = [], 0, bool(batch)
-        return batch
+            batch, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        if batch and not self._ending.is_set():
+            self._send(batch)
 
     def _send(self, batch: Sequence[AnyOutcome]) -> None:
         if len(batch) > 1:
