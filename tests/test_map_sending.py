@@ -1,5 +1,7 @@
 """How `farm.map` sends: beside its source, in order, one round trip at a time."""
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 import redis
 from rq.utils import as_text
-from tests.conftest import Work, eventually
+from tests.conftest import RedisServer, Work, eventually
 
 from vaefarm_producer import Farm, FarmUnavailable, QueueFull
 from vaefarm_producer.backpressure import Patience
@@ -16,6 +18,7 @@ from vaefarm_producer.flow import PULL_SECONDS
 from vaefarm_producer.outgoing import MOST_WAITING
 from vaefarm_producer.submission import PreparedJob
 from vaefarm_shared.job import JobStatus
+from vaefarm_shared.latents import unpack
 from vaefarm_shared.settings import Settings
 
 pytestmark = pytest.mark.redis
@@ -32,6 +35,7 @@ class Gate:
         self.then: Callable[[Sequence[PreparedJob]], list[JobStatus]] = farm._transport.submit
         self.opened = threading.Event()
         self.batches: list[int] = []
+        self.answered: list[int] = []
         self._alone = threading.Lock()
         monkeypatch.setattr(farm._transport, "submit", self.submit)
 
@@ -42,6 +46,7 @@ class Gate:
             assert self.opened.wait(SECONDS)
             return self.then(jobs)
         finally:
+            self.answered.append(len(jobs))
             self._alone.release()
 
 
@@ -54,6 +59,11 @@ def farm(settings: Settings) -> Iterator[Farm]:
 @pytest.fixture
 def gate(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> Gate:
     return Gate(farm, monkeypatch)
+
+
+def place_of(job: PreparedJob) -> int:
+    """The place of a job's latents, of which each has its own value."""
+    return round(float(unpack(job.packed).numpy().flat[0] - LATENTS.flat[0]))
 
 
 def slow(count: int) -> Iterator[np.ndarray]:
@@ -105,16 +115,16 @@ class Enough(Exception):
 
 def test_jobs_are_queued_in_the_order_of_their_latents(farm: Farm, gate: Gate, connection: redis.Redis) -> None:
     gate.opened.set()
-    send, sent, queued = gate.then, list[str](), list[str]()
+    send, places, queued = gate.then, dict[str, int](), list[int]()
 
     def noting(jobs: Sequence[PreparedJob]) -> list[JobStatus]:
-        sent.extend(job.spec.id for job in jobs)
+        places.update((job.spec.id, place_of(job)) for job in jobs)
         return send(jobs)
 
     def source() -> Iterator[np.ndarray]:
         yield from (LATENTS + place for place in range(100))
         eventually("all are queued", lambda: connection.llen(QUEUE) == 100)
-        queued.extend(as_text(one) for one in connection.lrange(QUEUE, 0, -1))
+        queued.extend(places[as_text(one)] for one in connection.lrange(QUEUE, 0, -1))
         raise Enough
 
     gate.then = noting
@@ -122,7 +132,7 @@ def test_jobs_are_queued_in_the_order_of_their_latents(farm: Farm, gate: Gate, c
         next(farm.map(source(), vae="demo", window=101))
 
     assert len(gate.batches) > 1
-    assert queued == sent
+    assert queued == list(range(100))
 
 
 def test_behind_a_refusal_nothing_is_sent_before_it(
@@ -130,7 +140,7 @@ def test_behind_a_refusal_nothing_is_sent_before_it(
 ) -> None:
     work()
     gate.opened.set()
-    send, taken, refusals = gate.then, list[str](), 0
+    send, taken, refusals = gate.then, list[int](), 0
     monkeypatch.setattr(Patience, "after", lambda *_: 0.05)
 
     def full_at_first(jobs: Sequence[PreparedJob]) -> list[JobStatus]:
@@ -138,14 +148,14 @@ def test_behind_a_refusal_nothing_is_sent_before_it(
         if not taken and refusals < 5:
             refusals += 1
             raise QueueFull("the farm is full")
-        taken.extend(job.spec.id for job in jobs)
+        taken.extend(place_of(job) for job in jobs)
         return send(jobs)
 
     gate.then = full_at_first
-    places = [result.place for result in farm.map(slow(8), vae="demo", timeout=SECONDS)]
+    places = [result.place for result in farm.map((LATENTS + n for n in range(40)), vae="demo", timeout=SECONDS)]
 
     assert refusals == 5
-    assert places == list(range(8))
+    assert places == taken == list(range(40))
 
 
 def test_a_full_farm_is_not_read_ahead_of(farm: Farm, gate: Gate, work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,6 +192,7 @@ def test_what_was_being_sent_is_canceled_too_when_a_loop_is_left(
     with pytest.raises(Enough):
         next(farm.map(source(), vae="demo"))
 
+    eventually("what was being sent was answered", lambda: gate.answered == [1])
     assert not [key for kind in ("latent", "job") for key in connection.scan_iter(f"vaefarm:{kind}:*")]
 
 
@@ -191,7 +202,83 @@ def test_a_farm_that_stays_away_ends_the_map(farm: Farm, gate: Gate) -> None:
     def away(_: Sequence[PreparedJob]) -> list[JobStatus]:
         raise FarmUnavailable("Redis is not reachable")
 
+    def source() -> Iterator[np.ndarray]:
+        yield LATENTS
+        eventually("the first was not taken", lambda: gate.answered == [1])
+        yield from (LATENTS + place for place in range(1, 5))
+
     gate.then = away
     with pytest.raises(FarmUnavailable, match="Redis is not reachable"):
-        list(farm.map((LATENTS + place for place in range(5)), vae="demo", timeout=SECONDS))
+        list(farm.map(source(), vae="demo", timeout=SECONDS))
     assert gate.batches == [1], "what waits behind it is not sent"
+
+
+def test_what_was_taken_behind_a_refusal_leaves_it_room(
+    settings: Settings, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work()
+    monkeypatch.setattr(Patience, "after", lambda *_: 0.05)
+    large = np.tile(LATENTS, (1, 1, 3, 1)) + 1
+    # Room for three small pictures, or for a large one beside a small one that is made, but not beside two.
+    with Farm(settings=settings.model_copy(update={"budget_bytes": 62_000})) as farm:
+        gate = Gate(farm, monkeypatch)
+        kept = RefusalsKept(gate.then)
+        gate.then = kept.submit
+
+        def source() -> Iterator[np.ndarray]:
+            yield from (LATENTS, large, *(LATENTS + place for place in range(2, 6)))
+            gate.opened.set()
+
+        places = [result.place for result in farm.map(source(), vae="demo", timeout=SECONDS)]
+
+    assert places == list(range(6))
+    assert gate.batches[:2] == [1, 5]
+    assert kept.refusals[0] == 5, "the large one was refused beside smaller ones"
+
+
+class RefusalsKept:
+    """A `submit` that notes of how many jobs one was refused."""
+
+    def __init__(self, send: Callable[[Sequence[PreparedJob]], list[JobStatus]]) -> None:
+        self._send = send
+        self.refusals: list[int] = []
+
+    def submit(self, jobs: Sequence[PreparedJob]) -> list[JobStatus]:
+        try:
+            return self._send(jobs)
+        except QueueFull:
+            self.refusals.append(len(jobs))
+            raise
+
+
+PROGRAM = """
+import sys, threading, numpy as np
+from vaefarm_producer import Farm
+from vaefarm_shared.settings import Settings
+
+def made():
+    yield np.zeros((3,), np.float32)
+    yield from (np.full((1, 4, 8, 8), n, np.float32) for n in range(10))
+
+def main(how):
+    farm = Farm(settings=Settings(redis_url=sys.argv[1], max_queued_jobs=3))
+    results = farm.map(made(), vae="demo", on_error="return")
+    next(results)
+    threading.Thread(target=lambda: next(results), daemon=True).start()
+    while len(list(farm.queued("demo"))) < 3:
+        pass
+    if how == "raises":
+        raise ZeroDivisionError
+
+main(sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("how", ["ends", "raises"])
+def test_a_program_ends_though_its_map_waits_for_a_full_farm(server: RedisServer, how: str) -> None:
+    command = [sys.executable, "-c", PROGRAM, server.url, how]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    errors = process.communicate(timeout=SECONDS)[1]
+
+    assert ("ZeroDivisionError" in errors) == (how == "raises")
+    assert "Exception ignored" not in errors

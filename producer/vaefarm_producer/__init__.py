@@ -41,7 +41,8 @@ from .async_handle import AsyncJob
 from .attaching import Attached, AttachOptions
 from .encoding import EncodeOptions
 from .farm import Farm
-from .handle import Job, Result, Video
+from .handle import Job
+from .result import Result, Video
 from .step_previews import StepPreviews
 from .submission import SubmitOptions
 from .transport import Flushed

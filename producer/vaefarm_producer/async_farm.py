@@ -18,7 +18,8 @@ from .async_handle import AsyncJob
 from .backpressure import Patience
 from .encoding import EncodeOptions
 from .farm import Farm
-from .handle import Job, Result
+from .handle import Job
+from .result import Result
 from .sending import batches
 from .submission import DecodeOptions, PreparedJob, SubmitOptions
 from .transport import Flushed

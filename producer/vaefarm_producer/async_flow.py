@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 from vaefarm_shared.errors import FarmError
 
 from .bulk import Results
-from .handle import Result
+from .result import Result
 
 #: In place of StopIteration, which no future can hold.
 OVER: Final = object()

@@ -8,7 +8,8 @@ from vaefarm_shared.job import JobStatus
 from vaefarm_shared.latents import HostTensor, Latents
 from vaefarm_shared.records import JobRecord
 
-from .handle import PREVIEW_LOOK_SECONDS, Job, Result, Video, only, unended
+from .handle import PREVIEW_LOOK_SECONDS, Job, unended
+from .result import Result, Video, only
 
 
 class AsyncJob:

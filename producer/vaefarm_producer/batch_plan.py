@@ -14,10 +14,10 @@ from vaefarm_shared.latents import FileHeader
 
 from .collecting import SUFFIXES
 from .farm import Farm
-from .handle import LATENTS_SUFFIX
 from .latent_files import find_files, spec_of_file
 from .manifest import MANIFEST_NAME
 from .naming import NameTemplate
+from .result import LATENTS_SUFFIX
 from .submission import DecodeOptions
 
 #: Files that an error names.

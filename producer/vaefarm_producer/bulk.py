@@ -8,8 +8,9 @@ from vaefarm_shared.errors import FarmError, InvalidOption
 from vaefarm_shared.job import JobSpec
 
 from .flow import WINDOW, Flow
-from .handle import Job, Result
+from .handle import Job
 from .previews import prepare_with_preview
+from .result import Result
 from .submission import DecodeOptions, PreparedJob, SubmitOptions, check_options, spec_of
 from .transport import Transport
 

@@ -18,7 +18,8 @@ from rich.progress import (
 from vaefarm_shared.errors import FarmError, InvalidOption
 
 from .farm import Farm
-from .handle import LATENTS_SUFFIX, Job, Result
+from .handle import Job
+from .result import LATENTS_SUFFIX, Result
 
 #: File name endings of the formats.
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}

@@ -59,7 +59,11 @@ class Collectors:
 
     def discard(self, job_id: str) -> None:
         """Discard a job some time soon; what cannot be discarded lives on to the end of its life."""
-        self._pool.submit(self._discard, job_id)
+        try:
+            self._pool.submit(self._discard, job_id)
+        except RuntimeError:
+            # At the interpreter's end no thread takes anything up.
+            self._discard(job_id)
 
     def _discard(self, job_id: str) -> None:
         try:

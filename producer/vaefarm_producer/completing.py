@@ -8,7 +8,7 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Final
 
-from vaefarm_shared.errors import FarmUnavailable, WaitTimeout
+from vaefarm_shared.errors import FarmUnavailable, RetryLater, WaitTimeout
 from vaefarm_shared.job import TERMINAL_STATUSES, JobStatus
 
 from .handle import Job, read_together
@@ -47,8 +47,8 @@ def completed(transport: Transport, jobs: Sequence[Job], timeout: float | None, 
 def have_ended(transport: Transport, jobs: Sequence[Job]) -> list[bool]:
     """Which of many jobs have ended already: a look at all costs less than to wait for each. Of few, none is told."""
     if len(jobs) > FEW_JOBS:
-        # While the farm is away they are waited for.
-        with suppress(FarmUnavailable):
+        # While the farm is away, or asked too often, they are waited for.
+        with suppress(FarmUnavailable, RetryLater):
             return [status in TERMINAL_STATUSES for status in transport.statuses([job.id for job in jobs])]
     return [False] * len(jobs)
 

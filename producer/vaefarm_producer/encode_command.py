@@ -13,7 +13,7 @@ from vaefarm_shared.pictures import MAX_PICTURE_BYTES
 from .collecting import write_file
 from .commands import FarmOption, JsonOption, open_farm
 from .encoding import EncodeOptions
-from .handle import LATENTS_SUFFIX
+from .result import LATENTS_SUFFIX
 
 
 def encode(

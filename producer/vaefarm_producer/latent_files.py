@@ -13,7 +13,7 @@ from vaefarm_shared.latents import FileHeader
 
 from .call_metadata import fitting
 from .farm import Farm
-from .handle import LATENTS_SUFFIX
+from .result import LATENTS_SUFFIX
 from .submission import DecodeOptions, PreparedJob
 
 #: What libraries write into a file's metadata of the tensors' framework: nothing of a picture.

@@ -52,5 +52,5 @@ class Outcome(Generic[T, R]):
 
     @property
     def size_bytes(self) -> int:
-        """Bytes that it is sent with."""
+        """Bytes of its latents until it is submitted."""
         return 0 if self.prepared is None else len(self.prepared.packed)

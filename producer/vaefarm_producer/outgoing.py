@@ -1,19 +1,24 @@
 """Many jobs on their way to the farm, sent beside the thread that makes them."""
 
+import sys
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
+from contextlib import suppress
 from typing import Any, Final
 
-from vaefarm_shared.errors import FarmError, RetryLater
+from vaefarm_shared.errors import FarmError, JobNotFound, RetryLater
 
 from .backpressure import Patience
 from .outcome import ITS_OWN, Outcome
-from .sending import ROUND_TRIP_BYTES
+from .sending import ROUND_TRIP_BYTES, in_background
 from .transport import Transport
 
 #: Jobs that wait at most while a round trip is under way, and go together with the next.
 MOST_WAITING: Final[int] = 32
+
+#: Seconds for which the end of all waits for the farm's answer: what it takes later is decoded for nobody.
+STOP_SECONDS: Final[float] = 5.0
 
 AnyOutcome = Outcome[Any, Any]
 
@@ -43,9 +48,9 @@ class Outgoing:
         self._lock = threading.Lock()
         self._waiting: list[AnyOutcome] = []
         self._waiting_bytes = 0
-        self._is_refused = False
+        self._is_sending = self._is_refused = False
+        self._sending: Future[None] | None = None
         self._ending = threading.Event()
-        self._thread = ThreadPoolExecutor(1, "vaefarm-send")
 
     @property
     def has_room(self) -> bool:
@@ -57,25 +62,35 @@ class Outgoing:
         with self._lock:
             self._waiting.append(one)
             self._waiting_bytes += one.size_bytes
-        self._thread.submit(self._send_waiting).add_done_callback(self._has_sent)
+            if self._is_sending:
+                return
+            self._is_sending = True
+        # On a daemon: a full farm, or one that is away, keeps no program from ending.
+        self._sending = in_background(self._send_waiting)
+        self._sending.add_done_callback(self._has_sent)
 
     def stop(self) -> None:
-        """Send no more, and return once the farm has answered what is under way."""
+        """Send no more, and return once the farm has answered what is under way, within STOP_SECONDS."""
         self._ending.set()
-        self._thread.shutdown(wait=True)
+        # At the interpreter's end its thread stands still already.
+        if self._sending is not None and not sys.is_finalizing():
+            wait([self._sending], STOP_SECONDS)
 
     def _has_sent(self, future: "Future[None]") -> None:
-        error = future.exception()
-        if error is not None:
-            self._ending.set()
-        self._moved(error)
+        if (error := future.exception()) is not None:
+            self._moved(error)
 
     def _send_waiting(self) -> None:
-        """Send all that waits: what was given after the call that this is for as well."""
-        with self._lock:
-            batch, self._waiting, self._waiting_bytes = self._waiting, [], 0
-        if batch and not self._ending.is_set():
+        while batch := self._next():
             self._send(batch)
+            self._moved(None)
+
+    def _next(self) -> list[AnyOutcome]:
+        """All that waits; nothing once it is stopped."""
+        with self._lock:
+            batch = [] if self._ending.is_set() else self._waiting
+            self._waiting, self._waiting_bytes, self._is_sending = [], 0, bool(batch)
+        return batch
 
     def _send(self, batch: Sequence[AnyOutcome]) -> None:
         if len(batch) > 1:
@@ -88,21 +103,30 @@ class Outgoing:
                 for one in batch:
                     self._taken(one)
                 return
-        for one in batch:
-            self._send_one(one)
+        is_first = True
+        for place, one in enumerate(batch, 1):
+            assert one.prepared is not None
+            while not self._ending.is_set():
+                try:
+                    self._transport.submit([one.prepared])
+                except RetryLater as refusal:
+                    self._is_refused = True
+                    if is_first:
+                        self._take_back(batch[place:])
+                    is_first = False
+                    self._ending.wait(Patience(True, None).after(refusal))
+                except ITS_OWN as error:
+                    self._failed(one, error)
+                    break
+                else:
+                    self._taken(one)
+                    break
+            self._is_refused = False
 
-    def _send_one(self, one: AnyOutcome) -> None:
-        assert one.prepared is not None
-        while not self._ending.is_set():
-            try:
-                self._transport.submit([one.prepared])
-            except RetryLater as refusal:
-                self._is_refused = True
-                self._ending.wait(Patience(True, None).after(refusal))
-            except ITS_OWN as error:
-                self._failed(one, error)
-                break
-            else:
-                self._taken(one)
-                break
-        self._is_refused = False
+    def _take_back(self, behind: Sequence[AnyOutcome]) -> None:
+        """Discard what was taken behind a refusal, being smaller: its results would fill the farm, and not be handed
+        over before those of the one that was refused, which then found no room for ever."""
+        for one in behind:
+            assert one.job_id is not None
+            with suppress(JobNotFound):
+                self._transport.discard(one.job_id)

@@ -27,8 +27,9 @@ ROUND_TRIP_JOBS: Final[int] = 500
 def submit_all(transport: Transport, prepared: Iterable[PreparedJob], patience: Patience) -> list[str]:
     """Queue jobs, whose iterator packs them on this thread, and return their ids.
 
-    One round trip is under way at a time, so nothing behind a refusal is queued. What the iterator raises is raised
-    once the farm has answered; Ctrl-C waits for no answer, as without a thread.
+    One round trip is under way at a time, so none goes behind one of which the farm refused a job; of that one smaller
+    jobs behind it may be taken. What the iterator raises is raised once the farm has answered; Ctrl-C waits for no
+    answer, as without a thread.
 
     Raises what `Transport.submit` does, a refusal once `patience` is over.
     """

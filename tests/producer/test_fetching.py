@@ -1,12 +1,16 @@
 """What came of jobs: their records and pictures, some at a time of those that ended together."""
 
+import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 
 import numpy as np
 import pytest
 import redis
-from tests.conftest import Serve
+from tests.conftest import RedisServer, Serve, redis_servers
 
 from vaefarm_producer import (
     Farm,
@@ -16,6 +20,7 @@ from vaefarm_producer import (
     JobExpired,
     JobFailed,
     JobNotFound,
+    TooManyRequests,
     WaitTimeout,
     redis_transport,
 )
@@ -28,6 +33,7 @@ from vaefarm_shared.job import JobStatus
 from vaefarm_shared.records import JobRecord
 from vaefarm_shared.settings import Settings
 from vaefarm_worker.fake_decoder import FakeDecoder
+from vaefarm_worker.worker import Worker
 
 LATENTS = np.random.default_rng(0).standard_normal((1, 4, 8, 8)).astype(np.float32)
 
@@ -266,18 +272,62 @@ def test_of_many_jobs_those_that_have_ended_are_given_without_a_wait_for_them(
     assert waited == [job.id for job in (waiting if count > FEW_JOBS else [waiting[0], *ended, waiting[1]])]
 
 
-def test_an_unknown_job_among_many_is_told_and_a_farm_that_is_away_is_waited_for(
-    farm: Farm, serve: Serve, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [FarmUnavailable("away"), TooManyRequests("too often")])
+def test_an_unknown_job_among_many_is_told_and_a_farm_that_answers_not_now_is_waited_for(
+    farm: Farm, serve: Serve, monkeypatch: pytest.MonkeyPatch, error: FarmError
 ) -> None:
     jobs = farm.submit_many([LATENTS + n for n in range(FEW_JOBS + 1)], vae="demo")
     decode(serve, 1000)
+
+    def refused(_: object) -> None:
+        raise error
+
     with monkeypatch.context() as patch:
-        patch.setattr(farm._transport, "statuses", unavailable)
+        patch.setattr(farm._transport, "statuses", refused)
         assert set(farm.as_completed(jobs, timeout=30)) == set(jobs)
 
     with pytest.raises(JobNotFound):
         list(farm.as_completed([*jobs, farm.job("nobody")], timeout=30))
 
 
-def unavailable(_: object) -> None:
-    raise FarmUnavailable("away")
+def test_what_was_read_and_not_taken_is_not_held_once_others_are_read(
+    counting: Counting, farm: Farm, serve: Serve
+) -> None:
+    jobs = ended_together(counting, farm, serve)
+    jobs[0].fetch()
+    jobs[20].fetch()
+
+    assert jobs[1].fetch().record.id == jobs[1].id
+    assert counting.alone == [jobs[1].id]
+
+
+def test_a_result_waits_for_a_redis_that_is_away_when_it_is_taken(settings: Settings, tmp_path: Path) -> None:
+    server = RedisServer(next(iter(redis_servers().values())), tmp_path, ("--appendonly", "yes"))
+    server.start()
+    own = settings.at(server.url)
+    worker = Worker(own, FakeDecoder([Catalogue.load()["demo"]], image_bytes=1000), "here")
+    back = threading.Timer(1.0, server.start)
+    try:
+        with Farm(settings=own) as farm:
+            submitted = farm.submit_many([LATENTS, LATENTS + 1], vae="demo")
+            worker.run(burst=True)
+            jobs = list(farm.as_completed(submitted, timeout=30))
+            server.stop()
+            back.start()
+            assert [job.result(timeout=30).record.id for job in jobs] == [job.id for job in jobs]
+    finally:
+        back.join()
+        server.stop()
+
+
+def test_a_forked_process_takes_results_while_another_thread_of_its_parent_did(
+    counting: Counting, farm: Farm, serve: Serve
+) -> None:
+    first, second, *_ = ended_together(counting, farm, serve)
+    assert first._ahead is not None
+    with first._ahead._lock:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            os._exit(0 if second.fetch().record.id == second.id else 1)
+        assert os.waitpid(child, 0)[1] == 0

@@ -17,7 +17,7 @@ from vaefarm_shared.job import TERMINAL_STATUSES, Task
 from vaefarm_shared.job_ids import new_job_id
 from vaefarm_shared.records import JobRecord
 
-from ..handle import report_of
+from ..result import report_of
 from .access import principal_of
 from .believed import Believed
 from .bodies import ROOM

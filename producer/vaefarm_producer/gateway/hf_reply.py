@@ -15,7 +15,7 @@ from vaefarm_shared.latents import STORAGE, HostTensor, read_tensor
 from vaefarm_shared.records import PROVENANCE, DecodeReport
 from vaefarm_shared.unit import to_unit
 
-from ..handle import open_image
+from ..result import open_image
 from .hf_wanted import BASE64, BINARY, JSON, TEXT, VIDEO, Wanted
 from .pieces import in_pieces
 

@@ -8,7 +8,7 @@ from aiohttp import ETag, web
 from vaefarm_shared.errors import InvalidOption, JobNotFound, WaitTimeout
 from vaefarm_shared.records import BlobRecord, JobRecord
 
-from ..handle import report_of
+from ..result import report_of
 from .copies import has_copy, not_modified
 from .desk import desk_of
 from .direct import content_type_of, file_name
