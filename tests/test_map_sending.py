@@ -264,11 +264,11 @@ def main(how):
     farm = Farm(settings=Settings(redis_url=sys.argv[1], max_queued_jobs=3))
     results = farm.map(made(), vae="demo", on_error="return")
     next(results)
-    threading.Thread(target=lambda: next(results), daemon=True).start()
     while len(list(farm.queued("demo"))) < 3:
         pass
     if how == "raises":
         raise ZeroDivisionError
+    threading.Thread(target=lambda: next(results), daemon=True).start()
 
 main(sys.argv[2])
 """
