@@ -12,7 +12,7 @@ import redis
 from rq.utils import as_text
 from tests.conftest import RedisServer, Work, eventually
 
-from vaefarm_producer import Farm, FarmUnavailable, QueueFull
+from vaefarm_producer import Farm, FarmUnavailable, QueueFull, WaitTimeout
 from vaefarm_producer.backpressure import Patience
 from vaefarm_producer.flow import PULL_SECONDS
 from vaefarm_producer.outgoing import MOST_WAITING
@@ -282,3 +282,66 @@ def test_a_program_ends_though_its_map_waits_for_a_full_farm(server: RedisServer
 
     assert ("ZeroDivisionError" in errors) == (how == "raises")
     assert "Exception ignored" not in errors
+
+
+LEFT = """
+import sys, numpy as np
+from vaefarm_producer import Farm
+
+def made():
+    yield np.zeros((3,), np.float32)
+    yield from (np.full((1, 4, 8, 8), n, np.float32) for n in range(10))
+
+farm = Farm(sys.argv[1], key=sys.argv[2] or None)
+results = farm.map(made(), vae="demo", on_error="return")
+next(results)
+sys.stdin.readline()
+"""
+
+
+def test_a_program_that_ends_with_a_map_under_way_cancels_it(
+    farm_settings: Settings, farm_url: str, connection: redis.Redis
+) -> None:
+    key = "" if farm_settings.key is None else farm_settings.key.get_secret_value()
+    command = [sys.executable, "-c", LEFT, farm_url, key]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        eventually("all are queued", lambda: connection.llen(QUEUE) == 10)
+        errors = process.communicate("\n", timeout=SECONDS)[1]
+
+    assert "Exception ignored" not in errors
+    assert not [key for kind in ("latent", "job") for key in connection.scan_iter(f"vaefarm:{kind}:*")]
+
+
+def test_the_time_of_a_map_is_over_though_its_source_goes_on(farm: Farm) -> None:
+    with pytest.raises(WaitTimeout, match="have not ended within 0.5 seconds"):
+        list(farm.map(slow(1000), vae="demo", timeout=0.5, window=1000))
+
+
+def test_what_an_earlier_run_had_decoded_is_not_taken_back(
+    settings: Settings, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = work()
+    monkeypatch.setattr(Patience, "after", lambda *_: 0.05)
+    large = np.tile(LATENTS, (1, 1, 3, 1)) + 1
+    with Farm(settings=settings.model_copy(update={"budget_bytes": 70_000})) as farm:
+        farm.submit(LATENTS, vae="demo", job_id="earlier").result(SECONDS)
+        gate = Gate(farm, monkeypatch)
+
+        def source() -> Iterator[tuple[str, np.ndarray]]:
+            yield "first", LATENTS + 1
+            eventually("the first is being sent", lambda: gate.batches == [1])
+            yield from [("large", large), ("earlier", LATENTS)]
+            gate.opened.set()
+
+        flow = farm.flow(
+            source(),
+            lambda item: farm.prepare(item[1], vae="demo", job_id=item[0]),
+            lambda _, job: job.discard(),
+            is_owner=False,
+            ordered=False,
+            timeout=SECONDS,
+        )
+        assert {outcome.item[0] for outcome in flow.outcomes()} == {"first", "earlier", "large"}
+
+    assert decoder.decoded.count("earlier") == 1
+    assert gate.batches[:2] == [1, 2]

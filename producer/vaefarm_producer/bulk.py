@@ -1,6 +1,8 @@
 """A `Farm`'s way with more latents than memory holds."""
 
+import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Literal, TypeVar, Unpack, overload
 
@@ -27,6 +29,8 @@ class Results(Iterator[R]):
         self._results: Generator[Any, None, None] = results(flow, is_raised)
         #: Have the thread that waits for the next raise Stopped; from any thread.
         self.stop = flow.stop
+        # A program that ends with it under way cancels as well, while there are threads yet.
+        weakref.finalize(self, close_unless_running, self._results)
 
     def __next__(self) -> R:
         one: R = next(self._results)
@@ -35,6 +39,12 @@ class Results(Iterator[R]):
     def close(self) -> None:
         """Cancel what is under way."""
         self._results.close()
+
+
+def close_unless_running(generator: Generator[Any, None, None]) -> None:
+    """Close a generator, but for one that a thread goes through just now."""
+    with suppress(ValueError):
+        generator.close()
 
 
 def results(flow: "Flow[Any, Result]", is_raised: bool) -> Generator[Result | FarmError, None, None]:

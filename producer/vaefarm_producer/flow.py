@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from queue import Empty, SimpleQueue
@@ -75,7 +76,7 @@ class Flow(Generic[T, R]):
         #: What happened on other threads, to be noted on the iterating one.
         self._events: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._collectors = Collectors(transport, patience_seconds)
-        self._outgoing = Outgoing(transport, self._follow, self._tell_failed, self._tell_moved)
+        self._outgoing = Outgoing(transport, self._follow, self._tell_failed, self._tell_moved, ordered and is_owner)
 
     def outcomes(self) -> Generator[Outcome[T, R], None, None]:
         """What becomes of each item's job; once. Close it to end early.
@@ -92,6 +93,9 @@ class Flow(Generic[T, R]):
                 if (done := self._next_done()) is not None:
                     yield done
                     self._forget(done)
+                elif end is not None and monotonic() >= end:
+                    left = len(self._under_way)
+                    raise WaitTimeout(f"{left} jobs have not ended within {self._timeout} seconds")
                 elif not self._pull():
                     if not self._under_way:
                         return
@@ -111,12 +115,9 @@ class Flow(Generic[T, R]):
             self._events.get()()
 
     def _wait(self, end: float | None) -> None:
-        """Wait for something to happen."""
-        try:
+        """Wait for something to happen, or for the end of the time."""
+        with suppress(Empty):
             self._events.get(timeout=None if end is None else max(0.0, end - monotonic()))()
-        except Empty:
-            left = len(self._under_way)
-            raise WaitTimeout(f"{left} jobs have not ended within {self._timeout} seconds") from None
 
     def _pull(self) -> bool:
         """Take items as long as there is room and they come quickly; False where none was taken."""

@@ -26,7 +26,7 @@ AnyOutcome = Outcome[Any, Any]
 class Outgoing:
     """Sends jobs in the order they were given, one round trip at a time, and together those that came meanwhile.
 
-    A full farm is asked again and again, by the first job that it refused; none behind it is sent before it.
+    A full farm is asked again and again. Where results are wanted in order none is taken before one that was refused.
     """
 
     def __init__(
@@ -35,16 +35,19 @@ class Outgoing:
         taken: Callable[[AnyOutcome], None],
         failed: Callable[[AnyOutcome, FarmError], None],
         moved: Callable[[BaseException | None], None],
+        ordered: bool,
     ) -> None:
         """All are called on the thread that sends.
 
         Args:
+            ordered: Results are handed over in this order, and nobody else has jobs of these ids, nor had.
             taken: The farm has a job.
             failed: It never will, for an error of ITS_OWN.
             moved: There is room again; or an error that is no job's own, after which nothing is sent.
         """
         self._transport = transport
         self._taken, self._failed, self._moved = taken, failed, moved
+        self._ordered = ordered
         self._lock = threading.Lock()
         self._waiting: list[AnyOutcome] = []
         self._waiting_bytes = 0
@@ -103,25 +106,32 @@ class Outgoing:
                 for one in batch:
                     self._taken(one)
                 return
-        is_first = True
-        for place, one in enumerate(batch, 1):
+        left = list(batch)
+        while left and not self._ending.is_set():
+            left, seconds = self._send_each(left)
+            self._is_refused = bool(left)
+            if left:
+                self._ending.wait(seconds)
+
+    def _send_each(self, batch: Sequence[AnyOutcome]) -> tuple[list[AnyOutcome], float]:
+        """Send one by one; those that a full farm refused, and the seconds after which to send them again."""
+        refused: list[AnyOutcome] = []
+        seconds = 0.0
+        for place, one in enumerate(batch):
             assert one.prepared is not None
-            while not self._ending.is_set():
-                try:
-                    self._transport.submit([one.prepared])
-                except RetryLater as refusal:
-                    self._is_refused = True
-                    if is_first:
-                        self._take_back(batch[place:])
-                    is_first = False
-                    self._ending.wait(Patience(True, None).after(refusal))
-                except ITS_OWN as error:
-                    self._failed(one, error)
-                    break
-                else:
-                    self._taken(one)
-                    break
-            self._is_refused = False
+            try:
+                self._transport.submit([one.prepared])
+            except RetryLater as refusal:
+                seconds = Patience(True, None).after(refusal)
+                if self._ordered:
+                    self._take_back(batch[place + 1 :])
+                    return list(batch[place:]), seconds
+                refused.append(one)
+            except ITS_OWN as error:
+                self._failed(one, error)
+            else:
+                self._taken(one)
+        return refused, seconds
 
     def _take_back(self, behind: Sequence[AnyOutcome]) -> None:
         """Discard what was taken behind a refusal, being smaller: its results would fill the farm, and not be handed
