@@ -299,6 +299,17 @@ sys.stdin.readline()
 """
 
 
+FORKS = """
+import os
+child = os.fork()
+if child == 0:
+    sys.exit()
+os.waitpid(child, 0)
+print("the child has ended", flush=True)
+sys.stdin.readline()
+"""
+
+
 def test_a_program_that_ends_with_a_map_under_way_cancels_it(
     farm_settings: Settings, farm_url: str, connection: redis.Redis
 ) -> None:
@@ -310,6 +321,19 @@ def test_a_program_that_ends_with_a_map_under_way_cancels_it(
 
     assert "Exception ignored" not in errors
     assert not [key for kind in ("latent", "job") for key in connection.scan_iter(f"vaefarm:{kind}:*")]
+
+
+def test_a_forked_process_that_ends_leaves_its_parents_map_alone(server: RedisServer, connection: redis.Redis) -> None:
+    command = [sys.executable, "-c", LEFT + FORKS, server.url, ""]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        eventually("all are queued", lambda: connection.llen(QUEUE) == 10)
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout is not None
+        assert process.stdout.readline() == "the child has ended\n"
+        assert len(list(connection.scan_iter("vaefarm:job:*"))) == 10
+        process.communicate("\n", timeout=SECONDS)
 
 
 def test_the_time_of_a_map_is_over_though_its_source_goes_on(farm: Farm) -> None:

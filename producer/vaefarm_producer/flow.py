@@ -1,6 +1,7 @@
 """Many jobs, so many of them under way at a time: pulled, submitted, waited for, collected and handed over."""
 
 import logging
+import os
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -72,6 +73,7 @@ class Flow(Generic[T, R]):
         self._timeout = timeout
         self._under_way: dict[int, Outcome[T, R]] = {}
         self._pulled = 0
+        self._pid = os.getpid()
         self._is_exhausted = False
         #: What happened on other threads, to be noted on the iterating one.
         self._events: SimpleQueue[Callable[[], None]] = SimpleQueue()
@@ -210,6 +212,9 @@ class Flow(Generic[T, R]):
 
     def _end(self) -> None:
         """Send and wait for no more, cancel what is under way where it is this flow's, and end the threads."""
+        if os.getpid() != self._pid:
+            # A fork's copy: jobs and threads are its parent's.
+            return
         self._collectors.stop()
         self._outgoing.stop()
         for one in self._under_way.values():
