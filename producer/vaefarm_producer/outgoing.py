@@ -106,15 +106,19 @@ class Outgoing:
                 for one in batch:
                     self._taken(one)
                 return
-        left = list(batch)
+        left, is_first = list(batch), True
         while left and not self._ending.is_set():
             left, seconds = self._send_each(left)
             self._is_refused = bool(left)
+            if self._ordered and is_first:
+                # Only the round trip of all can have brought those behind a refusal.
+                self._take_back(left[1:])
+            is_first = False
             if left:
                 self._ending.wait(seconds)
 
     def _send_each(self, batch: Sequence[AnyOutcome]) -> tuple[list[AnyOutcome], float]:
-        """Send one by one; those that a full farm refused, and the seconds after which to send them again."""
+        """Send one by one, in order none behind a refusal; what is left, and seconds to wait before it goes again."""
         refused: list[AnyOutcome] = []
         seconds = 0.0
         for place, one in enumerate(batch):
@@ -124,7 +128,6 @@ class Outgoing:
             except RetryLater as refusal:
                 seconds = Patience(True, None).after(refusal)
                 if self._ordered:
-                    self._take_back(batch[place + 1 :])
                     return list(batch[place:]), seconds
                 refused.append(one)
             except ITS_OWN as error:
